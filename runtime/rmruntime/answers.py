@@ -1,0 +1,64 @@
+"""Takes requests apart into a prompt and its answer in pieces, which is what a layout lays out.
+
+Between records, which know nothing of models, and layouts, which know nothing of records.
+"""
+
+from dataclasses import dataclass
+
+from rmruntime.manifest import Format
+from rmruntime.records import Message, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """The turns before the answer, and the answer: one text, or a text per step where steps are scored.
+
+    `answer` is empty when the conversation does not end in an assistant's turn.
+    """
+
+    prompt: tuple[Message, ...]
+    answer: tuple[str, ...]
+
+
+def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
+    """What `request` (of messages) asks to be scored, a sequence each.
+
+    Steps of a format that scores sequences give one exchange a step: the partial answer up to it, as if finished.
+    """
+    if request.kind == "steps":
+        [conversation] = request.conversations
+        prompt = conversation.messages or ()
+        return tuple(Exchange(prompt=prompt, answer=answer) for answer in _step_answers(request.steps, form))
+    return tuple(_exchange(conversation.messages or (), form) for conversation in request.conversations)
+
+
+def _step_answers(steps: tuple[str, ...], form: Format) -> list[tuple[str, ...]]:
+    if form.unit == "step":
+        return [tuple(_clean(step, form) for step in steps)]
+    return [(_clean(form.step_joiner.join(steps[:count]), form),) for count in range(1, len(steps) + 1)]
+
+
+def _exchange(messages: tuple[Message, ...], form: Format) -> Exchange:
+    if messages[-1].role != "assistant":
+        return Exchange(prompt=messages, answer=())
+    response = messages[-1].content
+    answer = split_steps(response, form) if form.unit == "step" else (_clean(response, form),)
+    return Exchange(prompt=messages[:-1], answer=answer)
+
+
+def split_steps(response: str, form: Format) -> tuple[str, ...]:
+    """The steps of a plain response: split at the first of `form.step_separators` that occurs in it.
+
+    Pieces are stripped and empty ones dropped; a response without a separator, or of nothing else, is one step.
+    `form.remove` is applied to the pieces, because a separator may hold what is to be removed (RLHFlow's "ки\\n").
+    """
+    separator = next((text for text in form.step_separators if text in response), None)
+    pieces = [response] if separator is None else response.split(separator)
+    steps = tuple(filter(None, (_clean(piece, form).strip() for piece in pieces)))
+    return steps or ("",)
+
+
+def _clean(text: str, form: Format) -> str:
+    for unwanted in form.remove:
+        text = text.replace(unwanted, "")
+    return text

@@ -1,0 +1,193 @@
+"""The bundle's manifest: the one definition of the format that rmexport writes and rmruntime reads.
+
+`manifest.json` is these dataclasses as JSON, plus `digest`: the sha256 of the rest in canonical form.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rmruntime.errors import BundleError
+from rmruntime.strict_json import decode_dataclass
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+FileRole = Literal["graph", "weights", "tokenizer", "template"]
+Per = Literal["sequence", "step"]
+BosPolicy = Literal["one", "zero", "as-is"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file of the bundle, or a source file that was read. `sha256` is None where no byte of it passed through.
+
+    `mtime_ns` is set for hard-linked weights only: whoever rewrites the source rewrites the bundle.
+    """
+
+    name: str
+    size: int
+    role: FileRole | None = None
+    sha256: str | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the checkpoint came from; `revision` is the resolved commit for a Hub repository."""
+
+    repo: str | None
+    revision: str | None
+    files: tuple[FileRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The transformer under the head. `max_length` is the limit in tokens of one sequence."""
+
+    model_type: str
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    vocab_size: int
+    max_length: int
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionRule:
+    """Which token(s) of a sequence a head reads.
+
+    - `last`: the last token. `last_not_pad`: the last token that is not `pad_id` (transformers >= 4.49).
+    - `marker`: the last token of every occurrence of `tokens`.
+    - `before_marker`: the token before the last one of every occurrence of `tokens`.
+    - `pattern_start`: the first token of the last occurrence of `tokens`.
+    """
+
+    rule: Literal["last", "last_not_pad", "marker", "before_marker", "pattern_start"]
+    tokens: tuple[int, ...] = ()
+    text: str | None = None
+    pad_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One graph output. `labels` None: one value a read, shape [P]; else shape [P, len(labels)], in that order."""
+
+    name: str
+    per: Per
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a conversation becomes token ids.
+
+    `layout` "chat": the messages through the chat template. "graded_turns": each user turn holds
+    `prompt + response_joiner + response` (`unit` "sequence") or one step a turn (`unit` "step"), each followed by an
+    assistant turn that says `reply`. `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote,
+    "zero" none, "as-is" leaves the rendered text alone; `text_bos` then puts it before an already rendered text that
+    lacks it, because this template writes one.
+    `step_joiner` joins partial answers when steps are scored by a sequence head; `step_separators` split a plain
+    response into steps (the first that occurs in it); `remove` lists texts deleted from responses.
+    `template_variables` are the special tokens the template may name; `pinned_date` (ISO) stands for "now" there.
+    """
+
+    layout: Literal["chat", "graded_turns"]
+    template: str | None = "chat_template.jinja"
+    template_variables: Mapping[str, str] = field(default_factory=dict)
+    pinned_date: str | None = None
+    bos: BosPolicy = "as-is"
+    bos_id: int | None = None
+    text_bos: bool = False
+    unit: Per = "sequence"
+    response_joiner: str = " "
+    reply: str | None = None
+    remove: tuple[str, ...] = ()
+    step_separators: tuple[str, ...] = ()
+    step_joiner: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One ONNX graph over the bundle's weights; (dialect, compute_dtype, layout) is its key.
+
+    `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
+    batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
+    """
+
+    file: str
+    dialect: str
+    compute_dtype: str
+    layout: Literal["packed", "padded"] = "packed"
+    key_multiple: int = 16
+    query_block: int = 128
+    row_groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a runtime needs to know; nothing about heads or families by name is needed to score.
+
+    `options` are the choices that the export was given, so that it can be verified and repeated. `score` names the
+    output that is the score, None when the head defines no single number.
+    """
+
+    schema_version: int
+    created_by: str
+    source: Source
+    backbone: Backbone
+    head: str
+    dtype: str
+    options: Mapping[str, str]
+    format: Format
+    positions: Mapping[str, PositionRule]
+    outputs: tuple[Output, ...]
+    score: str | None
+    graphs: tuple[Graph, ...]
+    files: tuple[FileRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+def canonical(data: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no spaces: what the digest is taken over."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """sha256 of the manifest without its own `digest` field."""
+    return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "digest"})).hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`, digest included."""
+    data = json.loads(json.dumps(asdict(manifest)))
+    return (json.dumps({**data, "digest": digest(data)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """Parse and check `manifest.json`.
+
+    Raises BundleError for anything but a valid manifest of this schema version or an older one.
+    """
+    try:
+        data = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}); export the bundle again") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{MANIFEST_NAME} has no schema_version; it was not written by rmexport")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"this bundle has schema_version {version}, this rmruntime reads up to {SCHEMA_VERSION}: "
+            "upgrade rmruntime, or export again with the rmexport that matches it"
+        )
+    stated = data.pop("digest", None)
+    if stated != digest(data):
+        raise BundleError(
+            f"{MANIFEST_NAME} does not match its own digest (found {digest(data)[:12]}, "
+            f"stated {str(stated)[:12]}): it was changed after export; export the bundle again"
+        )
+    return decode_dataclass(Manifest, data, where=MANIFEST_NAME)

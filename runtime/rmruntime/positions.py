@@ -1,0 +1,76 @@
+"""Executes position rules: which tokens of a sequence a head reads."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rmruntime.errors import BundleError, InputError
+from rmruntime.manifest import PositionRule
+from rmruntime.sequences import Ints
+
+_PATTERN_RULES = ("marker", "before_marker", "pattern_start")
+
+
+def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
+    """Where `tokens` begin in `ids` [L]: ascending positions [n], overlapping occurrences included."""
+    count = len(ids) - len(tokens) + 1
+    if count < 1:
+        return np.zeros(0, dtype=np.int64)
+    matches = ids[:count] == tokens[0]
+    for offset, token in enumerate(tokens[1:], start=1):
+        matches &= ids[offset : offset + count] == token
+    return np.flatnonzero(matches)
+
+
+def find_positions(rule: PositionRule, ids: Ints) -> Ints:
+    """Positions [P] that `rule` names in `ids` [L], L >= 1; P is 1 except for the marker rules.
+
+    Raises InputError when there is none, saying which pattern is absent.
+    """
+    if rule.rule == "last":
+        return np.array([len(ids) - 1], dtype=np.int64)
+    if rule.rule == "last_not_pad":
+        return _last_not_pad(ids, rule.pad_id)
+    starts = find_pattern(ids, rule.tokens)
+    if not len(starts):
+        raise InputError(f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation")
+    if rule.rule == "pattern_start":
+        return starts[-1:]
+    positions = starts + len(rule.tokens) - (1 if rule.rule == "marker" else 2)
+    if positions[0] < 0:
+        raise InputError(f"found {describe(rule)} as the first token, expected a token before it to read")
+    return positions
+
+
+def dependence(rule: PositionRule) -> tuple[int, int] | None:
+    """First and last token a position depends on, relative to it; None for rules that look at the end alone.
+
+    A cut that removes any of them would make the rule find another place, so it must be refused.
+    """
+    size = len(rule.tokens)
+    spans = {"marker": (1 - size, 0), "before_marker": (min(2 - size, 0), 1), "pattern_start": (0, size - 1)}
+    return spans.get(rule.rule)
+
+
+def check_rules(rules: Mapping[str, PositionRule]) -> None:
+    """Raises BundleError for a rule that cannot be executed: no pattern, or no pad id where it needs one."""
+    if not rules:
+        raise BundleError("positions: found no role, expected at least one; export the bundle again")
+    for role, rule in rules.items():
+        if rule.rule in _PATTERN_RULES and not rule.tokens:
+            raise BundleError(f"positions.{role}: the rule {rule.rule} has no tokens; export the bundle again")
+        if rule.rule == "last_not_pad" and rule.pad_id is None:
+            raise BundleError(f"positions.{role}: the rule last_not_pad has no pad_id; export the bundle again")
+
+
+def describe(rule: PositionRule) -> str:
+    """The rule's pattern as a person would name it."""
+    return f"{rule.text!r}" if rule.text else f"the token pattern {list(rule.tokens)}"
+
+
+def _last_not_pad(ids: Ints, pad_id: int | None) -> Ints:
+    # transformers >= 4.49 scores the rightmost token that is not the pad id, be it a real token or padding.
+    others = np.flatnonzero(ids != pad_id)
+    if not len(others):
+        raise InputError(f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored")
+    return others[-1:]

@@ -1,0 +1,109 @@
+"""Reads records from JSON lines or Parquet, one at a time, and turns what is wrong with one into a value.
+
+Between the files users have and the scorer. The number of a record is its line's index from 0 (blank lines count,
+so that it can be found again), or its row's index in a Parquet table; it is the record's id where it has none.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rmruntime.errors import InputError, RecordError, RewardModelError
+from rmruntime.records import IGNORED_KEYS, Request, parse_record
+
+LINE_SUFFIXES = (".jsonl", ".json", ".ndjson", "")
+PARQUET_ROWS = 1024
+_BOM = "\ufeff"
+
+Record = tuple[int, Request | InputError]
+
+
+def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
+    """Number and request of every record, or the error that keeps it from being one.
+
+    `source` is a path (.jsonl, .json with one object a line, .parquet), "-" for standard input, or an open file.
+    Raises RewardModelError when the file as a whole cannot be read.
+    """
+    if source == "-":
+        return _lines(sys.stdin.buffer, "standard input")
+    if not isinstance(source, (str, Path)):
+        return _lines(source, str(getattr(source, "name", "the input")))
+    path = Path(source)
+    if not os.path.exists(path) or os.path.isdir(path):
+        raise RewardModelError(f"{path}: found {'a folder' if os.path.isdir(path) else 'nothing'}, expected a file")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix in LINE_SUFFIXES:
+        return _file_lines(path)
+    raise RewardModelError(f"{path}: found the ending {path.suffix}, expected .jsonl, .json or .parquet")
+
+
+def import_pyarrow(path: Path) -> Any:
+    """The modules (pyarrow, pyarrow.parquet); only Parquet files need them.
+
+    Raises RewardModelError that names the extra where they are not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise RewardModelError(f"{path}: Parquet needs pyarrow; run pip install 'rmruntime[parquet]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _file_lines(path: Path) -> Iterator[Record]:
+    try:
+        with path.open("rb") as file:
+            yield from _lines(file, path.name)
+    except OSError as error:
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _lines(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
+    for number, line in enumerate(lines):
+        if line.strip():
+            yield number, _parse_line(line, number, name)
+
+
+def _parse_line(line: str | bytes, number: int, name: str) -> Request | InputError:
+    try:
+        return parse_record(_decode_line(line, number))
+    except RecordError as error:
+        return RecordError(f"{name}, line {number + 1} (record {number}): {error}")
+
+
+def _decode_line(line: str | bytes, number: int) -> object:
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        return json.loads(text.removeprefix(_BOM) if number == 0 else text)
+    except UnicodeDecodeError as error:
+        raise RecordError(f"found bytes that are not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object a line"
+        ) from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested as deep
+        raise RecordError(f"found JSON that cannot be read ({error})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Record]:
+    pyarrow, parquet = import_pyarrow(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name not in IGNORED_KEYS]
+            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows):
+                yield number, _parse_row(row, number, path.name)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+
+
+def _parse_row(row: object, number: int, name: str) -> Request | InputError:
+    try:
+        return parse_record(row)
+    except RecordError as error:
+        return RecordError(f"{name}, row {number + 1} (record {number}): {error}")

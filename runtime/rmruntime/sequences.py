@@ -1,0 +1,24 @@
+"""A token sequence and where the head reads it: what the text half hands to the planner."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSequence:
+    """`ids` [L]; `reads` maps each position role of the manifest to token positions [P], the same P for all roles.
+
+    P is 1 for a head that scores sequences and the number of steps for one that scores steps. `truncated` counts the
+    tokens that were cut; `special_content` says that a message's content spelled a special token.
+    """
+
+    ids: Ints
+    reads: Mapping[str, Ints]
+    truncated: int = 0
+    special_content: bool = False
+    flags: tuple[str, ...] = field(default=())

@@ -1,0 +1,154 @@
+"""Position rules and what a cut does to them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmruntime.errors import BundleError, InputError, InputTooLong
+from rmruntime.manifest import PositionRule
+from rmruntime.options import ScoreOptions
+from rmruntime.positions import check_rules, find_pattern, find_positions
+from rmruntime.reads import cut_reads, find_reads
+from rmruntime.truncation import Cut, length_limit, plan_cut
+
+PAD = 9
+LAST = PositionRule(rule="last")
+NOT_PAD = PositionRule(rule="last_not_pad", pad_id=PAD)
+GATE = PositionRule(rule="pattern_start", tokens=(1, 2), text="<gate>")
+MARKER = PositionRule(rule="marker", tokens=(1, 2))
+BEFORE = PositionRule(rule="before_marker", tokens=(1, 2, 3), text="<reply>+")
+
+
+def array(*ids):
+    return np.array(ids, dtype=np.int64)
+
+
+@given(ids=st.lists(st.integers(0, 2), max_size=20), tokens=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_patterns_are_found_wherever_they_are(ids, tokens):
+    found = find_pattern(array(*ids), tuple(tokens))
+    assert found.tolist() == [i for i in range(len(ids)) if ids[i : i + len(tokens)] == tokens]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ids", "expected"),
+    [
+        (LAST, (5, 6, 7), [2]),
+        (LAST, (5, PAD), [1]),
+        (NOT_PAD, (5, 6, 7), [2]),
+        (NOT_PAD, (5, PAD, 7, PAD, PAD), [2]),
+        (GATE, (1, 2, 5, 1, 2, 6), [3]),
+        (MARKER, (1, 2, 5, 1, 2), [1, 4]),
+        (BEFORE, (1, 2, 3, 5, 1, 2, 3), [1, 5]),
+        (PositionRule(rule="marker", tokens=(7,)), (7, 7), [0, 1]),
+        (PositionRule(rule="before_marker", tokens=(7,)), (5, 7), [0]),
+    ],
+)
+def test_rules(rule, ids, expected):
+    found = find_positions(rule, array(*ids))
+    assert found.tolist() == expected and found.dtype == np.int64
+
+
+def test_trap_pad_is_eos():
+    # The end of the last turn is the pad token: transformers >= 4.49 scores the token before it, and so do we.
+    assert find_positions(NOT_PAD, array(5, PAD, 6, 7, PAD)).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ids", "message"),
+    [
+        (NOT_PAD, (PAD, PAD), "every one of the 2 tokens is the pad token 9"),
+        (GATE, (1, 3), "found no '<gate>' among the 2 tokens"),
+        (MARKER, (1,), r"found no the token pattern \[1, 2\]"),
+        (PositionRule(rule="before_marker", tokens=(7,), text="+"), (7,), "found '\\+' as the first token"),
+    ],
+)
+def test_rules_that_find_nothing(rule, ids, message):
+    with pytest.raises(InputError, match=message):
+        find_positions(rule, array(*ids))
+
+
+def test_rules_that_cannot_be_executed():
+    for rules, message in (
+        ({}, "found no role"),
+        ({"gate": PositionRule(rule="pattern_start")}, "positions.gate: the rule pattern_start has no tokens"),
+        ({"score": PositionRule(rule="last_not_pad")}, "positions.score: the rule last_not_pad has no pad_id"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            check_rules(rules)
+
+
+def test_roles_are_aligned_to_the_same_number_of_reads():
+    reads = find_reads({"end": LAST, "step": MARKER}, array(1, 2, 5, 1, 2, 6), 2)
+    assert {role: positions.tolist() for role, positions in reads.items()} == {"end": [5, 5], "step": [1, 4]}
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [(1, "found 2 place.* where step is read .*expected 1"), (3, "found 2 place.*expected 3")],
+)
+def test_trap_content_spells_the_marker(expected, message):
+    with pytest.raises(InputError, match=message):
+        find_reads({"step": MARKER}, array(1, 2, 1, 2), expected)
+
+
+def test_roles_that_find_different_numbers():
+    with pytest.raises(InputError, match="expected 3, as for another role"):
+        find_reads({"a": MARKER, "b": PositionRule(rule="marker", tokens=(5,))}, array(1, 2, 1, 2, 5, 5, 5), None)
+
+
+def moved(rule, ids, cut):
+    reads = find_reads({"role": rule}, array(*ids), None)
+    return cut_reads({"role": rule}, reads, array(*ids), cut)["role"].tolist()
+
+
+def test_reads_move_with_a_cut():
+    right, left, spared = Cut(start=0, stop=4), Cut(start=2, stop=6), Cut(start=3, stop=6, head=1)
+    assert moved(LAST, (5, 5, 5, 5, 5, 5), right) == [3]
+    assert moved(NOT_PAD, (5, 5, 5, PAD, 5, 5), right) == [2]
+    assert moved(GATE, (5, 5, 1, 2, 5, 5), right) == [2]
+    assert moved(GATE, (5, 5, 1, 2, 5, 5), left) == [0]
+    assert moved(GATE, (5, 5, 5, 1, 2, 5), spared) == [1]
+    assert moved(BEFORE, (5, 5, 5, 1, 2, 3), spared) == [2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ids", "cut"),
+    [
+        (GATE, (1, 2, 5, 1, 2), Cut(start=0, stop=4)),  # an earlier turn's pattern must not take its place
+        (GATE, (5, 1, 2, 5), Cut(start=2, stop=4)),
+        (MARKER, (1, 2, 5, 1, 2), Cut(start=1, stop=5)),
+        (MARKER, (1, 2, 5, 1, 2), Cut(start=0, stop=4)),
+        (BEFORE, (5, 1, 2, 3), Cut(start=0, stop=3)),
+        (GATE, (1, 2, 5, 5), Cut(start=2, stop=4, head=1)),
+    ],
+)
+def test_trap_truncation_cuts_off_the_pattern(rule, ids, cut):
+    with pytest.raises(InputError, match=r"cuts off .*, where role is read"):
+        moved(rule, ids, cut)
+
+
+def test_a_cut_that_leaves_only_padding():
+    with pytest.raises(InputError, match="every one of the 2 tokens is the pad token"):
+        moved(NOT_PAD, (PAD, PAD, 5), Cut(start=0, stop=2))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("keep_first", [True, False])
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_cuts_keep_exactly_the_limit(side, keep_first, limit):
+    ids = np.arange(6)
+    kept = plan_cut(6, limit, ScoreOptions(truncate=side), keep_first=keep_first).keep(ids).tolist()
+    tail = [*range(6)][6 - limit :]
+    expected = [*range(limit)] if side == "right" else [0, *tail[1:]] if keep_first else tail
+    assert kept == expected
+
+
+def test_limits():
+    assert length_limit(ScoreOptions(), 8) == 8
+    assert length_limit(ScoreOptions(max_length=4), 8) == 4
+    assert length_limit(ScoreOptions(max_length=40), 8) == 8
+    with pytest.raises(InputError, match="max_length: found 0, expected at least 1"):
+        length_limit(ScoreOptions(max_length=0), 8)
+    with pytest.raises(InputTooLong, match=r"found 9 tokens, the limit is 8; .*--truncate"):
+        plan_cut(9, 8, ScoreOptions(), keep_first=False)
