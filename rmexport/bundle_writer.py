@@ -1,0 +1,160 @@
+"""Writes bundle folders that are there whole or not at all."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rmexport.errors import TargetExists, WriteError
+from rmruntime.manifest import MANIFEST_NAME, FileRecord, FileRole
+
+_LOCK = ".writing"
+
+
+@contextmanager
+def new_bundle(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` to write into; it becomes `target` when the block ends without an error.
+
+    Whatever happens, `target` is then the complete new bundle, or what it was before, or (when the process is killed
+    between two renames of an overwrite) absent. A killed process leaves its temporary folder, which the next export to
+    the same target removes. Raises TargetExists when there is something at `target` that must not be replaced, and
+    WriteError when folders cannot be made or renamed.
+    """
+    target = Path(os.path.realpath(target))  # through a link, the folder it points to is replaced
+    _check_target(target, overwrite)
+    with _translated(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for folder in _siblings(target, "partial"):
+            if not _is_in_use(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        folder, lock = _locked_folder(target)
+    try:
+        yield folder
+        with _translated(target):
+            _sync_tree(folder)
+            _check_target(target, overwrite)
+            _replace(target, folder)
+            (target / _LOCK).unlink()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def write_file(folder: Path, name: str, data: bytes, role: FileRole | None = None) -> FileRecord:
+    """Write a small new file of a bundle and give its record. Raises WriteError."""
+    with _translated(folder / name):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return FileRecord(name=name, size=len(data), role=role, sha256=hashlib.sha256(data).hexdigest())
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Write a small file into a finished bundle; readers see the old content or the new. Raises WriteError."""
+    temporary = folder / f".{name}.partial-{secrets.token_hex(4)}"
+    with _translated(folder / name):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, folder / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(folder)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise TargetExists(f"{target} exists already; choose another target, or replace the bundle with --overwrite")
+    if not _is_bundle(target):
+        raise TargetExists(f"{target} exists and is not a bundle, so --overwrite leaves it alone; remove it yourself")
+
+
+def _is_bundle(target: Path) -> bool:
+    """Other things have a manifest.json too, web pages for one; only ours has these two fields."""
+    try:
+        manifest = json.loads((target / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"schema_version", "digest"} <= set(manifest)
+
+
+@contextmanager
+def _translated(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _siblings(target: Path, kind: str) -> list[Path]:
+    prefix = f".{target.name}.{kind}-"
+    return [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    """A new temporary folder with a lock file, whose lock ends with this process however that ends."""
+    folder = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    folder.mkdir()
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    with suppress(OSError):  # where there are no locks, the folder counts as in use for ever
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder, descriptor
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether a living process may be writing there: it holds the lock, or has not got to it yet."""
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _sync_tree(folder: Path) -> None:
+    """Everything reaches the disk before the rename does: a name must never come to stand for half a bundle."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(path) / name)
+        _sync(Path(path))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(target: Path, folder: Path) -> None:
+    """Rename `folder` to `target`. An old bundle steps aside first and comes back if that fails."""
+    old = target.with_name(f".{target.name}.replaced-{secrets.token_hex(4)}")
+    replacing = os.path.lexists(target)
+    if replacing:
+        os.rename(target, old)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if replacing:
+            os.rename(old, target)
+        raise
+    _sync(target.parent)
+    for replaced in _siblings(target, "replaced"):
+        shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Downloads what an export needs of a Hub repository; imported only when a checkpoint is not a local folder."""
+
+from pathlib import Path
+
+import huggingface_hub
+
+from rmexport.errors import CheckpointError
+
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt")
+_SAFETENSORS = ("*.safetensors",)
+_TORCH = ("pytorch_model*.bin",)
+
+
+def download(repo: str, revision: str | None) -> Path:
+    """The snapshot folder of a repository: configuration, tokenizer, and weights as safetensors or else as .bin.
+
+    Files that the cache holds are not fetched again. Raises CheckpointError when something cannot be had.
+    """
+    folder = _snapshot(repo, revision, _TEXTS + _SAFETENSORS)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return _snapshot(repo, revision, _TEXTS + _TORCH)
+
+
+def _snapshot(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],  # sub-folders hold other models: training states, other formats
+        )
+    except Exception as error:  # the client's error tree differs between its versions; each means "not available"
+        at = f" at revision {revision}" if revision else ""
+        raise CheckpointError(
+            f"there is no local folder {repo}, and {repo}{at} cannot be had from the Hub ({_first_line(error)}). "
+            "Check the name and the network, log in with `hf auth login` if it is gated, or give a local folder"
+        ) from error
+    return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -1,0 +1,117 @@
+"""Rotary embedding parameters from config.json, whichever way its transformers version spelled them.
+
+New: `rope_parameters` {rope_type, rope_theta, ...}. Old: `rope_theta` beside `rope_scaling` {type or rope_type, ...}.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmexport.errors import CheckpointError, UnsupportedModel
+
+# kind -> what it cannot do without
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+
+# name in config.json -> field of RopeConfig
+_NUMBERS = {
+    "rope_theta": "theta",
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "original_max_position_embeddings",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+    "attention_factor": "attention_factor",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """One form for all spellings; None where a kind has no such parameter or leaves it to the formula.
+
+    `theta` is the base. Lengths are in tokens, everything else is a plain factor.
+    """
+
+    kind: str
+    theta: float
+    factor: float | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_max_position_embeddings: int | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = None
+    truncate: bool = True
+
+
+def read_rope(raw: Mapping[str, Any], *, layer_type: str | None = None, default_theta: float = 10_000.0) -> RopeConfig:
+    """The rotary parameters of a parsed config.json.
+
+    `layer_type` chooses where they differ by kind of layer ("full_attention", "sliding_attention").
+    Raises UnsupportedModel for a kind without a formula here, CheckpointError for missing or mistyped values.
+    """
+    found = _parameters(raw, layer_type)
+    kind = found.get("rope_type") or found.get("type") or "default"
+    _refuse_unsupported(kind, found.get("partial_rotary_factor", raw.get("partial_rotary_factor")))
+    values = {"rope_theta": default_theta, **_outer(raw, kind), **{k: v for k, v in found.items() if v is not None}}
+    # 0 stands for "not given", as in transformers' formulas
+    numbers = {name: value for name, value in values.items() if name in _NUMBERS and value not in (None, 0)}
+    faults = [f"{name} is {v!r}, expected a number above zero" for name, v in numbers.items() if not _is_positive(v)]
+    faults += [f"{name} is missing" for name in KINDS[kind] if name not in numbers]
+    if not isinstance(truncate := values.get("truncate", True), bool):
+        faults.append(f"truncate is {truncate!r}, expected true or false")
+    if faults:
+        raise CheckpointError(
+            f"config.json, rotary parameters of kind {kind!r}: {'; '.join(faults)}. Restore the original"
+        )
+    length = numbers.pop("original_max_position_embeddings", None)
+    floats = {_NUMBERS[name]: float(value) for name, value in numbers.items() if name in _NUMBERS}
+    return RopeConfig(
+        kind=kind, truncate=truncate, original_max_position_embeddings=None if length is None else int(length), **floats
+    )
+
+
+def _refuse_unsupported(kind: Any, partial: Any) -> None:
+    if kind not in tuple(KINDS):  # whatever JSON type it is
+        raise UnsupportedModel(f"config.json has rope type {kind!r}, known are {', '.join(KINDS)}")
+    if partial not in (None, 1):
+        raise UnsupportedModel(
+            f"config.json has partial_rotary_factor {partial!r}, only whole heads (1.0) are supported"
+        )
+
+
+def _parameters(raw: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
+    """transformers' own order: a truthy `rope_scaling` wins over `rope_parameters`."""
+    found = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"config.json: rope parameters are {found!r}, expected an object or null")
+    nested = {name: value for name, value in found.items() if isinstance(value, dict)}
+    if not nested:
+        return found
+    if layer_type not in nested:
+        asked = "every layer" if layer_type is None else layer_type
+        raise UnsupportedModel(
+            f"config.json has rotary parameters per layer type ({', '.join(nested)}), not for {asked}"
+        )
+    return nested[layer_type]
+
+
+def _outer(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Values that may stand beside the rotary parameters, with transformers' own substitutes for lengths."""
+    outer = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
+    if kind in ("llama3", "yarn"):
+        outer["original_max_position_embeddings"] = raw.get("max_position_embeddings")
+    return outer
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,115 @@
+"""A checkpoint's tokenizer and chat template, complete in one tokenizer.json and one template text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from rmexport.checkpoint.chat_template_files import find_template
+from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.special_tokens import add_missing_tokens, read_stated_tokens
+from rmexport.checkpoint.tokenizer_notes import disagreements
+from rmexport.errors import CheckpointError
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+# Files that hold a vocabulary where there is no tokenizer.json.
+_VOCABULARIES = ("*.model", "*.tiktoken", "vocab.json", "vocab.txt")
+_READ = (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """Everything the bundle needs to know of a tokenizer.
+
+    `special_tokens` maps bos_token, eos_token, pad_token, unk_token, ... to their texts. `bos_added_by_tokenizer` says
+    whether tokenizer.json's own post-processor puts bos_token in front. `notes` say where the files disagree.
+    """
+
+    tokenizer_json: bytes
+    template: str | None
+    special_tokens: Mapping[str, str]
+    bos_added_by_tokenizer: bool
+    notes: tuple[str, ...]
+
+
+def read_tokenizer(folder: Path) -> TokenizerFiles:
+    """The tokenizer in `folder`, with every token that its configuration adds, and without truncation or padding.
+
+    A tokenizer without tokenizer.json is converted (extra `rmexport[convert]`). Raises CheckpointError when there is
+    none or it is damaged.
+    """
+    config = _optional(folder / TOKENIZER_CONFIG)
+    raw = _tokenizer_json(folder)
+    tokenizer = _parse(folder, raw)
+    stated = read_stated_tokens(folder, config)
+    before = tokenizer.to_str()
+    id_notes = add_missing_tokens(tokenizer, stated.added)
+    tokenizer.no_truncation()  # the runtime decides what is cut, and says so
+    tokenizer.no_padding()
+    after = tokenizer.to_str()
+    template = find_template(folder, config)
+    bos_added = _adds_first(tokenizer, stated.named.get("bos_token"))
+    model_config = _optional(folder / "config.json")
+    notes = disagreements(tokenizer, stated.named, template.text, bos_added, config, model_config)
+    return TokenizerFiles(
+        tokenizer_json=raw if after == before else after.encode(),
+        template=template.text,
+        special_tokens=stated.named,
+        bos_added_by_tokenizer=bos_added,
+        notes=(*id_notes, *template.notes, *notes),
+    )
+
+
+def present_files(folder: Path) -> list[str]:
+    """The names of the files in `folder` that `read_tokenizer` reads."""
+    read = [name for name in _READ if (folder / name).is_file()]
+    return read if TOKENIZER in read else [*read, *_vocabularies(folder)]
+
+
+def _tokenizer_json(folder: Path) -> bytes:
+    if (folder / TOKENIZER).is_file():
+        try:
+            return (folder / TOKENIZER).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{folder / TOKENIZER} cannot be read: {error.strerror}") from error
+    if not _vocabularies(folder):
+        raise CheckpointError(
+            f"{folder} has no tokenizer: neither {TOKENIZER} nor any of {', '.join(_VOCABULARIES)}. "
+            "Copy the tokenizer files of the model that it was trained from into the folder"
+        )
+    from rmexport.checkpoint.convert_tokenizer import convert_tokenizer  # imports transformers
+
+    return convert_tokenizer(folder)
+
+
+def _vocabularies(folder: Path) -> list[str]:
+    return sorted(path.name for pattern in _VOCABULARIES for path in folder.glob(pattern))
+
+
+def _parse(folder: Path, raw: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(raw)
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(
+            f"{folder / TOKENIZER} is damaged ({error}); restore it from the original checkpoint"
+        ) from error
+
+
+def _adds_first(tokenizer: Tokenizer, token: str | None) -> bool:
+    """Whether encoding puts `token` in front of a text that does not have it."""
+    first = None if token is None else tokenizer.token_to_id(token)
+    with_added = tokenizer.encode("a", add_special_tokens=True).ids
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    return first is not None and with_added[:1] == [first] and plain[:1] != [first]
+
+
+def _optional(path: Path) -> dict[str, object]:
+    return read_json_object(path) if path.is_file() else {}

@@ -1,0 +1,137 @@
+"""Adds nodes, constants, inputs and weights to one ONNX graph; knows no model and no engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from rmexport.errors import ExportError
+
+OPSET = 23  # Attention, RMSNormalization and RotaryEmbedding are standard since 23; engines disagree on 24 and later
+IR_VERSION = 11
+CONTRIB = "com.microsoft"
+
+DATA_TYPES = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+    "int64": ir.DataType.INT64,
+}
+
+
+@dataclass(frozen=True)
+class WeightLocation:
+    """Where a weight lies: `file` relative to the graph, `offset` and `nbytes` in bytes."""
+
+    file: str
+    offset: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightRequest:
+    """A weight that a graph reads, with the shape that the config implies.
+
+    `in_fp32`: read in fp32 (heads, final norm), so stored as the checkpoint has it whatever the bundle's dtype.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    in_fp32: bool
+
+
+@dataclass
+class GraphWriter:
+    """Collects one graph. `locations` None makes a dry run that only records which weights are read."""
+
+    locations: Mapping[str, WeightLocation] | None
+    requests: dict[str, WeightRequest] = field(default_factory=dict)
+    _nodes: list[ir.Node] = field(default_factory=list)
+    _inputs: list[ir.Value] = field(default_factory=list)
+    _outputs: list[ir.Value] = field(default_factory=list)
+    _initializers: dict[str, ir.Value] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+    _domains: dict[str, int] = field(default_factory=lambda: {"": OPSET})
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """One node with one output."""
+        return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self, op_type: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """One node with several outputs."""
+        number = self._counts[op_type] = self._counts.get(op_type, -1) + 1
+        name = f"{op_type}_{number}"
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = name if outputs == 1 else f"{name}_{index}"
+        if domain:
+            self._domains[domain] = 1
+        self._nodes.append(node)
+        return node.outputs
+
+    def constant(self, name: str, array: Any, dtype: str = "int64") -> ir.Value:
+        """A small constant; the same name gives the same value, so callers need not remember."""
+        if name not in self._initializers:
+            tensor = ir.tensor(np.asarray(array).astype(DATA_TYPES[dtype].numpy()), name=name)
+            self._add_initializer(name, tensor)
+        return self._initializers[name]
+
+    def weight(self, name: str, shape: tuple[int, ...], *, in_fp32: bool = False) -> tuple[ir.Value, str]:
+        """A weight of the bundle and its stored dtype; it stays in its safetensors file."""
+        self.requests[name] = WeightRequest(name, shape, in_fp32)
+        if self.locations is None:
+            return ir.Value(name=name), "fp32"
+        at = self.locations[name]
+        if at.shape != shape:
+            raise ExportError(f"weight {name}: stored with shape {at.shape}, the graph reads {shape}")
+        if name not in self._initializers:
+            tensor = ir.ExternalTensor(
+                at.file, at.offset, at.nbytes, DATA_TYPES[at.dtype], shape=ir.Shape(shape), name=name
+            )
+            self._add_initializer(name, tensor)
+        return self._initializers[name], at.dtype
+
+    def _add_initializer(self, name: str, tensor: ir.TensorProtocol) -> None:
+        self._initializers[name] = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+
+    def input(self, name: str, dims: Sequence[str]) -> ir.Value:
+        """An int64 input with symbolic dimensions."""
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.INT64))
+        self._inputs.append(value)
+        return value
+
+    def output(self, name: str, value: ir.Value, dims: Sequence[int | str]) -> None:
+        """An fp32 output; an Identity gives it its public name."""
+        named = self.op("Identity", value)
+        named.name, named.shape, named.type = name, ir.Shape(dims), ir.TensorType(ir.DataType.FLOAT)
+        self._outputs.append(named)
+
+    def _ordered_nodes(self) -> list[ir.Node]:
+        """Nodes that read only weights come first.
+
+        ORT orders by depth-first search and visits late nodes first: a Cast that stands late in the file runs early,
+        and all casts together hold every weight in fp32; one that stands early runs just before it is needed.
+        """
+        constant = [node for node in self._nodes if all(x is None or x.const_value is not None for x in node.inputs)]
+        first = {id(node) for node in constant}
+        return constant + [node for node in self._nodes if id(node) not in first]
+
+    def model(self, name: str) -> ir.Model:
+        """The finished model."""
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._ordered_nodes(),
+            initializers=list(self._initializers.values()),
+            opset_imports=self._domains,
+            name=name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="rmexport")

@@ -1,0 +1,29 @@
+"""What a user may choose for an export, as one frozen value."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rmruntime.manifest import BosPolicy
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `rmexport export`.
+
+    `dtype` "auto" keeps the dtype that holds most of the backbone's bytes on disk. `weights` "link" hard-links the
+    source shards instead of copying them. `hash` computes content hashes even where no byte would be read.
+    `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says.
+    """
+
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    recipe: str | None = None
+    revision: str | None = None
+    weights: Literal["copy", "link"] = "copy"
+    overwrite: bool = False
+    hash: bool = False
+    bos: BosPolicy | None = None
+    step_joiner: str | None = None
+    score_label: str | None = None
+    pinned_date: str = "2024-07-26"

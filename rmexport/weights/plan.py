@@ -1,0 +1,201 @@
+"""Decides which shards are kept as they are and which weights go to new shards."""
+
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rmexport.checkpoint import Checkpoint, TensorInfo
+from rmexport.checkpoint.finite import FLOATS
+from rmexport.errors import CheckpointError, OptionError
+from rmexport.graph.writer import WeightLocation
+from rmexport.options import ExportOptions
+from rmexport.weights.stored import StoredTensor
+from rmruntime.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
+
+SHARD_BYTES = 5_000_000_000  # about the most; the Hub's own shards have this size
+# Shards are written in parallel, so a model that would fit into one gets a few.
+_PARALLEL, _WORTH_SPLITTING = 4, 256 << 20
+_ALIGNMENT = 64  # bytes
+_SAFETENSORS_NAMES = {ours: theirs for theirs, (ours, _) in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor's place in a shard: `dtype` and `rows` as in StoredTensor, `offset` in bytes from the file's start."""
+
+    name: str
+    source: TensorInfo
+    dtype: str
+    rows: tuple[int, ...] | None
+    offset: int
+    nbytes: int
+    wanted: bool = True
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.nbytes // ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A weight file of the bundle. `kept` is the checkpoint's file that it equals byte for byte; None for a new one.
+
+    `header_bytes` come first; a kept shard's are in that file.
+    """
+
+    name: str
+    kept: str | None
+    header_bytes: int
+    pieces: tuple[Piece, ...]
+    header: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return self.header_bytes + sum(piece.nbytes for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All weight files of a bundle, and where each wanted weight lies in them."""
+
+    shards: tuple[Shard, ...]
+    locations: Mapping[str, WeightLocation]
+
+
+def plan_weights(checkpoint: Checkpoint, wanted: Sequence[StoredTensor], options: ExportOptions) -> Plan:
+    """The weight files of a bundle.
+
+    A shard is kept when all its tensors are wanted unchanged, and with `--weights link` when any is; the other weights
+    go to new shards. Raises CheckpointError for weights that the checkpoint cannot give and OptionError for what links
+    cannot do.
+    """
+    _check_wanted(checkpoint, wanted)
+    if options.weights == "link":
+        _check_linkable(checkpoint, wanted)
+    unchanged = {w.source for w in wanted if _is_unchanged(checkpoint.tensors[w.source], w)}
+    kept = [_kept_shard(checkpoint, file, unchanged) for file in _kept_files(checkpoint, unchanged, options)]
+    given = {piece.source.name for shard in kept for piece in shard.pieces}
+    new = [w for w in wanted if w.source not in given or not _is_unchanged(checkpoint.tensors[w.source], w)]
+    shards = (*kept, *_new_shards(checkpoint, _once(new), stem="model-extra" if kept else "model"))
+    return Plan(shards, _locations(shards, wanted))
+
+
+def _check_wanted(checkpoint: Checkpoint, wanted: Iterable[StoredTensor]) -> None:
+    faults = [fault for w in wanted if (fault := _fault(checkpoint.tensors.get(w.source), w))]
+    if faults:
+        raise CheckpointError(f"the checkpoint does not hold the weights its config implies: {'; '.join(faults)}")
+
+
+def _fault(info: TensorInfo | None, wanted: StoredTensor) -> str | None:
+    if info is None:
+        return f"{wanted.source} is missing"
+    if wanted.rows is None:
+        expected = info.shape
+    elif not info.shape or not all(0 <= row < info.shape[0] for row in wanted.rows):
+        lowest, highest = min(wanted.rows, default=0), max(wanted.rows, default=0)
+        return f"{wanted.source} has shape {list(info.shape)}, rows {lowest} to {highest} are needed"
+    else:
+        expected = (len(wanted.rows), *info.shape[1:])
+    if expected != wanted.shape:
+        return f"{wanted.name} has shape {list(expected)}, expected {list(wanted.shape)}"
+    if wanted.dtype != info.dtype and not {wanted.dtype, info.dtype} <= set(FLOATS):
+        return f"{wanted.source} is {info.dtype}, which cannot be stored as {wanted.dtype}"
+    return None
+
+
+def _is_unchanged(info: TensorInfo, wanted: StoredTensor) -> bool:
+    return info.offset is not None and wanted.rows is None and wanted.dtype == info.dtype
+
+
+def _check_linkable(checkpoint: Checkpoint, wanted: Iterable[StoredTensor]) -> None:
+    infos = checkpoint.tensors
+    if any(infos[w.source].offset is None for w in wanted):
+        raise OptionError("--weights link needs safetensors, this checkpoint has .bin files: use --weights copy")
+    other = [
+        f"{w.name} ({infos[w.source].dtype} to {w.dtype})" for w in wanted if _needs_conversion(infos[w.source], w)
+    ]
+    if other:
+        shown = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        raise OptionError(f"--weights link cannot change the dtype of {shown}: use --weights copy, or --dtype auto")
+
+
+def _needs_conversion(info: TensorInfo, wanted: StoredTensor) -> bool:
+    return wanted.rows is None and wanted.dtype != info.dtype
+
+
+def _kept_files(checkpoint: Checkpoint, unchanged: Container[str], options: ExportOptions) -> list[str]:
+    files = {info.file for name, info in checkpoint.tensors.items() if name in unchanged}
+    if options.weights == "copy":
+        files -= {info.file for name, info in checkpoint.tensors.items() if name not in unchanged}
+    return sorted(files)
+
+
+def _kept_shard(checkpoint: Checkpoint, file: str, unchanged: Container[str]) -> Shard:
+    held = sorted((i for i in checkpoint.tensors.values() if i.file == file), key=lambda info: info.offset or 0)
+    pieces = tuple(Piece(i.name, i, i.dtype, None, i.offset or 0, i.nbytes, i.name in unchanged) for i in held)
+    return Shard(name=file, kept=file, header_bytes=pieces[0].offset, pieces=pieces)
+
+
+def _once(wanted: Iterable[StoredTensor]) -> list[StoredTensor]:
+    """Tied weights are stored once."""
+    return list({(w.source, w.dtype, w.rows): w for w in reversed(list(wanted))}.values())[::-1]
+
+
+def _new_shards(checkpoint: Checkpoint, wanted: Iterable[StoredTensor], stem: str) -> list[Shard]:
+    """New shards of about equal size, in the order in which the checkpoint is read."""
+    infos = checkpoint.tensors
+    in_file_order = sorted(wanted, key=lambda w: (infos[w.source].file, infos[w.source].offset or 0))
+    total = sum(_nbytes(w) for w in in_file_order)
+    count = max(1, -(-total // SHARD_BYTES), min(_PARALLEL, total // _WORTH_SPLITTING))
+    by_number: dict[int, list[StoredTensor]] = {}
+    at = 0
+    for w in in_file_order:
+        middle = at + _nbytes(w) // 2
+        by_number.setdefault(middle * count // max(1, total), []).append(w)
+        at += _nbytes(w)
+    groups = [by_number[number] for number in sorted(by_number)]
+    names = [f"{stem}-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
+    return [_new_shard(checkpoint, name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def _new_shard(checkpoint: Checkpoint, name: str, wanted: Iterable[StoredTensor]) -> Shard:
+    # Tensors follow one another without holes, so those that would misalign their successors come last.
+    ordered = sorted(wanted, key=lambda w: -ITEM_BYTES[w.dtype] if _nbytes(w) % _ALIGNMENT else -_ALIGNMENT)
+    entries, at = {}, 0
+    for w in ordered:
+        entries[w.name] = {
+            "dtype": _SAFETENSORS_NAMES[w.dtype],
+            "shape": list(w.shape),
+            "data_offsets": [at, at + _nbytes(w)],
+        }
+        at += _nbytes(w)
+    header = _header({"__metadata__": {"format": "pt"}, **entries})
+    pieces, at = [], len(header)
+    for w in ordered:
+        pieces.append(Piece(w.name, checkpoint.tensors[w.source], w.dtype, w.rows, at, _nbytes(w)))
+        at += _nbytes(w)
+    return Shard(name=name, kept=None, header_bytes=len(header), pieces=tuple(pieces), header=header)
+
+
+def _header(entries: Mapping[str, object]) -> bytes:
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _nbytes(wanted: StoredTensor) -> int:
+    size = ITEM_BYTES[wanted.dtype]
+    for extent in wanted.shape:
+        size *= extent
+    return size
+
+
+def _locations(shards: Iterable[Shard], wanted: Iterable[StoredTensor]) -> dict[str, WeightLocation]:
+    at = {(p.source.name, p.dtype, p.rows): (shard.name, p) for shard in shards for p in shard.pieces}
+    locations = {}
+    for w in wanted:
+        file, piece = at[w.source, w.dtype, w.rows]
+        locations[w.name] = WeightLocation(file, piece.offset, piece.nbytes, w.dtype, w.shape)
+    return locations

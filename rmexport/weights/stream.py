@@ -1,0 +1,114 @@
+"""Streams weights from the checkpoint into one shard: read, check, convert, write, hash, a megabyte at a time."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexport.checkpoint import Checkpoint
+from rmexport.checkpoint.finite import FLOATS, Unstorable, fits
+from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array
+from rmexport.errors import CheckpointError
+from rmexport.weights.conversion import convert
+from rmexport.weights.hashed_file import HashedFile
+from rmexport.weights.plan import Piece, Shard
+
+# Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
+_CHUNK = 1 << 20
+
+
+class Stopped(Exception):
+    """Another worker failed or the user interrupted; this one's work is void."""
+
+
+@dataclass
+class Monitor:
+    """What the workers share: progress in bytes, values that cannot be stored, and whether to stop."""
+
+    total: int
+    progress: Callable[[int, int], None] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    unstorable: dict[tuple[str, str], Unstorable] = field(default_factory=dict)
+    _done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, count: int) -> None:
+        """Report bytes done. Raises Stopped when there is no point in going on."""
+        if self.stop.is_set():
+            raise Stopped
+        with self._lock:
+            self._done += count
+            if self.progress is not None:
+                self.progress(self._done, self.total)
+
+    def report(self, tensor: str, values: Array, target: str) -> None:
+        """Count values of a chunk that dtype `target` cannot hold."""
+        with self._lock:
+            self.unstorable.setdefault((tensor, target), Unstorable()).add(values, target)
+
+
+def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monitor: Monitor) -> str:
+    """Write a shard to `path`, or only read it when that is None; gives its sha256.
+
+    Raises CheckpointError and WriteError.
+    """
+    with HashedFile(path, _CHUNK) as file:
+        file.write_bytes(_kept_header(checkpoint, shard) if shard.kept else shard.header)
+        monitor.advance(shard.header_bytes)
+        source = np.empty(_CHUNK, np.uint8)
+        for piece in shard.pieces:
+            _stream_piece(checkpoint, piece, source, file, monitor)
+        return file.sha256()
+
+
+def _kept_header(checkpoint: Checkpoint, shard: Shard) -> bytes:
+    path = checkpoint.folder / shard.name
+    try:
+        with path.open("rb") as file:
+            return file.read(shard.header_bytes)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _stream_piece(
+    checkpoint: Checkpoint, piece: Piece, scratch: NDArray[np.uint8], file: HashedFile, monitor: Monitor
+) -> None:
+    held, stored = NUMPY_DTYPES[piece.source.dtype], NUMPY_DTYPES[piece.dtype]
+    checked = piece.wanted and piece.source.dtype in FLOATS
+    step = _CHUNK // max(held.itemsize, stored.itemsize)
+    for start in range(0, piece.size, step):
+        count = min(step, piece.size - start)
+        buffer = file.buffer()
+        # what needs no conversion is read to where it is written from
+        values = _typed(buffer if held == stored else scratch, held, count)
+        _read(checkpoint, piece, start, values)
+        if held != stored:
+            good = convert(values, _typed(buffer, stored, count))
+        else:
+            good = not checked or fits(values, piece.dtype)
+        if not good:
+            monitor.report(piece.source.name, values, piece.dtype)
+        file.write(buffer, count * stored.itemsize)
+        monitor.advance(count * stored.itemsize)
+
+
+def _typed(buffer: NDArray[np.uint8], dtype: "np.dtype[Any]", count: int) -> Array:
+    return buffer[: count * dtype.itemsize].view(dtype)
+
+
+def _read(checkpoint: Checkpoint, piece: Piece, start: int, out: Array) -> None:
+    """Fill `out` with the piece's elements from `start` on; a piece made of rows is read row by row."""
+    if piece.rows is None:
+        checkpoint.read_into(piece.source.name, start, out)
+        return
+    width = piece.size // len(piece.rows)
+    filled = 0
+    while filled < out.size:
+        row, column = divmod(start + filled, width)
+        count = min(width - column, out.size - filled)
+        checkpoint.read_into(piece.source.name, piece.rows[row] * width + column, out[filled : filled + count])
+        filled += count
