@@ -1,0 +1,7 @@
+"""`python -m rmexport`."""
+
+import sys
+
+from rmexport.cli import main
+
+sys.exit(main())

@@ -1,0 +1,48 @@
+"""Checks that a checkpoint holds exactly the tensors that its graph reads, and says every difference at once."""
+
+from collections.abc import Mapping, Sequence
+from re import Pattern
+
+from rmexport.checkpoint import TensorInfo
+from rmexport.errors import CheckpointError
+from rmexport.graph.writer import WeightRequest
+from rmexport.heads import HeadSpec
+
+SHOWN = 20  # of each kind of fault: an 80-layer model can miss thousands
+
+
+def check_binding(
+    requests: Mapping[str, WeightRequest],
+    tensors: Mapping[str, TensorInfo],
+    spec: HeadSpec,
+    ignored: Sequence[Pattern[str]],
+) -> None:
+    """Raise CheckpointError listing missing, unexpected and wrongly shaped tensors."""
+    direct = {name: request for name, request in requests.items() if name not in spec.derived}
+    sources = {rows.source for rows in spec.derived.values()}
+    missing = sorted((set(direct) | sources) - set(tensors))
+    unused = set(tensors) - set(direct) - sources
+    unexpected = sorted(name for name in unused if not any(p.fullmatch(name) for p in ignored))
+    shapes = [
+        f"{name} is {list(tensors[name].shape)}, the config implies {list(request.shape)}"
+        for name, request in direct.items()
+        if name in tensors and tensors[name].shape != request.shape
+    ]
+    faults = [
+        _listed("missing tensors", missing),
+        _listed("unexpected tensors", unexpected),
+        _listed("wrong shapes", shapes),
+    ]
+    if found := [fault for fault in faults if fault]:
+        raise CheckpointError(
+            "the checkpoint's tensors are not what its config.json implies.\n"
+            + "\n".join(found)
+            + "\nCheck that config.json belongs to these weights and that the download is complete."
+        )
+
+
+def _listed(title: str, items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    more = f"\n  ... and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{title} ({len(items)}):\n  " + "\n  ".join(items[:SHOWN]) + more

@@ -1,0 +1,84 @@
+"""What the exporter asks of a checkpoint's tokenizer and chat template before any bundle exists."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from tokenizers import Tokenizer
+
+from rmexport.errors import CheckpointError
+from rmruntime.chat_template import ChatTemplate
+from rmruntime.errors import BundleError, InputError
+
+_USER, _REPLY = "alpha", "omega"  # probe contents: plain words that no template writes itself
+
+# Ids of the published Llama-3 vocabulary that scoring code hard-codes (ArmoRM's gate pattern, RLHFlow's '+' and '-').
+_LLAMA3_MARK = ("<|begin_of_text|>", 128000)
+_LLAMA3_PUBLISHED = {
+    "+": (10,),
+    "-": (12,),
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n": (128009, 128006, 78191, 128007, 271),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatText:
+    """A tokenizer.json and the chat template beside it."""
+
+    tokenizer_json: bytes
+    template: str | None
+    variables: Mapping[str, str]
+    pinned_date: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, special tokens in text recognised, none added."""
+        return Tokenizer.from_str(self.tokenizer_json.decode())
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, without added special tokens."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def single_token(self, text: str) -> int:
+        """The id of a text that must be one token; raises CheckpointError when it is several."""
+        ids = self.encode(text)
+        if len(ids) != 1:
+            raise CheckpointError(f"{text!r} must be one token for this head, this tokenizer makes it {list(ids)}")
+        return ids[0]
+
+    def render(self, user: str, reply: str) -> str:
+        """One user turn and one assistant turn through the template."""
+        if self.template is None:
+            raise CheckpointError(
+                "the checkpoint has no chat template; add chat_template.jinja, or a template in tokenizer_config.json"
+            )
+        try:
+            template = ChatTemplate(self.template, self.variables, self.pinned_date)
+            return template.render([{"role": "user", "content": user}, {"role": "assistant", "content": reply}])
+        except (BundleError, InputError) as error:
+            raise CheckpointError(f"the chat template cannot render a user and an assistant turn: {error}") from error
+
+    def user_turn_end(self) -> str:
+        """The text between a user's message and the assistant's: the close of one turn and the header of the next.
+
+        Raises CheckpointError for a template that drops one of the two turns.
+        """
+        text = self.render(_USER, _REPLY)
+        start, end = text.find(_USER), text.rfind(_REPLY)
+        if start < 0 or end < start:
+            raise CheckpointError("the chat template does not write both the user's and the assistant's turn")
+        return text[start + len(_USER) : end]
+
+    def check_published(self, text: str) -> None:
+        """Assert ids that published scoring code hard-codes, where the vocabulary is the published one.
+
+        Raises CheckpointError when this tokenizer disagrees.
+        """
+        mark, mark_id = _LLAMA3_MARK
+        if self.tokenizer.token_to_id(mark) != mark_id or text not in _LLAMA3_PUBLISHED:
+            return
+        if (found := self.encode(text)) != _LLAMA3_PUBLISHED[text]:
+            raise CheckpointError(
+                f"{text!r} is tokenized as {list(found)}, the published scoring code expects "
+                f"{list(_LLAMA3_PUBLISHED[text])}: tokenizer.json is not the published one"
+            )

@@ -1,0 +1,154 @@
+"""The `rmexport` command: reads arguments, calls the library, prints; no decisions."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+from rmexport.errors import ExportError, VerificationError
+from rmexport.export import export
+from rmexport.inspection import inspect, text
+from rmexport.options import ExportOptions
+from rmexport.progress import byte_bar
+from rmexport.recipe import recipes
+from rmexport.version import __version__
+from rmruntime.cli import add_score_arguments, run_score
+from rmruntime.errors import RewardModelError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0 for success, 1 for a failed verification, 2 for errors."""
+    arguments = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except (ExportError, RewardModelError) as error:
+        _print_error(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _print_error("interrupted; nothing was left half-written")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as in `| head`
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rmexport", description="Export Hugging Face reward models to bundles that score without PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_inspect(commands.add_parser("inspect", help="what a checkpoint or bundle is"))
+    _add_export(commands.add_parser("export", help="turn a checkpoint into a bundle"))
+    _add_verify(commands.add_parser("verify", help="measure a bundle against transformers"))
+    score = commands.add_parser("score", help="score a file of records with a bundle")
+    add_score_arguments(score)
+    score.set_defaults(run=run_score)
+    commands.add_parser("recipes", help="list the built-in recipes").set_defaults(run=_recipes)
+    return parser
+
+
+def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", help="a built-in recipe's name or a path to a .json recipe")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
+    parser.add_argument("--bos", choices=("one", "zero", "as-is"), help="BOS policy (default: as apply_chat_template)")
+    parser.add_argument("--step-joiner", help="text between steps that a sequence head scores as partial answers")
+    parser.add_argument("--score-label", help="which label of a classifier with several is the score")
+    parser.add_argument("--pinned-date", default=ExportOptions.pinned_date, help="today, for templates that ask")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="checkpoint folder, Hub id, or bundle folder")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--check", choices=("fast", "full"), default="fast", help="full reads all weights")
+    _add_checkpoint_arguments(parser)
+    parser.set_defaults(run=_inspect)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="local folder or Hub id")
+    parser.add_argument("bundle", help="folder to write")
+    _add_checkpoint_arguments(parser)
+    parser.add_argument("--weights", choices=("copy", "link"), default="copy", help="link hard-links the shards")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--hash", action="store_true", help="hash weights even where nothing else reads them")
+    parser.set_defaults(run=_export)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle")
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
+    parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
+    parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
+    parser.add_argument("--max-batch-tokens", type=int, default=4096)
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_verify)
+
+
+def _options(arguments: argparse.Namespace) -> ExportOptions:
+    known = {name: value for name, value in vars(arguments).items() if name in ExportOptions.__dataclass_fields__}
+    return ExportOptions(**known)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    facts = inspect(arguments.path, _options(arguments), full=arguments.check == "full")
+    _print(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else text(facts))
+    return 1 if facts.get("not_finite") else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    with byte_bar("weights") as progress:
+        manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress)
+    size = sum(f.size for f in manifest.files)
+    backbone = manifest.backbone
+    _print(
+        f"{arguments.bundle}: {backbone.model_type} backbone of {_count(backbone.parameters)} parameters, "
+        f"{manifest.head} head, {manifest.dtype}, {size / 1e6:.1f} MB"
+    )
+    for note in manifest.notes:
+        _print(f"note: {note}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    try:
+        from rmexport.verify import VerifyOptions, report_json, table, verify  # brings torch and transformers
+    except ModuleNotFoundError as error:
+        raise VerificationError(
+            f"verify computes its reference with transformers and torch ({error.name} is missing): "
+            "pip install 'rmexport[verify]'"
+        ) from error
+    options = VerifyOptions(
+        data=arguments.data,
+        device=arguments.device,
+        conversations=arguments.conversations,
+        recipe=arguments.recipe,
+        max_batch_tokens=arguments.max_batch_tokens,
+    )
+    report = verify(arguments.bundle, arguments.checkpoint, options)
+    _print(report_json(report) if arguments.json else table(report))
+    return 0 if report.passed else 1
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    for recipe in recipes().values():
+        _print(f"{recipe.name:<22} {recipe.description}")
+        for repo in recipe.repos:
+            _print(f"{'':<22} - {repo}")
+    return 0
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201 # the command line's own output
+
+
+def _print_error(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,19 @@
+"""Graph flavours, one file each; a file here is found by its `Dialect` subclass and named nowhere else."""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from rmexport.graph.vocabulary import Dialect
+
+
+@cache
+def dialects() -> dict[str, type[Dialect]]:
+    """Every dialect by its NAME."""
+    found: dict[str, type[Dialect]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Dialect) and value.__module__ == module.__name__:
+                found[value.NAME] = value
+    return found

@@ -1,0 +1,64 @@
+"""ONNX Runtime on CPUs: fp32 arithmetic over weights of any dtype, `Gemm(transB=1)` on HF's weight layout.
+
+ORT has no 16-bit Gemm on x86, so 16-bit weights pass through a Cast, which the runtime folds at load where memory
+allows and runs per pass where it does not. `MatMul(x, Transpose(W))` would be folded into a heap copy; Gemm is not.
+"""
+
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
+from rmexport.graph.vocabulary import AttentionShape, Dialect
+from rmexport.graph.writer import CONTRIB, GraphWriter
+
+
+class OrtCpu(Dialect):
+    """Standard ops plus ORT's own fused activations; attention by head rows."""
+
+    NAME: ClassVar[str] = "ort-cpu"
+
+    def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
+        super().__init__(writer, bundle_dtype)
+        self._expanded: dict[object, HeadRows] = {}
+
+    @classmethod
+    def compute_dtype(cls, bundle_dtype: str) -> str:
+        return "fp32"
+
+    def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
+        extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
+        return self.w.op("Gemm", x, self.weight(f"{name}.weight", features), *extra, transB=1)
+
+    def rms_norm(self, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
+        scale = self.weight(f"{name}.weight", (size,))
+        return self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+
+    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        axis0 = self.w.constant("axes_0", [0])
+        batch = [self.w.op("Unsqueeze", value, axis0) for value in (x, cos, sin)]
+        return self.w.op("Squeeze", self.w.op("RotaryEmbedding", *batch, num_heads=heads), axis0)
+
+    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        where = self._head_rows(rows, shape)
+        by_head = self.w.constant(f"by_head_{shape.head_dim}", [-1, shape.head_dim])
+        flat = [self.w.op("Reshape", value, by_head) for value in (q, k, v)]
+        indices = (where.queries, where.keys, where.keys)
+        queries, keys, values = (self.w.op("Gather", x, index) for x, index in zip(flat, indices, strict=True))
+        scores = self._scores(queries, keys, shape)
+        weights = self.w.op("Softmax", self.w.op("Add", scores, where.bias), axis=-1)
+        outputs = self.w.op("Reshape", self.w.op("MatMul", weights, values), by_head)
+        joined = self.w.constant(f"joined_{shape.heads}_{shape.head_dim}", [-1, shape.heads * shape.head_dim])
+        return self.w.op("Reshape", self.w.op("Gather", outputs, where.unpack), joined)
+
+    def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
+        return self.w.op("Mul", self.w.op("QuickGelu", gate, domain=CONTRIB, alpha=1.0), up)
+
+    def _scores(self, queries: ir.Value, keys: ir.Value, shape: AttentionShape) -> ir.Value:
+        return self.w.op("FusedMatMul", queries, keys, domain=CONTRIB, transB=1, alpha=shape.scale)
+
+    def _head_rows(self, rows: AttentionRows, shape: AttentionShape) -> HeadRows:
+        key = (rows.prefix, shape.heads, shape.kv_heads, shape.window)
+        if key not in self._expanded:
+            self._expanded[key] = expand_head_rows(self.w, rows, shape.heads, shape.kv_heads, shape.window, self.dtype)
+        return self._expanded[key]

@@ -1,0 +1,93 @@
+"""The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx_ir as ir
+
+from rmexport.bundle_writer import new_bundle, write_file
+from rmexport.checkpoint import Checkpoint, open_checkpoint
+from rmexport.dialects import dialects
+from rmexport.options import ExportOptions
+from rmexport.spec import ModelSpec, build_graph, read_spec
+from rmexport.version import __version__
+from rmexport.weights import Progress, StoredWeights, store_weights
+from rmruntime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Graph, Manifest, Source, encode_manifest
+
+
+def export(
+    checkpoint: str, bundle: str | Path, options: ExportOptions | None = None, progress: Progress | None = None
+) -> Manifest:
+    """Turn a reward checkpoint (a local folder or a Hub id) into a bundle folder.
+
+    `progress` is told (bytes done, bytes in total) while weights are written. Raises CheckpointError,
+    UnsupportedModel, OptionError, TargetExists or WriteError; the target is then untouched.
+    """
+    options = options or ExportOptions()
+    with new_bundle(Path(bundle), overwrite=options.overwrite) as folder:
+        source = open_checkpoint(checkpoint, revision=options.revision)
+        spec = read_spec(source, options)
+        weights = store_weights(source, spec.stored, folder, options, progress)
+        graphs, graph_files = _write_graphs(spec, weights, folder)
+        files = (*graph_files, *_write_text(spec, folder), *weights.files)
+        manifest = _manifest(_source(source, weights), spec, options, graphs, files)
+        write_file(folder, MANIFEST_NAME, encode_manifest(manifest))
+    return manifest
+
+
+def _write_graphs(
+    spec: ModelSpec, weights: StoredWeights, folder: Path
+) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
+    graphs, files = [], []
+    for name, dialect in dialects().items():
+        writer, words = build_graph(dialect, spec, weights.locations)
+        file = f"{name}.{words.dtype}.packed.onnx"
+        raw = ir.to_proto(writer.model(name)).SerializeToString()
+        files.append(write_file(folder, file, raw, role="graph"))
+        graphs.append(Graph(file=file, dialect=name, compute_dtype=words.dtype, key_multiple=dialect.KEY_MULTIPLE))
+    return tuple(graphs), tuple(files)
+
+
+def _write_text(spec: ModelSpec, folder: Path) -> tuple[FileRecord, ...]:
+    files = [write_file(folder, "tokenizer.json", spec.tokenizer.tokenizer_json, role="tokenizer")]
+    if spec.format.template is not None and spec.tokenizer.template is not None:
+        files.append(write_file(folder, spec.format.template, spec.tokenizer.template.encode(), role="template"))
+    return tuple(files)
+
+
+def _source(checkpoint: Checkpoint, weights: StoredWeights) -> Source:
+    """What was read, with the hashes of weights that were learned while they passed through."""
+    files = {f.name: f for f in (*checkpoint.source_files, *weights.sources)}
+    return Source(repo=checkpoint.repo, revision=checkpoint.revision, files=tuple(files.values()))
+
+
+def _manifest(
+    source: Source,
+    spec: ModelSpec,
+    options: ExportOptions,
+    graphs: tuple[Graph, ...],
+    files: tuple[FileRecord, ...],
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        created_by=f"rmexport {__version__}",
+        source=source,
+        backbone=spec.backbone,
+        head=spec.head.NAME,
+        dtype=spec.dtype,
+        options=_given(spec, options),
+        format=spec.format,
+        positions=spec.head_spec.positions,
+        outputs=spec.head_spec.outputs,
+        score=spec.head_spec.score,
+        graphs=graphs,
+        files=files,
+        notes=spec.notes,
+    )
+
+
+def _given(spec: ModelSpec, options: ExportOptions) -> dict[str, str]:
+    """The choices that shape the result, as strings; a recipe found by repository counts as given."""
+    shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date")
+    given = {k: str(v) for k, v in asdict(options).items() if k in shaping and v is not None}
+    return given | ({"recipe": options.recipe or spec.recipe.name} if spec.recipe else {})

@@ -1,0 +1,66 @@
+"""Backbones, one file each, found by `model_type`; a file here is named nowhere else.
+
+A family module has MODEL_TYPES, IGNORED (patterns of checkpoint tensors that carry no weight), `read_config(raw)`
+giving its frozen Config, and `backbone(dialect, config)` giving the read tokens' final hidden states, fp32 [N, hidden].
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from rmexport.errors import UnsupportedModel
+from rmexport.graph.vocabulary import Dialect
+
+
+class FamilyConfig(Protocol):
+    """What every family's Config holds, whatever else it needs."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+
+
+class Family(Protocol):
+    """A family module."""
+
+    MODEL_TYPES: tuple[str, ...]
+    IGNORED: tuple[str, ...]
+
+    def read_config(self, raw: Mapping[str, Any]) -> FamilyConfig: ...
+    def backbone(self, dialect: Dialect, config: Any) -> ir.Value: ...
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by each model_type that it answers to."""
+    found: dict[str, Family] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module: Any = importlib.import_module(f"{__name__}.{info.name}")
+        found |= dict.fromkeys(module.MODEL_TYPES, module)
+    return found
+
+
+def family_of(raw: Mapping[str, Any]) -> Family:
+    """The family of a parsed config.json.
+
+    Raises UnsupportedModel naming the nearest known model_type.
+    """
+    model_type, known = str(raw.get("model_type")), families()
+    if model_type in known:
+        return known[model_type]
+    near = difflib.get_close_matches(model_type, known, n=1, cutoff=0.3)
+    hint = f"; the nearest known one is {near[0]!r}" if near else ""
+    raise UnsupportedModel(
+        f"config.json has model_type {model_type!r}, which no family answers to{hint} "
+        f"(known: {', '.join(sorted(known))}); CONTRIBUTING.md says how to add a family"
+    )

@@ -1,0 +1,63 @@
+"""How this checkpoint's conversations become tokens: the manifest's Format from template, tokenizer and recipe."""
+
+from rmexport.chat_text import ChatText
+from rmexport.checkpoint import TokenizerFiles
+from rmexport.options import ExportOptions
+from rmexport.recipe import Recipe
+from rmruntime.manifest import BosPolicy, Format
+
+_PLAIN = Recipe(name="", head="", description="")
+
+
+def read_format(
+    text: ChatText, tokenizer: TokenizerFiles, recipe: Recipe | None, options: ExportOptions
+) -> tuple[Format, tuple[str, ...]]:
+    """The format, and notes for the user where the checkpoint's files leave room for doubt.
+
+    Raises CheckpointError for a chat template that cannot write a user and an assistant turn.
+    """
+    known = recipe or _PLAIN
+    text.user_turn_end()
+    bos, note = _bos(text, tokenizer, known, options)
+    joiner = options.step_joiner if options.step_joiner is not None else known.step_joiner
+    layout = Format(
+        layout=known.layout,
+        template_variables=tokenizer.special_tokens,
+        pinned_date=options.pinned_date,
+        bos=bos,
+        bos_id=_bos_id(text, tokenizer),
+        text_bos=_template_writes_bos(text, tokenizer),
+        unit=known.unit,
+        response_joiner=known.response_joiner,
+        reply=known.reply,
+        remove=known.remove,
+        step_separators=known.step_separators,
+        step_joiner=joiner or "",
+    )
+    return layout, note
+
+
+def _bos_id(text: ChatText, tokenizer: TokenizerFiles) -> int | None:
+    token = tokenizer.special_tokens.get("bos_token")
+    found: int | None = text.tokenizer.token_to_id(token) if token else None
+    return found
+
+
+def _template_writes_bos(text: ChatText, tokenizer: TokenizerFiles) -> bool:
+    token = tokenizer.special_tokens.get("bos_token")
+    return bool(token) and text.render("a", "b").startswith(str(token))
+
+
+def _bos(
+    text: ChatText, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions
+) -> tuple[BosPolicy, tuple[str, ...]]:
+    """What `apply_chat_template(tokenize=True)` gives, unless an option or a recipe says otherwise."""
+    token = tokenizer.special_tokens.get("bos_token")
+    if options.bos or recipe.bos:
+        return options.bos or recipe.bos or "as-is", ()
+    if tokenizer.bos_added_by_tokenizer and not _template_writes_bos(text, tokenizer):
+        return "as-is", (
+            f"the chat template writes no {token}, the tokenizer would add one to plain text: none is used, as "
+            "apply_chat_template does; --bos one puts one in front, as text-then-tokenize pipelines do",
+        )
+    return "as-is", ()

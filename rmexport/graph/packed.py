@@ -1,0 +1,120 @@
+"""The packed token trie's graph inputs and the index arithmetic that attention by head rows needs.
+
+Head rows: a row holds the queries of one block as `[kv heads, queries x group, head_dim]`, gathered in one step from
+`[tokens x heads, head_dim]`, so that grouped-query attention needs neither Tile nor Transpose.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from rmexport.graph.writer import GraphWriter
+
+MASKED = -30000.0  # below any score, and finite in fp16
+
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """Index inputs of one set of attention rows.
+
+    query_index, query_positions [R, Sq]; key_index, key_positions [R, Sk]; unpack_index [tokens of the set]: where
+    each token's output lies in the flattened rows. `take` [tokens of the set] selects the set out of all tokens, None
+    when the set is all of them.
+    """
+
+    prefix: str
+    query_index: ir.Value
+    query_positions: ir.Value
+    key_index: ir.Value
+    key_positions: ir.Value
+    unpack_index: ir.Value
+    take: ir.Value | None
+
+
+@dataclass(frozen=True)
+class PackedInputs:
+    """All token-level inputs of a packed graph: T trie tokens, and the N of them that a head reads."""
+
+    input_ids: ir.Value
+    position_ids: ir.Value
+    all_rows: AttentionRows
+    read_rows: AttentionRows
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Expanded indices and additive mask of one set of rows, shared by all layers that attend alike.
+
+    queries [R, KV, Sq*G], keys [R, KV, Sk], unpack [tokens, H], bias [R, 1, Sq*G, Sk].
+    """
+
+    queries: ir.Value
+    keys: ir.Value
+    unpack: ir.Value
+    bias: ir.Value
+
+
+def declare_packed_inputs(writer: GraphWriter) -> PackedInputs:
+    """The inputs of design table "The batch is a token trie, packed", in the order the runtime feeds them."""
+    input_ids, position_ids = writer.input("input_ids", ["T"]), writer.input("position_ids", ["T"])
+    all_rows = _declare_rows(writer, "", "T", None)
+    read_index = writer.input("read_index", ["N"])
+    return PackedInputs(input_ids, position_ids, all_rows, _declare_rows(writer, "read_", "N", read_index))
+
+
+def _declare_rows(writer: GraphWriter, prefix: str, tokens: str, take: ir.Value | None) -> AttentionRows:
+    rows, queries, keys = (f"{prefix}{dim}" for dim in ("R", "Sq", "Sk"))
+    return AttentionRows(
+        prefix or "all_",
+        writer.input(f"{prefix}query_index", [rows, queries]),
+        writer.input(f"{prefix}query_positions", [rows, queries]),
+        writer.input(f"{prefix}key_index", [rows, keys]),
+        writer.input(f"{prefix}key_positions", [rows, keys]),
+        writer.input(f"{prefix}unpack_index", [tokens]),
+        take,
+    )
+
+
+def expand_head_rows(
+    writer: GraphWriter, rows: AttentionRows, heads: int, kv_heads: int, window: int | None, dtype: str
+) -> HeadRows:
+    """Indices per (token, head) and the additive mask; computed once a pass."""
+    w, group = writer, heads // kv_heads
+    axis1, axis2, axis13 = w.constant("axes_1", [1]), w.constant("axes_2", [2]), w.constant("axes_1_3", [1, 3])
+    n_kv, n_group, rest = w.constant("n_kv", [kv_heads]), w.constant("n_group", [group]), w.constant("rest", [-1])
+    n_rows = w.op("Shape", rows.query_index, start=0, end=1)
+    n_queries, n_keys = (w.op("Shape", x, start=1, end=2) for x in (rows.query_index, rows.key_index))
+    head_of = w.constant("head_of", np.arange(heads).reshape(1, kv_heads, 1, group))
+    q = w.op("Mul", w.op("Unsqueeze", rows.query_index, axis13), w.constant("n_heads", [heads]))
+    q = w.op("Reshape", w.op("Add", q, head_of), w.op("Concat", n_rows, n_kv, rest, axis=0))
+    k = w.op("Mul", w.op("Unsqueeze", rows.key_index, axis1), n_kv)
+    k = w.op("Add", k, w.constant("kv_head_of", np.arange(kv_heads).reshape(1, kv_heads, 1)))
+    row = w.op("Div", rows.unpack_index, n_queries)
+    query = w.op("Sub", rows.unpack_index, w.op("Mul", row, n_queries))
+    u = w.op("Mul", w.op("Unsqueeze", row, axis1), n_kv)
+    u = w.op("Add", u, w.constant("kv_of_head", np.repeat(np.arange(kv_heads), group)[None]))
+    u = w.op("Add", w.op("Mul", u, n_queries), w.op("Unsqueeze", query, axis1))
+    u = w.op("Add", w.op("Mul", u, n_group), w.constant("group_of_head", np.tile(np.arange(group), kv_heads)[None]))
+    bias = w.op("Unsqueeze", _mask(w, rows, window, dtype), axis2)  # [R, Sq, 1, Sk]
+    bias = w.op("Expand", bias, w.op("Concat", n_rows, n_queries, n_group, n_keys, axis=0))
+    bias = w.op("Reshape", bias, w.op("Concat", n_rows, rest, n_keys, axis=0))
+    return HeadRows(q, k, u, w.op("Unsqueeze", bias, axis1))
+
+
+def _mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:
+    """[R, Sq, Sk]: 0 where the key may be seen, MASKED elsewhere."""
+    seen = visible_keys(w, rows, window)
+    return w.op("Where", seen, w.constant("zero", 0.0, dtype), w.constant("masked", MASKED, dtype))
+
+
+def visible_keys(w: GraphWriter, rows: AttentionRows, window: int | None) -> ir.Value:
+    """[R, Sq, Sk] booleans: causal, and inside the window if there is one. Padding keys stand beyond any query."""
+    key = w.op("Unsqueeze", rows.key_positions, w.constant("axes_1", [1]))
+    query = w.op("Unsqueeze", rows.query_positions, w.constant("axes_2", [2]))
+    seen = w.op("LessOrEqual", key, query)
+    if window is None:
+        return seen
+    # HF: a query sees itself and the window - 1 tokens before it.
+    near = w.op("Greater", key, w.op("Sub", query, w.constant(f"window_{window}", window)))
+    return w.op("And", seen, near)

@@ -1,0 +1,90 @@
+"""`*ForSequenceClassification`: one linear layer on the last token that is not padding (transformers >= 4.49)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from rmexport.errors import OptionError
+from rmexport.graph.vocabulary import Dialect
+from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.label_names import label_names
+from rmruntime.manifest import Output, PositionRule
+
+NAME = "sequence_classification"
+WEIGHT = "score.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`labels` rows of the score matrix; `score_row` is the one that is the score, None when nobody said."""
+
+    labels: int
+    hidden_size: int
+    score_row: int | None
+
+
+def matches(facts: HeadFacts) -> bool:
+    """A bare `score.weight`; with a URM, OpenRLHF value or gating head beside it, it is another head."""
+    others = ("weights.fc.", "gating.", "v_head", "value_head", "score.bias")
+    return WEIGHT in facts.tensors and not any(name.startswith(others) for name in facts.tensors)
+
+
+def read_spec(facts: HeadFacts) -> HeadSpec:
+    """Labels from `score.weight`'s rows, names from id2label, the pad id that HF's pooling skips."""
+    rows = facts.tensors[WEIGHT].shape[0]
+    names = label_names(facts.config, rows, stem="label")
+    score_row = _score_row(facts, names)
+    pad_id = facts.config.get("pad_token_id")
+    rule = PositionRule(rule="last_not_pad", pad_id=pad_id) if isinstance(pad_id, int) else PositionRule(rule="last")
+    outputs: tuple[Output, ...] = (Output(name="score", per="sequence"),) if score_row is not None else ()
+    if rows > 1:
+        outputs += (Output(name="rewards", per="sequence", labels=names),)
+    return HeadSpec(
+        positions={"score": rule},
+        outputs=outputs,
+        score="score" if score_row is not None else None,
+        settings=Settings(labels=rows, hidden_size=facts.hidden_size, score_row=score_row),
+        notes=_notes(facts, rows, score_row),
+    )
+
+
+def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
+    """score [P] and, with several labels, rewards [P, labels]: raw logits, no activation."""
+    s: Settings = spec.settings
+    read = d.w.op("Gather", hidden, d.head_index("score"))
+    logits = d.head_linear(read, "score", (s.labels, s.hidden_size))
+    if s.score_row is not None:
+        d.w.output("score", d.w.op("Gather", logits, d.w.constant("score_row", s.score_row), axis=1), ["P"])
+    if s.labels > 1:
+        d.w.output("rewards", logits, ["P", s.labels])
+
+
+def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' GenericForSequenceClassification: `logits = score(hidden)`."""
+    s: Settings = spec.settings
+    logits = hidden["score"] @ weights[WEIGHT].T
+    outputs = {"rewards": logits} if s.labels > 1 else {}
+    return outputs | ({} if s.score_row is None else {"score": logits[:, s.score_row]})
+
+
+def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:
+    wanted = facts.options.score_label or (facts.recipe.score_label if facts.recipe else None)
+    if wanted is None:
+        return 0 if len(names) == 1 else None
+    if wanted not in names:
+        raise OptionError(f"score label {wanted!r} is none of this head's labels: {', '.join(names)}")
+    return names.index(wanted)
+
+
+def _notes(facts: HeadFacts, rows: int, score_row: int | None) -> tuple[str, ...]:
+    notes = []
+    stated = facts.config.get("num_labels") or len(facts.config.get("id2label") or ()) or rows
+    if stated != rows:
+        notes.append(f"config.json implies {stated} labels, score.weight has {rows} rows: the weights decide")
+    if score_row is None:
+        notes.append("several labels and none chosen as the score: results carry rewards only (--score-label)")
+    if facts.config.get("pad_token_id") is None:
+        notes.append("config.json has no pad_token_id: the last token is scored")
+    return tuple(notes)

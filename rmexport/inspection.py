@@ -1,0 +1,101 @@
+"""`rmexport inspect`: what a checkpoint or a bundle is, without writing anything."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rmexport.checkpoint import Checkpoint, check_weights, open_checkpoint
+from rmexport.options import ExportOptions
+from rmexport.spec import ModelSpec, read_spec
+from rmruntime.bundle import Bundle
+from rmruntime.manifest import MANIFEST_NAME, Manifest, Output, PositionRule
+
+
+def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[str, Any]:
+    """Facts about a checkpoint (folder or Hub id) or a bundle folder, as JSON-ready data.
+
+    `full` also reads all weights: a checkpoint's for NaN/Inf, a bundle's for their hashes. Raises what opening raises.
+    """
+    if (Path(path) / MANIFEST_NAME).is_file():
+        return _bundle_facts(Bundle.open(Path(path), check="full" if full else "fast").manifest)
+    checkpoint = open_checkpoint(path, revision=options.revision)
+    facts = _checkpoint_facts(checkpoint, read_spec(checkpoint, options))
+    if full:
+        facts["not_finite"] = [asdict(fault) for fault in check_weights(checkpoint)]
+    return facts
+
+
+def _checkpoint_facts(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    backbone = asdict(spec.backbone)
+    return {
+        "kind": "checkpoint",
+        "path": str(checkpoint.folder),
+        "repo": checkpoint.repo,
+        "revision": checkpoint.revision,
+        "family": spec.family.MODEL_TYPES[0],
+        "head": spec.head.NAME,
+        "recipe": spec.recipe.name if spec.recipe else None,
+        "dtype": spec.dtype,
+        "dtypes_on_disk": _dtypes(checkpoint),
+        **backbone,
+        "tensors": len(checkpoint.tensors),
+        "bytes": sum(t.nbytes for t in checkpoint.tensors.values()),
+        "format": _format(spec.format.layout, spec.format.bos, spec.format.unit),
+        "positions": {role: _position(rule) for role, rule in spec.head_spec.positions.items()},
+        "outputs": [_output(output) for output in spec.head_spec.outputs],
+        "notes": list(spec.notes),
+    }
+
+
+def _bundle_facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "kind": "bundle",
+        "created_by": manifest.created_by,
+        "repo": manifest.source.repo,
+        "revision": manifest.source.revision,
+        "head": manifest.head,
+        "dtype": manifest.dtype,
+        **asdict(manifest.backbone),
+        "format": _format(manifest.format.layout, manifest.format.bos, manifest.format.unit),
+        "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
+        "outputs": [_output(output) for output in manifest.outputs],
+        "graphs": [f"{g.file} ({g.dialect}, computes in {g.compute_dtype})" for g in manifest.graphs],
+        "bytes": sum(f.size for f in manifest.files),
+        "options": dict(manifest.options),
+        "notes": list(manifest.notes),
+    }
+
+
+def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        held[tensor.dtype] = held.get(tensor.dtype, 0) + tensor.nbytes
+    return held
+
+
+def _format(layout: str, bos: str, unit: str) -> str:
+    return f"{layout}, BOS {bos}, a {unit} at a time"
+
+
+def _position(rule: PositionRule) -> str:
+    details = [f"pad id {rule.pad_id}"] if rule.pad_id is not None else []
+    details += [f"{rule.text!r} = {list(rule.tokens)}"] if rule.tokens else []
+    return " ".join([rule.rule, *(f"({d})" for d in details)])
+
+
+def _output(output: Output) -> str:
+    labels = f": {', '.join(output.labels)}" if output.labels else ""
+    return f"{output.name} per {output.per}{labels}"
+
+
+def text(facts: dict[str, Any]) -> str:
+    """The facts as aligned lines; lists get a line an entry."""
+    width = max(len(key) for key in facts)
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = [f"{name}: {entry}" for name, entry in value.items()]
+        entries = value if isinstance(value, list) else [value]
+        for i, entry in enumerate(entries):
+            lines.append(f"{key if i == 0 else '':<{width}}  {'-' if entry is None else entry}")
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+"""The built-in conversations of `verify`: seeded, varied in length and content, two answers to every prompt."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+WORDS = (
+    "the of and to in is that for it as was with be by on not he this are or his from at which but have an had they "
+    "you were their one all we can her has there been if more when will would who so no said what up out about into "
+    "than them only some could time these two may then do first any my now such like our over man me even most made "
+    "after also did many before must through back years where much your way well down should because each just those "
+    "people how too little state good very make world still own see men work long get here between both life being "
+    "under never day same another know while last might us great old year off come since against go came right used "
+    "take three water number light energy reason answer question proof sum integer function list model reward river"
+).split()
+OPENINGS = (
+    "Explain", "Write", "Why does", "How many", "Compare", "Prove that", "Summarise", "Translate", "List", "Describe",
+)  # fmt: skip
+EXTRAS = ("", "", "", " 12 + 30 = 42.", "\n\n1. one\n2. two", " naïve façade — 東京 🙂", "\n```python\nprint(1)\n```")
+
+
+def verification_records(count: int = 256, seed: int = 0, *, steps: bool = False) -> list[dict[str, Any]]:
+    """`count` records; with `steps`, each answer is a list of steps."""
+    rng = random.Random(seed)
+    return list(_records(rng, count, steps))
+
+
+def _records(rng: random.Random, count: int, steps: bool) -> Iterator[dict[str, Any]]:
+    for i in range((count + 1) // 2):
+        prompt = f"{rng.choice(OPENINGS)} {_text(rng, 4, 60)}?"
+        for j in range(min(2, count - 2 * i)):
+            if steps:
+                answer = {"steps": [_text(rng, 3, 25) for _ in range(rng.randint(1, 4))]}
+                yield {"id": 2 * i + j, "prompt": prompt, **answer}
+            else:
+                yield {"id": 2 * i + j, "prompt": prompt, "response": _text(rng, 2, 120)}
+
+
+def _text(rng: random.Random, low: int, high: int) -> str:
+    words = rng.choices(WORDS, k=rng.randint(low, high))
+    return " ".join(words).capitalize() + rng.choice((".", "!", "")) + rng.choice(EXTRAS)

@@ -1,0 +1,234 @@
+"""`rmexport verify`: scores a set of conversations with the bundle's engine and with transformers, and judges both.
+
+Writes `parity.json` (what was measured) and `golden.jsonl` (the conversations' ids with the reference's scores, a file
+that `score` reads too) into the bundle.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexport.bundle_writer import replace_file
+from rmexport.checkpoint import Checkpoint, open_checkpoint
+from rmexport.errors import VerificationError
+from rmexport.options import ExportOptions
+from rmexport.parity import FP16_LIMIT, Check, Values, fp32_check, half_checks
+from rmexport.progress import count_bar
+from rmexport.reference import ReferenceScores, reference_scores, versions
+from rmexport.spec import ModelSpec, read_spec
+from rmexport.verification_set import verification_records
+from rmexport.version import __version__
+from rmruntime import InputError, InputTooLong, RewardModel, ScoreOptions
+from rmruntime.manifest import Manifest, canonical
+from rmruntime.record_files import read_records
+from rmruntime.records import Request, parse_record
+from rmruntime.sequences import TokenSequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """`data` a file of records, else a built-in seeded set of `conversations`; `device` as for scoring."""
+
+    data: str | None = None
+    device: str = "auto"
+    conversations: int = 256
+    recipe: str | None = None
+    max_batch_tokens: int = 4096
+    write: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was measured and whether the bundle passes."""
+
+    passed: bool
+    dtype: str
+    backend: str
+    precision: str
+    sequences: int
+    reads: int
+    checks: tuple[Check, ...]
+    peak_layer: str
+    peak_magnitude: float
+    versions: Mapping[str, str]
+
+
+def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = None) -> Report:
+    """Measure the parity gate of a bundle against its checkpoint.
+
+    Raises VerificationError when the two do not belong together or the data holds a record that cannot be scored;
+    CheckpointError, BundleError and BackendError as their sources do.
+    """
+    options = options or VerifyOptions()
+    with RewardModel.load(bundle, device=options.device) as model:
+        manifest = model.manifest
+        source = open_checkpoint(checkpoint, revision=manifest.source.revision)
+        spec = read_spec(source, _export_options(manifest, options))
+        _check_same_source(manifest, source, spec)
+        requests = _requests(manifest, options)
+        score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
+        sequences = _sequences(model, requests, score_options, built_in=options.data is None)
+        engine = _engine_outputs(model, sequences, score_options)
+        backend, precision = model.backend, model.precision
+    reference = reference_scores(source, spec, sequences, "fp32")
+    own = reference_scores(source, spec, sequences, manifest.dtype) if manifest.dtype != "fp32" else reference
+    checks = _checks(manifest, engine, own, reference)
+    peak = max(reference.peaks, key=lambda p: p.magnitude)
+    report = Report(
+        passed=all(check.passed for check in checks),
+        dtype=manifest.dtype,
+        backend=backend,
+        precision=precision,
+        sequences=len(sequences),
+        reads=len(next(iter(engine.values()))),
+        checks=tuple(checks),
+        peak_layer=peak.layer,
+        peak_magnitude=peak.magnitude,
+        versions={"rmexport": __version__, **versions()},
+    )
+    if options.write:
+        _write(Path(bundle), manifest, report, sequences, reference)
+    return report
+
+
+def _export_options(manifest: Manifest, options: VerifyOptions) -> ExportOptions:
+    """The choices the bundle was exported with; a recipe that was a file must be given again if it has moved."""
+    given: dict[str, Any] = dict(manifest.options)
+    if options.recipe is not None:
+        given["recipe"] = options.recipe
+    return ExportOptions(**given)
+
+
+def _check_same_source(manifest: Manifest, source: Checkpoint, spec: ModelSpec) -> None:
+    stated = {f.name: f.size for f in manifest.source.files}
+    found = {f.name: f.size for f in source.source_files}
+    if stated != found or manifest.head != spec.head.NAME:
+        differing = sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name))
+        raise VerificationError(
+            f"{source.folder} is not the checkpoint this bundle was made from: {', '.join(differing) or 'head'} "
+            "differ; give the original with --checkpoint, or export the bundle again"
+        )
+
+
+def _requests(manifest: Manifest, options: VerifyOptions) -> list[Request]:
+    if options.data is None:
+        steps = any(output.per == "step" for output in manifest.outputs)
+        return [parse_record(r) for r in verification_records(options.conversations, steps=steps)]
+    requests = []
+    for line, request in read_records(options.data):
+        if isinstance(request, InputError):
+            raise VerificationError(f"{options.data}, record {line}: {request}")
+        requests.append(request)
+    if not requests:
+        raise VerificationError(f"{options.data} holds no records; expected at least one conversation")
+    return requests
+
+
+def _sequences(
+    model: RewardModel, requests: Sequence[Request], options: ScoreOptions, *, built_in: bool
+) -> list[TokenSequence]:
+    sequences: list[TokenSequence] = []
+    for request, encoded in zip(requests, model.encode(requests, options), strict=True):
+        if isinstance(encoded, InputTooLong) and built_in:
+            continue  # the built-in set knows nothing of this model's limit
+        if isinstance(encoded, InputError):
+            raise VerificationError(f"record {request.id!r} cannot be scored: {encoded}")
+        sequences += encoded
+    if not sequences:
+        raise VerificationError(
+            f"no built-in conversation fits into {model.manifest.backbone.max_length} tokens; give some with --data"
+        )
+    return sequences
+
+
+def _engine_outputs(
+    model: RewardModel, sequences: Sequence[TokenSequence], options: ScoreOptions
+) -> dict[str, NDArray[np.float32]]:
+    with count_bar("engine", len(sequences), "seq") as advance:
+        parts, _ = model.outputs(sequences, options, advance)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _checks(
+    manifest: Manifest, engine: Mapping[str, NDArray[np.float32]], own: ReferenceScores, reference: ReferenceScores
+) -> list[Check]:
+    checks: list[Check] = []
+    for name in _compared(manifest):
+        values: list[Values] = [x[name].astype(np.float64).ravel() for x in (engine, own.outputs, reference.outputs)]
+        if manifest.dtype == "fp32":
+            checks.append(fp32_check(name, values[0], values[2]))
+        else:
+            checks += half_checks(name, manifest.dtype, *values)
+    peak = max(reference.peaks, key=lambda p: p.magnitude)
+    if manifest.dtype == "fp16":
+        checks.append(
+            Check(
+                name=f"largest activation, {peak.layer}",
+                measured=f"{peak.magnitude:.0f}",
+                required=f"<= {FP16_LIMIT:.0f} (else export bf16)",
+                passed=peak.magnitude <= FP16_LIMIT,
+            )
+        )
+    return checks
+
+
+def _compared(manifest: Manifest) -> list[str]:
+    """Outputs the gate is about: probabilities as their logits, the parts of a sum only in fp32."""
+    names = [output.name for output in manifest.outputs]
+    if "logit" in names:
+        return ["logit"]
+    if manifest.dtype == "fp32" or manifest.score is None:
+        return names
+    return [manifest.score]
+
+
+def _write(
+    bundle: Path,
+    manifest: Manifest,
+    report: Report,
+    sequences: Sequence[TokenSequence],
+    reference: ReferenceScores,
+) -> None:
+    measured = json.loads(json.dumps(asdict(report)))
+    cuts = np.cumsum([len(next(iter(s.reads.values()))) for s in sequences])[:-1]
+    rows = {name: np.split(values, cuts) for name, values in reference.outputs.items()}
+    lines = []
+    for i, sequence in enumerate(sequences):
+        expected = {name: parts[i].tolist() for name, parts in rows.items()}
+        lines.append({"id": i, "input_ids": sequence.ids.tolist(), "expected": expected})
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    measured["manifest"] = _digest(json.loads(canonical(asdict(manifest))))
+    measured["golden"] = hashlib.sha256(body.encode()).hexdigest()
+    replace_file(bundle, "golden.jsonl", body.encode())
+    replace_file(
+        bundle, "parity.json", (json.dumps({**measured, "digest": _digest(measured)}, indent=1) + "\n").encode()
+    )
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(data)).hexdigest()
+
+
+def table(report: Report) -> str:
+    """The report as aligned text."""
+    rows = [("check", "measured", "required", "")]
+    rows += [(c.name, c.measured, c.required, "pass" if c.passed else "FAIL") for c in report.checks]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths).rstrip())
+    head = (
+        f"{report.dtype} bundle on {report.backend} computing in {report.precision}: {report.sequences} sequences, "
+        f"{report.reads} results; largest activation {report.peak_magnitude:.1f} in {report.peak_layer}"
+    )
+    return "\n".join([head, "", *lines, "", "PASSED" if report.passed else "FAILED"])
+
+
+def report_json(report: Report) -> str:
+    """The report as JSON."""
+    return json.dumps(asdict(report), indent=1)

@@ -1,0 +1,31 @@
+"""Scores conversations with exported reward models; no PyTorch in the process."""
+
+from rmruntime.errors import (
+    BackendError,
+    BundleError,
+    EngineNotInstalled,
+    InputError,
+    InputTooLong,
+    RecordError,
+    RewardModelError,
+)
+from rmruntime.options import ScoreOptions
+from rmruntime.reward_model import RewardModel, Run, Statistics
+from rmruntime.scores import Score
+from rmruntime.version import __version__
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "EngineNotInstalled",
+    "InputError",
+    "InputTooLong",
+    "RecordError",
+    "RewardModel",
+    "RewardModelError",
+    "Run",
+    "Score",
+    "ScoreOptions",
+    "Statistics",
+    "__version__",
+]

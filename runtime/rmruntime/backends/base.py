@@ -1,0 +1,59 @@
+"""The seam between scoring and engines: index arrays in, named fp32 arrays out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmruntime.bundle import Bundle
+from rmruntime.manifest import Graph
+
+Feeds = Mapping[str, NDArray[np.int64]]
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under."""
+
+    device: str = "auto"
+    threads: int = 0
+    memory_limit: int | None = None
+
+
+class Backend(Protocol):
+    """A loaded graph. `precision` is the arithmetic that runs, `name` the engine; both are reported with scores."""
+
+    name: str
+    precision: str
+    graph: Graph
+
+    def run(self, feeds: Feeds) -> Outputs:
+        """One pass. Raises BackendError with the engine's message when it fails."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine; further calls are an error."""
+        ...
+
+
+class BackendModule(Protocol):
+    """A module of rmruntime.backends."""
+
+    NAME: str
+    DEVICES: tuple[str, ...]
+    PRIORITY: int
+    PACKAGE: str
+    EXTRA: str
+    DIALECTS: tuple[str, ...]
+
+    def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend: ...
+
+
+def engine_module(name: str) -> Any:
+    """Import an engine's package, untyped as they all are."""
+    import importlib
+
+    return importlib.import_module(name)

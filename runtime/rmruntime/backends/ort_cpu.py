@@ -1,0 +1,68 @@
+"""ONNX Runtime on the CPU, in fp32; 16-bit weights are widened at load or, when memory is short, in every pass."""
+
+from typing import Any
+
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module
+from rmruntime.bundle import Bundle
+from rmruntime.errors import BackendError
+from rmruntime.manifest import Graph
+from rmruntime.memory import available_memory
+
+NAME = "ort-cpu"
+DEVICES = ("cpu",)
+PRIORITY = 10
+PACKAGE = "onnxruntime"
+EXTRA = "cpu"
+DIALECTS = ("ort-cpu",)
+
+HEAP_SHARE = 0.6  # of the available memory that fp32 copies of the weights may take
+
+
+def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCpuBackend":
+    """A session over the bundle's shards, which stay memory-mapped where the weights are used as stored."""
+    return OrtCpuBackend(bundle, graph, options)
+
+
+class OrtCpuBackend:
+    """One onnxruntime session."""
+
+    name = NAME
+    precision = "fp32"
+
+    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+        ort = engine_module(PACKAGE)
+        self.graph = graph
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.log_severity_level = 3  # warnings about its own folding are not the user's business
+        limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
+        disabled = [] if _heap_bytes(bundle) <= limit else self._frugal(settings)
+        path = str(bundle.folder / graph.file)
+        try:
+            self._session = ort.InferenceSession(
+                path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+            )
+        except Exception as error:  # onnxruntime raises a dozen types without a common base
+            raise BackendError(f"onnxruntime cannot load {graph.file}: {error}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    @staticmethod
+    def _frugal(settings: Any) -> list[str]:
+        """Keep weights in the page cache: no packed copies, no folded casts."""
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+        return ["ConstantFolding"]
+
+    def run(self, feeds: Feeds) -> Outputs:
+        try:
+            values = self._session.run(self._outputs, dict(feeds))
+        except Exception as error:  # as above
+            raise BackendError(f"onnxruntime failed on a pass of {len(feeds['input_ids'])} tokens: {error}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _heap_bytes(bundle: Bundle) -> int:
+    """Bytes of all weights in fp32: what packing them for the fast kernels costs."""
+    return 4 * bundle.manifest.backbone.parameters

@@ -1,0 +1,64 @@
+"""`rmruntime score`: the scoring command, which `rmexport score` shares; no decisions beyond reading arguments."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rmruntime.errors import RewardModelError
+from rmruntime.options import ScoreOptions
+from rmruntime.score_file import FileOptions, score_file
+from rmruntime.version import __version__
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `score`, for both command lines."""
+    parser.add_argument("bundle", help="folder written by rmexport export")
+    parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
+    parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or a backend's name (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="engine threads (default: the engine decides)")
+    parser.add_argument("--max-batch-tokens", type=int, default=4096, help="tokens of one pass (default: 4096)")
+    parser.add_argument("--max-length", type=int, help="limit of one sequence in tokens (default: the bundle's)")
+    parser.add_argument("--truncate", choices=("left", "right"), help="cut over-long input on this side")
+    parser.add_argument("--aggregate", choices=("mean", "min", "last", "prod"), default="mean", help="of step scores")
+    parser.add_argument("--strict-content", action="store_true", help="refuse messages that spell a special token")
+    parser.add_argument("--check", choices=("fast", "full"), default="fast", help="full also hashes the weights")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="what a bad record does")
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
+    options = ScoreOptions(
+        truncate=arguments.truncate,
+        max_length=arguments.max_length,
+        aggregate=arguments.aggregate,
+        strict_content=arguments.strict_content,
+        max_batch_tokens=arguments.max_batch_tokens,
+    )
+    files = FileOptions(
+        input=arguments.input,
+        output=arguments.output,
+        device=arguments.device,
+        threads=arguments.threads,
+        check=arguments.check,
+        on_error=arguments.on_error,
+    )
+    summary = score_file(arguments.bundle, files, options)
+    print(summary.text(), file=sys.stderr)  # noqa: T201 # the command line's own output
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `rmruntime` command; 2 for errors."""
+    parser = argparse.ArgumentParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_score_arguments(commands.add_parser("score", help="score a file of records"))
+    try:
+        return run_score(parser.parse_args(argv))
+    except RewardModelError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as in `| head`
+        return 0

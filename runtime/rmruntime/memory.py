@@ -1,0 +1,49 @@
+"""How much memory this process may still take: the kernel's estimate, or less where a control group allows less."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+UNLIMITED = 1 << 62
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """Bytes; UNLIMITED where the system does not say."""
+    return min([_meminfo(), *_group_limits()])
+
+
+def _meminfo() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: no estimate, no limit
+    return UNLIMITED
+
+
+def _group_limits() -> Iterator[int]:
+    """What each limit above this process leaves. Pages of files count as used there but can be given back."""
+    for folder, limit, used, files in _group_files():
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield max(0, left + int(stat.get(files, 0)))
+        except (OSError, ValueError):
+            continue  # no such file, or "max": no limit
+
+
+def _group_files() -> Iterator[tuple[Path, str, str, str]]:
+    """Folder, limit file, usage file and the name of file-backed pages in memory.stat, for versions 1 and 2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            for folder in (_GROUPS / name.lstrip("/"), _GROUPS):
+                yield folder, "memory.max", "memory.current", "file"
+        elif "memory" in controllers.split(","):
+            for folder in (_GROUPS / "memory" / name.lstrip("/"), _GROUPS / "memory"):
+                yield folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"

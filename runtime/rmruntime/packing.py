@@ -1,0 +1,131 @@
+"""The index arrays of one pass over a token trie: what the packed graphs take as inputs (design section 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmruntime.sequences import TokenSequence
+from rmruntime.trie import TokenTrie, build_trie
+
+Ints = NDArray[np.int64]
+PAD_POSITION = 1 << 30  # beyond any query, and inside int32: engines narrow int64 indices
+GATHER_COST = 32  # a row's key costs as much as this many query-key products: keys are copied once a row
+QUERY_BLOCKS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """Limits of attention rows: at most `query_block` queries, key lengths a multiple of `key_multiple`."""
+
+    query_block: int
+    key_multiple: int
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Graph inputs by name, and the figures that statistics are made of.
+
+    `given` counts the tokens of all sequences, `computed` those of the trie; `reads[i]` is how many results sequence i
+    has. Results come in the order of the sequences, then of their reads; a lone result is followed by its copy.
+    """
+
+    feeds: Mapping[str, Ints]
+    given: int
+    computed: int
+    reads: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Queries at trie tokens `queries` with positions `positions`, seeing the trie tokens `keys`."""
+
+    queries: Ints
+    positions: Ints
+    keys: Ints
+
+
+def pack(sequences: Sequence[TokenSequence], shape: RowShape) -> PackedBatch:
+    """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P]."""
+    trie = build_trie([s.ids for s in sequences])
+    feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
+    feeds |= _rows_feeds(_token_rows(trie, shape), trie.tokens, shape, "")
+    feeds |= _read_feeds(trie, sequences, shape)
+    if trie.tokens == 1:
+        feeds |= {name: _at_least_two(feeds[name]) for name in ("input_ids", "position_ids", "unpack_index")}
+    reads = tuple(len(next(iter(s.reads.values()))) for s in sequences)
+    return PackedBatch(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads)
+
+
+def _token_rows(trie: TokenTrie, shape: RowShape) -> list[_Row]:
+    """Rows over every trie token, in blocks of the size that wastes least."""
+    lengths = np.array([len(p) for p in trie.paths])
+    block = _choose_block(lengths - trie.shared, lengths, shape)
+    rows = []
+    for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
+        for begin in range(start, len(path), block):
+            end = min(begin + block, len(path))
+            rows.append(_Row(path[begin:end], np.arange(begin, end), path[:end]))
+    return rows
+
+
+def _choose_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
+    """The block size with the least padded attention work; all rows share one [Sq, Sk]."""
+    longest, keys = int(fresh.max()), int(lengths.max())
+    choices = [b for b in QUERY_BLOCKS if b <= shape.query_block] or [shape.query_block]
+
+    def cost(block: int) -> int:
+        rows = int(np.sum(-(-fresh // block)))
+        return rows * keys * (min(block, longest) + GATHER_COST)
+
+    return min(choices, key=cost)
+
+
+def _rows_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape, prefix: str) -> dict[str, Ints]:
+    """Padded row arrays; padding queries repeat token 0, padding keys stand beyond every query's position."""
+    n_queries = max(2, *(len(r.queries) for r in rows))
+    n_keys = -(-max(len(r.keys) for r in rows) // shape.key_multiple) * shape.key_multiple
+    queries, positions = np.zeros((len(rows), n_queries), np.int64), np.zeros((len(rows), n_queries), np.int64)
+    keys, key_positions = np.zeros((len(rows), n_keys), np.int64), np.full((len(rows), n_keys), PAD_POSITION)
+    unpack, depth = np.zeros(tokens, np.int64), np.arange(n_keys)
+    for i, row in enumerate(rows):
+        count, seen = len(row.queries), len(row.keys)
+        queries[i, :count], positions[i, :count], keys[i, :seen] = row.queries, row.positions, row.keys
+        key_positions[i, :seen] = depth[:seen]
+        unpack[row.queries] = i * n_queries + np.arange(count)
+    names = ("query_index", "query_positions", "key_index", "key_positions", "unpack_index")
+    arrays = (queries, positions, keys, key_positions, unpack)
+    return {f"{prefix}{name}": array for name, array in zip(names, arrays, strict=True)}
+
+
+def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowShape) -> dict[str, Ints]:
+    """Inputs of the last layer, which computes only the tokens that a head reads, each once."""
+    roles = tuple(sequences[0].reads)
+    by_role = [[path[s.reads[role]] for path, s in zip(trie.paths, sequences, strict=True)] for role in roles]
+    flat = np.concatenate([np.concatenate(tokens) for tokens in by_role])
+    read_index, places = np.unique(flat, return_inverse=True)
+    parts = zip(roles, np.split(places, len(roles)), strict=True)
+    feeds = {f"{role}_index": _at_least_two(part) for role, part in parts}
+    number = np.full(trie.tokens, -1)
+    number[read_index] = np.arange(len(read_index))
+    rows = _read_rows(trie, number)
+    read_index = _at_least_two(read_index)
+    feeds |= _rows_feeds(rows, len(read_index), shape, "read_")
+    return feeds | {"read_index": read_index}
+
+
+def _at_least_two(values: Ints) -> Ints:
+    """A matrix product of one row takes another kernel, with other rounding: a lone row is computed twice."""
+    return np.repeat(values, 2) if len(values) == 1 else values
+
+
+def _read_rows(trie: TokenTrie, number: Ints) -> list[_Row]:
+    """A row per sequence that contributed read tokens; `number` [T] is a token's place among them, -1 for the rest."""
+    rows = []
+    for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
+        fresh = number[path[start:]]
+        depths = np.flatnonzero(fresh >= 0)
+        if len(depths):
+            rows.append(_Row(fresh[depths], depths + start, path[: int(depths[-1]) + start + 1]))
+    return rows

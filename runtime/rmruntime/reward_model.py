@@ -1,0 +1,215 @@
+"""The public class: a bundle, its text half and an engine, composed into one thread-safe `score()`."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from rmruntime.backends import load_backend
+from rmruntime.backends.base import Backend, BackendOptions
+from rmruntime.batching import plan_batches
+from rmruntime.bundle import Bundle
+from rmruntime.encoder import Encoder
+from rmruntime.errors import InputError, RewardModelError
+from rmruntime.manifest import Manifest
+from rmruntime.options import ScoreOptions
+from rmruntime.packing import RowShape, pack
+from rmruntime.records import Request, parse_record
+from rmruntime.scores import Arrays, Score, score_from_outputs, score_from_partials
+from rmruntime.sequences import TokenSequence
+
+Scored = Score | list[Score]
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine."""
+
+    sequences: int = 0
+    given: int = 0
+    computed: int = 0
+    passes: int = 0
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            sequences=self.sequences + other.sequences,
+            given=self.given + other.given,
+            computed=self.computed + other.computed,
+            passes=self.passes + other.passes,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results in the order of the requests: a Score, a list for pairs and candidates, or the error of a bad record."""
+
+    results: list[Scored | InputError]
+    statistics: Statistics
+
+
+class RewardModel:
+    """A loaded bundle. `score` may be called from several threads; passes of the engine run one at a time."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
+        self._bundle, self._backend = bundle, backend
+        self._encoder = Encoder(bundle.manifest, bundle.folder)
+        self._rows = RowShape(backend.graph.query_block, backend.graph.key_multiple)
+        self._lock, self._closed = threading.Lock(), False
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        check: Literal["fast", "full"] = "fast",
+        memory_limit: int | None = None,
+    ) -> Self:
+        """Open and validate a bundle and load its engine.
+
+        `device` is auto, cpu, or a backend's name; `threads` 0 lets the engine decide; `check` "full" hashes the
+        weights; `memory_limit` is in bytes. Raises BundleError, BackendError or EngineNotInstalled.
+        """
+        bundle = Bundle.open(Path(folder), check=check)
+        options = BackendOptions(device=device, threads=threads, memory_limit=memory_limit)
+        return cls(bundle, load_backend(bundle, options))
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def backend(self) -> str:
+        """The engine that runs."""
+        return self._backend.name
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic that runs: fp32, bf16 or fp16."""
+        return self._backend.precision
+
+    def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
+        """Scores in input order; a pair gives [chosen, rejected], candidates a list.
+
+        `records` are dicts as in the CLI's JSON lines. Raises InputError for the first record that cannot be scored,
+        with its index.
+        """
+        requests = [_parsed(index, record) for index, record in enumerate(records)]
+        scores: list[Scored] = []
+        for index, result in enumerate(self.run(requests, options or ScoreOptions()).results):
+            if isinstance(result, InputError):
+                raise type(result)(f"record {index}: {result}") from result
+            scores.append(result)
+        return scores
+
+    def score_candidates(
+        self, prompt: str | Sequence[Mapping[str, str]], responses: Sequence[str], options: ScoreOptions | None = None
+    ) -> list[Score]:
+        """Scores of several responses to one prompt, whose tokens are computed once."""
+        [scores] = self.score([{"prompt": prompt, "responses": list(responses)}], options)
+        assert isinstance(scores, list)  # candidates always are
+        return scores
+
+    def score_steps(
+        self, prompt: str | Sequence[Mapping[str, str]], steps: Sequence[str], options: ScoreOptions | None = None
+    ) -> Score:
+        """Process rewards: `steps` of the result holds one score a step, `value` their aggregate."""
+        [score] = self.score([{"prompt": prompt, "steps": list(steps)}], options)
+        assert isinstance(score, Score)  # one solution, one score
+        return score
+
+    def run(self, requests: Sequence[Request], options: ScoreOptions, advance: Advance | None = None) -> Run:
+        """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
+
+        `advance` is told the number of sequences after each pass. Raises BackendError when the engine fails.
+        """
+        encoded = self.encode(requests, options)
+        flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
+        outputs, statistics = self.outputs(flat, options, advance)
+        scores = (
+            score_from_outputs(self.manifest, sequence, arrays, options.aggregate)
+            for sequence, arrays in zip(flat, outputs, strict=True)
+        )
+        results: list[Scored | InputError] = []
+        for request, sequences in zip(requests, encoded, strict=True):
+            if isinstance(sequences, InputError):
+                results.append(sequences)
+            else:
+                results.append(_joined(request, [next(scores) for _ in sequences], options))
+        return Run(results, statistics)
+
+    def encode(
+        self, requests: Sequence[Request], options: ScoreOptions
+    ) -> list[tuple[TokenSequence, ...] | InputError]:
+        """Token sequences of each request, with the positions that the head reads."""
+        return self._encoder.encode_many(requests, options)
+
+    def outputs(
+        self, sequences: Sequence[TokenSequence], options: ScoreOptions, advance: Advance | None = None
+    ) -> tuple[list[Arrays], Statistics]:
+        """The engine's raw outputs for each sequence, [reads] or [reads, labels] each, in input order."""
+        batches = plan_batches([s.ids for s in sequences], options.max_batch_tokens) if sequences else []
+        found: dict[int, Arrays] = {}
+        statistics = Statistics()
+        for batch in batches:
+            arrays, one = self._pass([sequences[i] for i in batch])
+            found |= dict(zip(batch, arrays, strict=True))
+            statistics += one
+            if advance is not None:
+                advance(len(batch))
+        return [found[i] for i in range(len(sequences))], statistics
+
+    def close(self) -> None:
+        """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pass(self, sequences: Sequence[TokenSequence]) -> tuple[list[Arrays], Statistics]:
+        packed = pack(sequences, self._rows)
+        with self._lock:
+            if self._closed:
+                raise RewardModelError("this RewardModel is closed; load the bundle again")
+            outputs = self._backend.run(packed.feeds)
+        cuts = np.cumsum(packed.reads)
+        split = {name: np.split(values, cuts) for name, values in outputs.items()}
+        arrays: list[Arrays] = [{name: parts[i] for name, parts in split.items()} for i in range(len(sequences))]
+        return arrays, Statistics(sequences=len(sequences), given=packed.given, computed=packed.computed, passes=1)
+
+
+def _parsed(index: int, record: Mapping[str, Any]) -> Request:
+    try:
+        return parse_record(record)
+    except InputError as error:
+        raise type(error)(f"record {index}: {error}") from error
+
+
+_JOIN: dict[str, Callable[[list[Score], ScoreOptions], Scored]] = {
+    "single": lambda scores, options: scores[0],
+    "pair": lambda scores, options: scores,
+    "candidates": lambda scores, options: scores,
+    "steps": lambda scores, options: (
+        scores[0] if scores[0].steps is not None else score_from_partials(scores, options.aggregate)
+    ),
+}
+
+
+def _joined(request: Request, scores: list[Score], options: ScoreOptions) -> Scored:
+    return _JOIN[request.kind](scores, options)

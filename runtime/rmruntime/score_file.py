@@ -1,0 +1,152 @@
+"""Scores a file of records into a file of results, in input order, a window of records at a time."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal
+
+from tqdm import tqdm
+
+from rmruntime.errors import InputError
+from rmruntime.options import ScoreOptions
+from rmruntime.record_files import Record, read_records
+from rmruntime.record_writer import RecordWriter, open_writer
+from rmruntime.records import Request
+from rmruntime.reward_model import RewardModel, Run, Scored, Statistics
+from rmruntime.scores import Score
+
+WINDOW = 2048  # records held at once: enough to find shared prefixes and like lengths, little enough to stream
+BAR_DELAY = 1.0  # seconds: short work shows no bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """Where records come from and go to, the engine, and whether a bad record stops the run or is reported in place."""
+
+    input: str
+    output: str | None = None
+    device: str = "auto"
+    threads: int = 0
+    check: Literal["fast", "full"] = "fast"
+    on_error: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half."""
+
+    backend: str
+    precision: str
+    records: int = 0
+    errors: int = 0
+    pairs: int = 0
+    pairs_right: float = 0.0
+    truncated: int = 0
+    flagged: int = 0
+    seconds: float = 0.0
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def text(self) -> str:
+        """The lines printed at the end."""
+        s = self.statistics
+        shared = f", {1 - s.computed / s.given:.0%} shared" if s.given else ""
+        lines = [
+            f"{self.records} records, {s.sequences} sequences on {self.backend} in {self.precision}: "
+            f"{s.given} tokens given, {s.computed} computed{shared}, {s.passes} passes, {self.seconds:.2f} s"
+        ]
+        if self.pairs:
+            lines.append(f"pair accuracy {self.pairs_right / self.pairs:.2%} ({self.pairs} pairs)")
+        for count, what in (
+            (self.errors, "records could not be scored"),
+            (self.truncated, "records were truncated"),
+            (self.flagged, "records spell special tokens"),
+        ):
+            if count:
+                lines.append(f"{count} {what}")
+        return "\n".join(lines)
+
+
+def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summary:
+    """Score `files.input` with a bundle.
+
+    Raises InputError for a bad record unless `on_error` is "skip", and what loading and reading raise.
+    """
+    with (
+        RewardModel.load(bundle, device=files.device, threads=files.threads, check=files.check) as model,
+        open_writer(files.output) as writer,
+        tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
+    ):
+        summary = Summary(backend=model.backend, precision=model.precision)
+        begin, records = time.perf_counter(), read_records(files.input)
+        while window := list(islice(records, WINDOW)):
+            run = model.run([r for _, r in window if not isinstance(r, InputError)], options, advance=bar.update)
+            results = _in_place(window, run)
+            _write(writer, window, results, files.on_error)
+            summary = _added(summary, window, results, run)
+    return replace(summary, seconds=time.perf_counter() - begin)
+
+
+def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
+    """One result a record: the run's, or the error of a record that could not be read."""
+    scored = iter(run.results)
+    return [request if isinstance(request, InputError) else next(scored) for _, request in window]
+
+
+def _write(
+    writer: RecordWriter, window: Sequence[Record], results: Sequence[Scored | InputError], on_error: str
+) -> None:
+    for (number, request), result in zip(window, results, strict=True):
+        if isinstance(result, InputError) and on_error == "stop":
+            prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
+            raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
+        identity = number if isinstance(request, InputError) or request.id is None else request.id
+        writer.write({"id": identity, **result_fields(request, result)})
+
+
+def result_fields(request: Request | InputError, result: Scored | InputError) -> dict[str, object]:
+    """A result as output fields: `score`, `scores` for candidates, `chosen_score`/`rejected_score` for pairs."""
+    if isinstance(result, InputError):
+        return {"error": str(result)}
+    if isinstance(result, Score):
+        return _fields(result)
+    if isinstance(request, Request) and request.kind == "pair":
+        named = zip(("chosen", "rejected"), result, strict=True)
+        return {f"{name}_{key}": value for name, score in named for key, value in _fields(score).items()}
+    columns = [_fields(score) for score in result]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    return {("scores" if key == "score" else key): [column.get(key) for column in columns] for key in keys}
+
+
+def _fields(score: Score) -> dict[str, object]:
+    fields: dict[str, object] = {"score": score.value}
+    optional = {
+        "logit": score.logit,
+        "rewards": score.rewards,
+        "gating": score.gating,
+        "step_scores": score.steps,
+        "step_logits": score.step_logits,
+        "truncated": score.truncated or None,
+        "flags": score.flags or None,
+    }
+    return fields | {key: value for key, value in optional.items() if value is not None}
+
+
+def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored | InputError], run: Run) -> Summary:
+    pairs = [
+        (result[0].value, result[1].value)
+        for (_, request), result in zip(window, results, strict=True)
+        if isinstance(request, Request) and request.kind == "pair" and isinstance(result, list)
+    ]
+    right = sum((a > b) + 0.5 * (a == b) for a, b in pairs if a is not None and b is not None)
+    scores = [r if isinstance(r, list) else [r] for r in results if not isinstance(r, InputError)]
+    return replace(
+        summary,
+        records=summary.records + len(window),
+        errors=summary.errors + sum(isinstance(r, InputError) for r in results),
+        pairs=summary.pairs + sum(a is not None and b is not None for a, b in pairs),
+        pairs_right=summary.pairs_right + right,
+        truncated=summary.truncated + sum(any(s.truncated for s in group) for group in scores),
+        flagged=summary.flagged + sum(any(s.flags for s in group) for group in scores),
+        statistics=summary.statistics + run.statistics,
+    )

@@ -1,0 +1,160 @@
+"""Checkpoints that are not what they say: one error that names everything wrong, and no bundle."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rmexport import CheckpointError, ExportOptions, OptionError, UnsupportedModel, export
+from rmexport.checkpoint import open_checkpoint
+from rmexport.spec import read_spec
+from tiny_checkpoints import causal_lm, gated, sequence_classifier
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw = {k: v for k, v in (raw | fields).items() if v is not ...}
+    (folder / "config.json").write_text(json.dumps(raw))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def fails(folder: Path, kind: type[Exception], *words: str, options: ExportOptions | None = None) -> None:
+    """Exporting raises `kind` with all `words` in the message, and leaves nothing behind."""
+    target = folder.parent / "bundle"
+    with pytest.raises(kind) as caught:
+        export(str(folder), target, options)
+    for word in words:
+        assert word in str(caught.value)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
+
+
+def test_unknown_family_names_the_nearest(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_config(folder, model_type="lama")
+    fails(folder, UnsupportedModel, "'lama'", "nearest known one is 'llama'")
+
+
+def test_unknown_head_names_the_tensors_and_the_nearest(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_tensors(folder, lambda t: t.update({"value_head.weight": t.pop("score.weight")}))
+    fails(folder, UnsupportedModel, "value_head.weight", "LlamaForSequenceClassification", "sequence_classification")
+
+
+def test_a_causal_lm_needs_a_recipe(tmp_path: Path) -> None:
+    fails(causal_lm(tmp_path / "c").folder, UnsupportedModel, "--recipe", "rlhflow-orm", "rlhflow-prm")
+
+
+def test_a_quantile_head_is_not_taken_for_armorm(tmp_path: Path) -> None:
+    """QRM has ArmoRM's architecture string and tensor names."""
+    folder = gated(tmp_path / "c").folder
+    change_config(folder, num_quantiles=19)
+    fails(folder, UnsupportedModel, "LlamaForRewardModelWithGating", "gating.layers.0.weight")
+
+
+def test_all_tensor_faults_at_once(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.layers.1.mlp.up_proj.weight"], tensors["model.norm.weight"]
+        tensors["model.layers.0.self_attn.q_norm.weight"] = torch.ones(16)
+        tensors["model.layers.2.self_attn.k_proj.weight"] = torch.ones(8, 64)
+
+    change_tensors(folder, spoil)
+    fails(
+        folder, CheckpointError, "missing tensors (2)", "up_proj", "model.norm.weight",
+        "unexpected tensors (1)", "q_norm", "wrong shapes (1)", "k_proj.weight is [8, 64], the config implies [32, 64]",
+    )  # fmt: skip
+
+
+def test_config_that_belongs_to_other_weights(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_config(folder, num_hidden_layers=4)
+    fails(folder, CheckpointError, "missing tensors (9)", "model.layers.3.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hidden_size": ...}, ["hidden_size"]),
+        ({"num_attention_heads": "four"}, ["num_attention_heads", "'four'"]),
+        ({"rms_norm_eps": None}, ["rms_norm_eps"]),
+        ({"attention_bias": 1}, ["attention_bias"]),
+    ],
+)
+def test_bad_config_fields(tmp_path: Path, fields: dict[str, Any], words: list[str]) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_config(folder, **fields)
+    fails(folder, CheckpointError, *words)
+
+
+def test_other_activation(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_config(folder, hidden_act="relu")
+    fails(folder, UnsupportedModel, "'relu'", "silu")
+
+
+def test_unknown_rope_kind(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_config(folder, rope_parameters=..., rope_theta=1e4, rope_scaling={"rope_type": "helical", "factor": 2.0})
+    fails(folder, UnsupportedModel, "helical", "llama3")
+
+
+def test_old_rotary_buffers_are_no_unexpected_tensors(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    change_tensors(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    export(str(folder), tmp_path / "bundle")
+
+
+def test_a_gate_whose_layers_do_not_fit(tmp_path: Path) -> None:
+    folder = gated(tmp_path / "c").folder
+    change_tensors(folder, lambda t: t.update({"gating.layers.2.weight": torch.ones(32, 31)}))
+    fails(folder, CheckpointError, "gating.layers.2.weight", "[*, 32]")
+
+
+def test_template_without_an_assistant_turn(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    )
+    fails(folder, CheckpointError, "assistant")
+
+
+def test_unknown_score_label_names_the_labels(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c", labels=2).folder
+    fails(folder, OptionError, "'good'", "label_0, label_1", options=ExportOptions(score_label="good"))
+
+
+def test_several_labels_without_a_score(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c", labels=3).folder
+    change_config(folder, id2label={"0": "bad", "1": "fair", "2": "good"})
+    spec = read_spec(open_checkpoint(str(folder)), ExportOptions())
+    assert spec.head_spec.score is None
+    assert [o.labels for o in spec.head_spec.outputs] == [("bad", "fair", "good")]
+    assert any("--score-label" in note for note in spec.notes)
+
+
+def test_auto_dtype_follows_the_bytes_and_not_the_config(tmp_path: Path) -> None:
+    """ArmoRM's config says float32 over bf16 tensors."""
+    folder = gated(tmp_path / "c", dtype=torch.bfloat16).folder
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float32"
+    spec = read_spec(open_checkpoint(str(folder)), ExportOptions())
+    assert spec.dtype == "bf16"
+    kept = {s.name: s.dtype for s in spec.stored}
+    assert kept["gating.layers.0.weight"] == kept["regression_layer.weight"] == "fp32"
+    assert kept["model.layers.0.mlp.up_proj.weight"] == "bf16"
+
+
+def test_published_token_ids_are_asserted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer with the published BOS id must tokenize what scoring code hard-codes as published."""
+    checkpoint = gated(tmp_path / "c")
+    monkeypatch.setattr("rmexport.chat_text._LLAMA3_MARK", ("<|begin_of_text|>", checkpoint.tokenizer.bos_id))
+    fails(checkpoint.folder, CheckpointError, "128009, 128006, 78191, 128007, 271", "not the published one")

@@ -1,0 +1,38 @@
+"""Batches: every sequence once, within the budget, relatives together."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmruntime.batching import plan_batches
+from rmruntime.trie import build_trie
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=30), min_size=1, max_size=25)
+
+
+@given(SEQUENCES, st.integers(1, 60))
+def test_every_sequence_once_within_the_budget(sequences: list[list[int]], budget: int) -> None:
+    arrays = [np.array(s, np.int64) for s in sequences]
+    batches = plan_batches(arrays, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sequences)))
+    for batch in batches:
+        computed = build_trie([arrays[i] for i in batch]).tokens
+        assert computed <= budget or len(batch) == 1
+
+
+def test_candidates_stay_together() -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 1000, 100) for _ in range(4)]
+    sequences = [np.concatenate([prompts[i % 4], rng.integers(0, 1000, 20)]) for i in range(16)]
+    batches = plan_batches(sequences, 180)
+    assert sorted(tuple(sorted(i % 4 for i in batch)) for batch in batches) == [(k,) * 4 for k in range(4)]
+
+
+def test_long_sequences_are_not_mixed_with_short_ones() -> None:
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(0, 1000, n) for n in (10, 100, 12, 110, 11, 105)]
+    assert [sorted(batch) for batch in plan_batches(sequences, 320)] == [[1, 3, 5], [0, 2, 4]]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert plan_batches([], 100) == []

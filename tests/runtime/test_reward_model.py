@@ -1,0 +1,130 @@
+"""The public class: scores independent of the batch, thread safety, every record kind, clean closing."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conversations import ragged_records, text
+from rmexport import ExportOptions, export
+from rmruntime import InputError, InputTooLong, RewardModel, RewardModelError, Score, ScoreOptions
+from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
+
+
+@pytest.fixture(scope="module")
+def armorm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("armorm")
+    export(str(gated(folder / "checkpoint").folder), folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def model(armorm: Path) -> RewardModel:
+    return RewardModel.load(armorm, device="cpu")
+
+
+def plain(result: Any) -> Score:
+    assert isinstance(result, Score)
+    return result
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 20), budget=st.sampled_from([1, 200, 700, 4096]))
+def test_a_score_does_not_depend_on_its_batch(model: RewardModel, seed: int, count: int, budget: int) -> None:
+    """Bitwise: alone, in any batch, with or without a shared prefix."""
+    records = ragged_records(count, seed)
+    together = model.score(records, ScoreOptions(max_batch_tokens=budget))
+    shuffled = random.Random(seed).sample(range(count), count)
+    again = model.score([records[i] for i in shuffled])
+    for i, record in enumerate(records):
+        [alone] = model.score([record])
+        assert together[i] == alone == again[shuffled.index(i)]
+
+
+@pytest.mark.parametrize("shape", [TinyShape(num_key_value_heads=4), TinyShape(num_key_value_heads=1)])
+@pytest.mark.parametrize("memory_limit", [None, 0])
+def test_nor_with_other_heads_or_with_little_memory(tmp_path: Path, shape: TinyShape, memory_limit: int | None) -> None:
+    export(str(sequence_classifier(tmp_path / "c", shape).folder), tmp_path / "b", ExportOptions(dtype="bf16"))
+    records = [*ragged_records(13, 5), {"input_ids": [7]}, {"input_ids": [7, 8]}]
+    with RewardModel.load(tmp_path / "b", memory_limit=memory_limit) as model:
+        together = model.score(records)
+        assert together == [model.score([record])[0] for record in records]
+
+
+def test_little_memory_gives_the_same_scores(armorm: Path, model: RewardModel) -> None:
+    records = ragged_records(9)
+    with RewardModel.load(armorm, memory_limit=0) as frugal:
+        for a, b in zip(model.score(records), frugal.score(records), strict=True):
+            assert plain(a).value == pytest.approx(plain(b).value, abs=1e-5)
+
+
+def test_many_threads(model: RewardModel) -> None:
+    batches = [ragged_records(4, seed) for seed in range(12)]
+    expected = [model.score(batch) for batch in batches]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(model.score, batches)) == expected
+
+
+def test_pairs_and_candidates_are_lists_inside(model: RewardModel) -> None:
+    pair = {"prompt": "What?", "chosen": "Hello world.", "rejected": "x"}
+    singles = [plain(s) for s in model.score([{"prompt": "What?", "response": r} for r in ("Hello world.", "x")])]
+    assert model.score([pair]) == [singles]
+    assert model.score_candidates("What?", ["Hello world.", "x"]) == singles
+
+
+def test_shared_prompts_are_computed_once(model: RewardModel) -> None:
+    from rmruntime.records import parse_record
+
+    prompt = text(random.Random(0), 30, 30)
+    answers = [f"{i} x" for i in range(8)]
+    run = model.run([parse_record({"prompt": prompt, "responses": answers})], ScoreOptions())
+    assert run.statistics.passes == 1
+    assert run.statistics.computed < run.statistics.given / 3
+
+
+def test_over_long_input_is_an_error_or_cut_on_request(model: RewardModel) -> None:
+    record = {"prompt": "What?", "response": "the sum " * 300}
+    with pytest.raises(InputTooLong, match="record 0"):
+        model.score([record])
+    cut = plain(model.score([record], ScoreOptions(truncate="right"))[0])
+    assert cut.truncated > 0 and cut.tokens == model.manifest.backbone.max_length
+    with pytest.raises(InputError):  # the left cut takes the gate's pattern: an error, not a wrong score
+        model.score([record], ScoreOptions(truncate="left"))
+
+
+def test_bad_records_name_their_index(model: RewardModel) -> None:
+    good = {"prompt": "a", "response": "b"}
+    with pytest.raises(InputError, match="record 1"):
+        model.score([good, {"prompt": "a", "answer": "b"}])
+    with pytest.raises(InputError, match="record 2"):
+        model.score([good, good, {"input_ids": [10**6]}])
+    assert model.score([]) == []
+
+
+def test_special_tokens_in_content_are_flagged_or_refused(model: RewardModel) -> None:
+    record = {"prompt": "a <|eot_id|> b", "response": "c"}
+    assert "<|eot_id|>" in plain(model.score([record])[0]).flags[0]
+    with pytest.raises(InputError, match="eot_id"):
+        model.score([record], ScoreOptions(strict_content=True))
+
+
+def test_closing(armorm: Path) -> None:
+    with RewardModel.load(armorm) as model:
+        model.score([{"prompt": "a", "response": "b"}])
+    with pytest.raises(RewardModelError, match="closed"):
+        model.score([{"prompt": "a", "response": "b"}])
+    model.close()
+
+
+def test_process_rewards_of_many_lengths_in_one_batch(tmp_path: Path) -> None:
+    export(str(causal_lm(tmp_path / "c").folder), tmp_path / "b", ExportOptions(recipe="rlhflow-prm"))
+    steps = [["a"], ["a", "b", "c"], ["x y z"] * 7]
+    with RewardModel.load(tmp_path / "b") as model:
+        together = model.score([{"prompt": "q", "steps": s} for s in steps])
+        for found, own in zip(together, steps, strict=True):
+            assert len(plain(found).steps or ()) == len(own)
+            assert found == model.score_steps("q", own)

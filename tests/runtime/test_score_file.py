@@ -1,0 +1,103 @@
+"""`score` on files: one output record per input record, in order, bad ones reported where they stand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rmexport import ExportOptions, export
+from rmruntime import InputError, ScoreOptions
+from rmruntime.cli import main
+from rmruntime.score_file import FileOptions, score_file
+from tiny_checkpoints import causal_lm, gated, sequence_classifier
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("score")
+    export(str(sequence_classifier(folder / "s").folder), folder / "classifier")
+    export(str(gated(folder / "g").folder), folder / "gated")
+    options = ExportOptions(recipe="rlhflow-prm")
+    export(str(causal_lm(folder / "c").folder), folder / "process", options)
+    return {name: folder / name for name in ("classifier", "gated", "process")}
+
+
+def run(bundle: Path, lines: list[Any], tmp_path: Path, on_error: Any = "stop") -> tuple[list[Any], Any]:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    files = FileOptions(input=str(source), output=str(target), on_error=on_error)
+    summary = score_file(str(bundle), files, ScoreOptions())
+    return [json.loads(line) for line in target.read_text().splitlines()], summary
+
+
+def test_ids_order_and_fields(bundles: dict[str, Path], tmp_path: Path) -> None:
+    records = [
+        {"id": "first", "prompt": "a", "response": "b"},
+        {"prompt": "a", "responses": ["b", "c"]},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"id": 7, "prompt": "a", "steps": ["b", " c"]},
+    ]
+    found, summary = run(bundles["gated"], records, tmp_path)
+    assert [record["id"] for record in found] == ["first", 1, 2, 7]
+    assert set(found[0]) == {"id", "score", "rewards", "gating"}
+    assert found[1]["scores"][0] == found[0]["score"] == found[2]["chosen_score"] == found[3]["step_scores"][0]
+    assert found[1]["rewards"][1] == found[2]["rejected_rewards"]
+    assert len(found[3]["step_scores"]) == 2
+    assert (summary.records, summary.pairs, summary.errors) == (4, 1, 0)
+    assert summary.pairs_right == (found[2]["chosen_score"] > found[2]["rejected_score"])
+
+
+def test_process_fields(bundles: dict[str, Path], tmp_path: Path) -> None:
+    [found], _ = run(bundles["process"], [{"prompt": "a", "steps": ["b", "c", "d"]}], tmp_path)
+    assert set(found) == {"id", "score", "step_scores", "step_logits"}
+    assert found["score"] == pytest.approx(sum(found["step_scores"]) / 3)
+
+
+def test_classifier_has_no_detail_fields(bundles: dict[str, Path], tmp_path: Path) -> None:
+    [found], _ = run(bundles["classifier"], [{"prompt": "a", "response": "b"}], tmp_path)
+    assert set(found) == {"id", "score"}
+
+
+def test_bad_records_stop_or_are_reported_in_place(bundles: dict[str, Path], tmp_path: Path) -> None:
+    lines = [{"prompt": "a", "response": "b"}, "{broken", {"messages": []}, {"prompt": "c", "response": "d"}]
+    with pytest.raises(InputError, match="line 2"):
+        run(bundles["classifier"], lines, tmp_path)
+    assert not (tmp_path / "out.jsonl").exists()
+    found, summary = run(bundles["classifier"], lines, tmp_path, "skip")
+    assert [("score" in record, "error" in record) for record in found] == [
+        (True, False), (False, True), (False, True), (True, False),
+    ]  # fmt: skip
+    assert "line 2" in found[1]["error"] and summary.errors == 2
+
+
+def test_truncation_is_recorded(bundles: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps({"prompt": "a", "response": "the sum " * 300}) + "\n")
+    files = FileOptions(input=str(source), output=str(tmp_path / "out.jsonl"))
+    summary = score_file(str(bundles["classifier"]), files, ScoreOptions(truncate="right", max_length=64))
+    found = json.loads((tmp_path / "out.jsonl").read_text())
+    assert found["truncated"] > 0 and summary.truncated == 1
+
+
+def test_command_line(bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    assert main(["score", str(bundles["classifier"]), str(source)]) == 0
+    out, err = capsys.readouterr()
+    assert set(json.loads(out)) == {"id", "chosen_score", "rejected_score"}
+    assert "pair accuracy" in err
+    assert main(["score", str(tmp_path / "nothing"), str(source)]) == 2
+    assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_parquet_round_trip(bundles: dict[str, Path], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    table = pyarrow.table({"id": ["x", "y"], "prompt": ["a", "a"], "response": ["b", "c"]})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    files = FileOptions(input=str(tmp_path / "in.parquet"), output=str(tmp_path / "out.parquet"))
+    score_file(str(bundles["classifier"]), files, ScoreOptions())
+    found = parquet.read_table(tmp_path / "out.parquet").to_pydict()
+    assert found["id"] == ["x", "y"] and all(isinstance(v, float) for v in found["score"])

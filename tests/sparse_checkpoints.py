@@ -1,0 +1,160 @@
+"""Checkpoints in the exact published shapes, as sparse files: full size to every reader, next to nothing on disk."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tiny_tokenizer import build_tokenizer
+
+Inventory = dict[str, tuple[str, tuple[int, ...]]]
+BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+}  # fmt: skip
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+}  # fmt: skip
+LLAMA31_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One of the four checkpoints: config.json and what stands beside the backbone."""
+
+    config: dict[str, Any]
+    head: Inventory
+
+
+def _gate(hidden: int = 4096, objectives: int = 19) -> Inventory:
+    head: Inventory = {
+        "regression_layer.weight": ("F32", (objectives, hidden)),
+        "reward_transform_matrix": ("F32", (objectives, objectives)),
+        "gating.logit_scale": ("F32", (1,)),
+    }
+    for i, (inner, out) in enumerate(pairwise((hidden, 1024, 1024, 1024, objectives))):
+        head |= {f"gating.layers.{i}.weight": ("F32", (out, inner)), f"gating.layers.{i}.bias": ("F32", (out,))}
+    return head
+
+
+SEEDS = {
+    "truth-rm": Seed(
+        LLAMA_8B
+        | {
+            "architectures": ["LlamaForSequenceClassification"], "vocab_size": 128257, "pad_token_id": 128256,
+            "max_position_embeddings": 131072, "rope_scaling": LLAMA31_ROPE, "id2label": {"0": "LABEL_0"},
+            "torch_dtype": "bfloat16",
+        },
+        {"score.weight": ("BF16", (1, 4096))},
+    ),
+    "armorm": Seed(
+        LLAMA_8B
+        | {
+            "architectures": ["LlamaForRewardModelWithGating"], "vocab_size": 128257, "pad_token_id": 128256,
+            "max_position_embeddings": 8192, "rope_scaling": None, "torch_dtype": "float32", "num_objectives": 19,
+            "gating_temperature": 10, "gating_hidden_dim": 1024, "gating_n_hidden": 3,
+        },
+        _gate(),
+    ),
+    "orm": Seed(
+        LLAMA_8B
+        | {
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "max_position_embeddings": 131072,
+            "rope_scaling": LLAMA31_ROPE, "torch_dtype": "bfloat16",
+        },
+        {"lm_head.weight": ("BF16", (128256, 4096))},
+    ),
+    "tulu-70b": Seed(
+        LLAMA_70B
+        | {
+            "architectures": ["LlamaForSequenceClassification"], "vocab_size": 128264,
+            "max_position_embeddings": 131072, "rope_scaling": LLAMA31_ROPE, "torch_dtype": "bfloat16",
+        },
+        {"score.weight": ("BF16", (1, 8192))},
+    ),
+}  # fmt: skip
+
+
+def write_seed(folder: Path, name: str) -> Path:
+    """The seed's folder: config, index, sparse shards of at most 5 GB, the tiny tokenizer."""
+    seed = SEEDS[name]
+    build_tokenizer(folder)
+    inventory = dict(_trunk(seed.config)) | seed.head
+    weight_map = {}
+    shards = list(_shards(inventory))
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        _write_sparse(folder / file, shard)
+        weight_map |= dict.fromkeys(shard, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(seed.config))
+    return folder
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes that are really allocated."""
+    return sum(os.stat(path).st_blocks * 512 for path in folder.iterdir())
+
+
+def free_of_sparse_files(folder: Path) -> bool:
+    """Whether the file system under `folder` pretends: some allocate what is only seeked over."""
+    probe = folder / "probe"
+    with probe.open("wb") as file:
+        file.truncate(1 << 30)
+    allocated = os.stat(probe).st_blocks * 512
+    probe.unlink()
+    return allocated > (1 << 20) or shutil.disk_usage(folder).free < (1 << 30)
+
+
+def _trunk(c: dict[str, Any]) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    hidden, mlp = c["hidden_size"], c["intermediate_size"]
+    kv = hidden // c["num_attention_heads"] * c["num_key_value_heads"]
+    yield "model.embed_tokens.weight", ("BF16", (c["vocab_size"], hidden))
+    shapes = {
+        "input_layernorm": (hidden,), "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (mlp, hidden),
+        "mlp.up_proj": (mlp, hidden), "mlp.down_proj": (hidden, mlp), "post_attention_layernorm": (hidden,),
+    }  # fmt: skip
+    for i in range(c["num_hidden_layers"]):
+        yield from ((f"model.layers.{i}.{name}.weight", ("BF16", shape)) for name, shape in shapes.items())
+    yield "model.norm.weight", ("BF16", (hidden,))
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    size = BYTES[dtype]
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _shards(inventory: Inventory) -> Iterator[Inventory]:
+    shard: Inventory = {}
+    size = 0
+    for name, (dtype, shape) in inventory.items():
+        if size + _nbytes(dtype, shape) > 5_000_000_000:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = (dtype, shape)
+        size += _nbytes(dtype, shape)
+    yield shard
+
+
+def _write_sparse(path: Path, shard: Inventory) -> None:
+    header, offset = {}, 0
+    for name, (dtype, shape) in shard.items():
+        end = offset + _nbytes(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    raw = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + offset)
