@@ -1,0 +1,332 @@
+"""README.md and CONTRIBUTING.md say what the code does: examples run, tables match, the recipes' files work."""
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rmexport
+import rmruntime
+from conversations import ragged_records
+from rmexport import cli, dialects, export, families, heads
+from rmexport.options import ExportOptions
+from rmexport.recipe import Recipe, recipe_for, recipes
+from rmruntime import EngineNotInstalled, RewardModel, Score, ScoreOptions, backends
+from rmruntime.cli import add_score_arguments
+from rmruntime.records import IGNORED_KEYS, parse_record
+from rmruntime.score_file import result_fields
+from tiny_checkpoints import gated
+
+ROOT = Path(__file__).parent.parent
+README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+PAGES = (README, CONTRIBUTING, (ROOT / "runtime" / "README.md").read_text())
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED_FILE = re.compile(r"`([\w/.-]+)`:?\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = ROOT / "examples" / "armorm-tiny"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def section(title: str) -> str:
+    """What stands under a heading of the README, down to the next one of its level or above."""
+    [(level, start)] = [(m[1], m.end()) for m in re.finditer(rf"^(#+) {re.escape(title)}$", README, re.MULTILINE)]
+    return re.split(rf"^#{{1,{len(level)}}} ", README[start:], flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row that begins with a code span."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def table(title: str, heading: str) -> list[list[str]]:
+    """The rows of the table under `title` whose header begins with `heading`."""
+    tables = re.split(r"\n\n+", section(title))
+    return rows(next(text for text in tables if text.startswith(f"| {heading} |")))
+
+
+# Commands
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, under the name that people type."""
+    [commands] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    score = argparse.ArgumentParser("rmruntime score")
+    add_score_arguments(score)
+    return {f"rmexport {name}": parser for name, parser in commands.choices.items()} | {"rmruntime score": score}
+
+
+def commands() -> Iterator[list[str]]:
+    """Every command line in the fenced blocks of all pages, without comments."""
+    for page in PAGES:
+        typed = "".join(blocks(page, "bash")) + "\n".join(
+            line[2:] for body in blocks(page, "console") for line in body.splitlines() if line.startswith("$ ")
+        )
+        for line in typed.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    actions = [action for action in parser._actions if action.dest != "help"]
+    return {action.option_strings[-1]: action for action in actions if action.option_strings}
+
+
+def test_every_command_line_parses() -> None:
+    typed = list(commands())
+    for words in typed:
+        if words[0] in ("rmexport", "rmruntime"):
+            parsers()[" ".join(words[:2])].parse_args(words[2:])
+        elif words[0].startswith("./"):
+            assert (ROOT / words[0]).is_file(), words[0]
+        else:
+            assert words[:2] == ["pip", "install"], words
+    assert {"export", "verify", "score", "inspect"} <= {words[1] for words in typed if words[0] == "rmexport"}
+
+
+@pytest.mark.parametrize("command", [name for name in parsers() if name != "rmruntime score"])
+def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> None:
+    known = options(parsers()[command])
+    said = {re.findall(r"--[a-z-]+", cells[0])[0]: cells for cells in rows(section(f"`{command}`"))}
+    assert said.keys() == known.keys()
+    for name, action in known.items():
+        assert all(choice in said[name][0] for choice in action.choices or ()), name
+        if action.default and not said[name][1].startswith("as for"):
+            assert str(action.default) in said[name][1], name
+
+
+def test_both_score_commands_are_the_same() -> None:
+    assert options(parsers()["rmexport score"]).keys() == options(parsers()["rmruntime score"]).keys()
+
+
+def test_no_page_names_an_unknown_option() -> None:
+    known = {name for parser in parsers().values() for name in options(parser)} | {"--version"}
+    for page in PAGES:
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) <= known
+
+
+# Examples
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's examples find what they name."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    export(str(EXAMPLE), folder / "bundle", ExportOptions(dtype="bf16"))
+    return folder
+
+
+@pytest.mark.parametrize("code", [code for page in (PAGES[0], PAGES[2]) for code in blocks(page, "python")])
+def test_python_examples_run(place: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.chdir(place)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_input_records_parse() -> None:
+    records = [json.loads(line) for body in blocks(section("Input records"), "json") for line in body.splitlines()]
+    assert {parse_record(record).kind for record in records} == {"single", "candidates", "pair", "steps"}
+    keys = {frozenset(record) - {"id"} for record in records}
+    assert {frozenset({"text"}), frozenset({"input_ids"}), frozenset({"messages"})} <= keys
+    assert all(f"`{key}`" in section("Input records") for key in IGNORED_KEYS)
+
+
+def test_the_examples_output_record_is_what_it_gives(place: Path) -> None:
+    """Its keys and labels; the values are those of the run that it was pasted from."""
+    text = section("Output records")
+    [given] = [json.loads(span) for span in re.findall(r"`(\{.*\})`", text)]
+    said = next(json.loads(body) for body in blocks(text, "json"))
+    with RewardModel.load(place / "bundle") as model:
+        [result] = model.score([given])
+    found = {"id": given["id"], **result_fields(parse_record(given), result)}
+    assert _shape(found) == _shape(said)
+
+
+def _shape(value: Any) -> Any:
+    """A result without its numbers."""
+    return {key: _shape(item) for key, item in value.items()} if isinstance(value, dict) else type(value)
+
+
+def test_output_records_show_every_field() -> None:
+    single = {"score", "rewards", "gating", "logit", "step_scores", "step_logits", "truncated", "flags", "error"}
+    pair = {f"{side}_{key}" for side in ("chosen", "rejected") for key in ("score", "logit")}
+    lines = [line for body in blocks(section("Output records"), "json") for line in body.splitlines()]
+    assert {key for line in lines for key in json.loads(line)} == single | pair | {"id", "scores"}
+
+
+# Tables
+
+
+def test_support_tables_match_the_code() -> None:
+    supported = "What is supported"
+    assert {s for row in table(supported, "family") for s in spans(row[1])} == set(families.families())
+    assert {spans(row[0])[0] for row in table(supported, "head")} == set(heads.heads())
+    engines = table(supported, "dialect (kind of graph)")
+    assert {spans(row[0])[0] for row in engines} == set(dialects.dialects())
+    assert {s for row in engines for s in spans(row[1])} == set(backends.backends())
+    devices = {"auto", *backends.backends(), *(d for m in backends.backends().values() for d in m.DEVICES)}
+    assert {s for row in engines for s in spans(row[2])} == devices
+
+
+def test_recipes_and_their_fields_are_listed() -> None:
+    listed = {spans(row[0])[0]: row for row in table("Recipes", "recipe")}
+    assert listed.keys() == recipes().keys()
+    for name, recipe in recipes().items():
+        assert (spans(listed[name][1]), spans(listed[name][2])) == ([recipe.head], list(recipe.repos))
+    fields = {s for row in table("Recipes", "field") for s in spans(row[0])}
+    assert fields == {field.name for field in dataclasses.fields(Recipe)}
+
+
+def test_the_recipe_example_is_one(tmp_path: Path) -> None:
+    [body] = blocks(section("Recipes"), "json")
+    (tmp_path / "mine.json").write_text(body)
+    recipe = recipe_for(str(tmp_path / "mine.json"), None)
+    assert recipe is not None and recipe.head in heads.heads()
+
+
+def test_extras_exist_and_are_all_mentioned() -> None:
+    declared: set[str] = set()
+    for file in (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml"):
+        declared |= set(tomllib.loads(file.read_text())["project"]["optional-dependencies"])
+    assert {spans(row[0])[0] for row in table("Install", "extra")} <= declared
+    assert all(f"`{extra}`" in section("Install") for extra in declared)
+
+
+def test_python_reference_matches_the_code() -> None:
+    assert {s for row in table("`rmruntime`", "field") for s in spans(row[0])} == _fields(Score)
+    for options_class, title in ((ScoreOptions, "`rmruntime`"), (ExportOptions, "`rmexport`")):
+        said = re.search(rf"`{options_class.__name__}\((.*?)\)`", section(title), re.DOTALL)
+        assert said is not None
+        call = ast.parse(f"f({' '.join(said[1].split())})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        assert given == dataclasses.asdict(options_class())
+    for module in (rmexport, rmruntime):
+        tree = (importlib.import_module(f"{module.__name__}.errors").__doc__ or "").partition("\n\n")[2].strip()
+        assert tree in README
+
+
+def _fields(value: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(value)}
+
+
+def test_links_lead_somewhere() -> None:
+    titles = [re.sub(r"[^\w\s-]", "", t).strip().lower() for t in re.findall(r"^#+ (.*)$", README, re.MULTILINE)]
+    slugs = {title.replace(" ", "-") for title in titles}
+    for target in re.findall(r"\]\(([^)\s]+)\)", README):
+        assert target[1:] in slugs if target.startswith("#") else (ROOT / target).exists(), target
+
+
+# The files of CONTRIBUTING.md, put where discovery finds them
+
+
+class Page:
+    """Adds files of CONTRIBUTING.md to the packages they are for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._monkeypatch = folder, monkeypatch
+        self.files = dict(NAMED_FILE.findall(CONTRIBUTING))
+        self._names: list[str] = []
+
+    def add(self, path: str, package: ModuleType) -> None:
+        """Write the file of this path and let `package` find it, before a file of its own of that name."""
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.files[path])
+        self._monkeypatch.setattr(package, "__path__", [str(file.parent), *package.__path__])
+        name = f"{package.__name__}.{file.stem}"
+        self._monkeypatch.delitem(sys.modules, name, raising=False)
+        self._names.append(name)
+        forget()
+
+    def remove(self) -> None:
+        self._monkeypatch.undo()
+        for name in self._names:
+            sys.modules.pop(name, None)
+        forget()
+
+    def test_module(self, path: str) -> ModuleType:
+        """A test file of the page."""
+        (self._folder / Path(path).name).write_text(self.files[path])
+        spec = importlib.util.spec_from_file_location(Path(path).stem, self._folder / Path(path).name)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+def forget() -> None:
+    for found in (families.families, heads.heads, dialects.dialects, backends.backends):
+        found.cache_clear()
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    added = Page(tmp_path / "page", monkeypatch)
+    yield added
+    added.remove()
+
+
+def test_the_family_works(page: Page, tmp_path: Path) -> None:
+    page.add("rmexport/families/olmo2.py", families)
+    page.test_module("tests/rmexport/test_olmo2.py").test_matches_transformers(tmp_path, kv_heads=2)
+
+
+def test_the_head_and_its_recipe_work(page: Page, tmp_path: Path) -> None:
+    page.add("rmexport/heads/value_head.py", heads)
+    page.test_module("tests/rmexport/test_value_head.py").test_matches_transformers(tmp_path)
+    path = "rmexport/recipes/my-value-head.json"
+    (tmp_path / "recipe.json").write_text(page.files[path])
+    recipe = recipe_for(str(tmp_path / "recipe.json"), None)
+    assert recipe is not None and recipe.head in heads.heads() and recipe.name == Path(path).stem
+
+
+def test_the_dialect_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard ops only, so ONNX Runtime computes the same scores from its graph."""
+    page.add("rmexport/dialects/openvino.py", dialects)
+    export(str(gated(tmp_path / "checkpoint").folder), tmp_path / "bundle")
+    records = ragged_records(6)
+    expected = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
+    monkeypatch.setattr(backends.backends()["ort-cpu"], "DIALECTS", ("openvino",))
+    found = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Score) and isinstance(other, Score)
+        assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+def test_the_backend_works(page: Page, tmp_path: Path) -> None:
+    page.add("rmexport/dialects/openvino.py", dialects)
+    page.add("runtime/rmruntime/backends/openvino.py", backends)
+    export(str(gated(tmp_path / "checkpoint").folder), tmp_path / "bundle")
+    module = backends.backends()["openvino"]
+    assert all(hasattr(module, name) for name in ("DEVICES", "PRIORITY", "PACKAGE", "EXTRA", "DIALECTS", "load"))
+    if importlib.util.find_spec("openvino") is None:
+        with pytest.raises(EngineNotInstalled, match=r"rmruntime\[openvino\]"):
+            RewardModel.load(tmp_path / "bundle", device="openvino")
+        return
+    records = ragged_records(6)
+    with RewardModel.load(tmp_path / "bundle", device="openvino") as model:
+        found, precision = model.score(records), model.precision
+    expected = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
+    assert precision == "fp32"
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Score) and isinstance(other, Score)
+        assert one.value == pytest.approx(other.value, abs=1e-5)
