@@ -1,7 +1,6 @@
 """Runs a command and reports its time and peak memory: anonymous memory and everything resident, separately."""
 
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Seconds of wall clock; peaks in bytes. `anonymous` is sampled: weights mapped from files are not in it."""
+    """Seconds of wall clock; peaks in bytes, sampled. Weights mapped from files are in `resident` only."""
 
     seconds: float
     anonymous: int
@@ -25,7 +24,6 @@ def measure(command: list[str], *, limit: int | None = None) -> Measured:
     Raises RuntimeError when it fails.
     """
     group = _control_group(limit) if limit is not None else None
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begin = time.perf_counter()
     process = subprocess.Popen(command, preexec_fn=(lambda: _enter(group)) if group else None)
     peak = _Sampler(process.pid)
@@ -35,9 +33,7 @@ def measure(command: list[str], *, limit: int | None = None) -> Measured:
         os.rmdir(group)
     if status != 0:
         raise RuntimeError(f"{' '.join(command)} exited with {status}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    resident = (after if after > before else peak.resident) * 1024
-    return Measured(seconds=seconds, anonymous=peak.anonymous * 1024, resident=resident)
+    return Measured(seconds=seconds, anonymous=peak.anonymous * 1024, resident=peak.resident * 1024)
 
 
 class _Sampler:

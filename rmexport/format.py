@@ -2,6 +2,7 @@
 
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TokenizerFiles
+from rmexport.errors import OptionError
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe
 from rmruntime.manifest import BosPolicy, Format
@@ -17,6 +18,8 @@ def read_format(
     Raises CheckpointError for a chat template that cannot write a user and an assistant turn.
     """
     known = recipe or _PLAIN
+    if known.layout == "graded_turns" and not known.reply:
+        raise OptionError(f"recipe {known.name!r} has layout graded_turns and no reply; add the grader's reply token")
     text.user_turn_end()
     bos, note = _bos(text, tokenizer, known, options)
     joiner = options.step_joiner if options.step_joiner is not None else known.step_joiner

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rmexport.errors import OptionError
 from rmruntime.manifest import BosPolicy
 
 Dtype = Literal["bf16", "fp16", "fp32"]
@@ -27,3 +28,13 @@ class ExportOptions:
     step_joiner: str | None = None
     score_label: str | None = None
     pinned_date: str = "2024-07-26"
+
+    def __post_init__(self) -> None:
+        _check("dtype", self.dtype, ("auto", "bf16", "fp16", "fp32"))
+        _check("weights", self.weights, ("copy", "link"))
+        _check("bos", self.bos, ("one", "zero", "as-is", None))
+
+
+def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(str(c) for c in choices)}")

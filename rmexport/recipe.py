@@ -20,8 +20,7 @@ class Recipe:
 
     `repos` are the Hub repositories it is chosen for unasked. `tokens` are the good and bad reply of a token-logits
     head; `unit` says whether a whole response or one step is judged a turn. The other fields go to the manifest's
-    Format. `published` are texts whose token ids are known, as `text -> ids`, asserted when `vocabulary` (one known
-    special token and its id) shows that the tokenizer is the published one.
+    Format, and replace what the checkpoint's files would say. `objectives` and `score_label` name a head's outputs.
     """
 
     name: str

@@ -10,7 +10,7 @@ from rmexport.binding import check_binding
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
 from rmexport.dialects import dialects
-from rmexport.errors import CheckpointError
+from rmexport.errors import CheckpointError, OptionError
 from rmexport.families import Family, FamilyConfig, family_of
 from rmexport.format import read_format
 from rmexport.graph.vocabulary import Dialect
@@ -73,6 +73,8 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     dtype = _dtype(checkpoint, requests, options)
     stored = _stored(checkpoint, requests, head_spec, dtype)
     layout, format_notes = read_format(text, tokenizer, recipe, options)
+    if mixed := sorted({output.per for output in head_spec.outputs} - {layout.unit}):
+        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {head.NAME} scores a {mixed[0]} at a time")
     return ModelSpec(
         family=family,
         config=config,
@@ -85,7 +87,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         tokenizer=tokenizer,
         requests=requests,
         stored=stored,
-        notes=(*head_spec.notes, *format_notes, *tokenizer.notes, *_vocabulary_notes(text, config)),
+        notes=(*head_spec.notes, *format_notes, *tokenizer.notes),
     )
 
 
@@ -149,14 +151,4 @@ def _backbone(raw: Mapping[str, Any], config: FamilyConfig, stored: tuple[Stored
         vocab_size=config.vocab_size,
         max_length=config.max_position_embeddings,
         parameters=parameters,
-    )
-
-
-def _vocabulary_notes(text: ChatText, config: FamilyConfig) -> tuple[str, ...]:
-    size = text.tokenizer.get_vocab_size(with_added_tokens=True)
-    if size <= config.vocab_size:
-        return ()
-    return (
-        f"the tokenizer knows {size} tokens, the embedding has {config.vocab_size} rows: "
-        "text that uses the others is refused",
     )

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from rmexport.bundle_writer import replace_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
-from rmexport.errors import VerificationError
+from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
 from rmexport.parity import FP16_LIMIT, Check, Values, fp32_check, half_checks
 from rmexport.progress import count_bar
 from rmexport.reference import ReferenceScores, reference_scores, versions
-from rmexport.spec import ModelSpec, read_spec
+from rmexport.spec import read_spec
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
 from rmruntime import InputError, InputTooLong, RewardModel, ScoreOptions
@@ -41,6 +41,10 @@ class VerifyOptions:
     recipe: str | None = None
     max_batch_tokens: int = 4096
     write: bool = True
+
+    def __post_init__(self) -> None:
+        if self.conversations < 1:
+            raise OptionError(f"conversations is {self.conversations}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,11 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     options = options or VerifyOptions()
     with RewardModel.load(bundle, device=options.device) as model:
         manifest = model.manifest
-        source = open_checkpoint(checkpoint, revision=manifest.source.revision)
+        # A folder has no revisions, be it a copy of the Hub's.
+        revision = None if Path(checkpoint).is_dir() else manifest.source.revision
+        source = open_checkpoint(checkpoint, revision=revision)
+        _check_same_source(manifest, source)
         spec = read_spec(source, _export_options(manifest, options))
-        _check_same_source(manifest, source, spec)
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
         sequences = _sequences(model, requests, score_options, built_in=options.data is None)
@@ -105,13 +111,13 @@ def _export_options(manifest: Manifest, options: VerifyOptions) -> ExportOptions
     return ExportOptions(**given)
 
 
-def _check_same_source(manifest: Manifest, source: Checkpoint, spec: ModelSpec) -> None:
+def _check_same_source(manifest: Manifest, source: Checkpoint) -> None:
     stated = {f.name: f.size for f in manifest.source.files}
     found = {f.name: f.size for f in source.source_files}
-    if stated != found or manifest.head != spec.head.NAME:
+    if stated != found:
         differing = sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name))
         raise VerificationError(
-            f"{source.folder} is not the checkpoint this bundle was made from: {', '.join(differing) or 'head'} "
+            f"{source.folder} is not the checkpoint this bundle was made from: {', '.join(differing)} "
             "differ; give the original with --checkpoint, or export the bundle again"
         )
 

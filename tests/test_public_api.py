@@ -13,7 +13,7 @@ def test_all_is_sorted_and_importable() -> None:
 
 def test_public_names() -> None:
     assert set(rmruntime.__all__) == {
-        "BackendError", "BundleError", "EngineNotInstalled", "InputError", "InputTooLong", "RecordError",
+        "BackendError", "BundleError", "EngineNotInstalled", "InputError", "InputTooLong", "OptionError", "RecordError",
         "RewardModel", "RewardModelError", "Run", "Score", "ScoreOptions", "Statistics", "__version__",
     }  # fmt: skip
     assert set(rmexport.__all__) == {

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TensorInfo
-from rmexport.errors import UnsupportedModel
+from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.graph.vocabulary import Dialect
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe, recipes
@@ -33,6 +33,13 @@ class HeadFacts:
     text: ChatText
     recipe: Recipe | None
     options: ExportOptions
+
+    def tensor(self, name: str) -> TensorInfo:
+        """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""
+        if name not in self.tensors:
+            asked = f"recipe {self.recipe.name!r}" if self.recipe else "this head"
+            raise UnsupportedModel(f"{asked} needs the tensor {name}, which the checkpoint does not have")
+        return self.tensors[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,10 @@ def head_of(facts: HeadFacts) -> Head:
     """
     known = heads()
     if facts.recipe is not None:
+        if facts.recipe.head not in known:
+            raise OptionError(
+                f"recipe {facts.recipe.name!r} names the head {facts.recipe.head!r}; known: {', '.join(sorted(known))}"
+            )
         return known[facts.recipe.head]
     matching = [head for head in known.values() if head.matches(facts)]
     if len(matching) == 1:

@@ -63,7 +63,7 @@ def matches(facts: HeadFacts) -> bool:
 
 def read_spec(facts: HeadFacts) -> HeadSpec:
     """Gate layers from the tensors there are; the gate's position from the chat template."""
-    objectives = facts.tensors[REGRESSION].shape[0]
+    objectives = facts.tensor(REGRESSION).shape[0]
     stated = facts.recipe.objectives if facts.recipe else ()
     names = label_names(facts.config, objectives, stem="objective", published=stated or PUBLISHED_OBJECTIVES)
     header = facts.text.user_turn_end()

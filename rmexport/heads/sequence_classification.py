@@ -33,7 +33,7 @@ def matches(facts: HeadFacts) -> bool:
 
 def read_spec(facts: HeadFacts) -> HeadSpec:
     """Labels from `score.weight`'s rows, names from id2label, the pad id that HF's pooling skips."""
-    rows = facts.tensors[WEIGHT].shape[0]
+    rows = facts.tensor(WEIGHT).shape[0]
     names = label_names(facts.config, rows, stem="label")
     score_row = _score_row(facts, names)
     pad_id = facts.config.get("pad_token_id")

@@ -6,6 +6,7 @@ from rmruntime.errors import (
     EngineNotInstalled,
     InputError,
     InputTooLong,
+    OptionError,
     RecordError,
     RewardModelError,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "EngineNotInstalled",
     "InputError",
     "InputTooLong",
+    "OptionError",
     "RecordError",
     "RewardModel",
     "RewardModelError",

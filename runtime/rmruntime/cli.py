@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RewardModelError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `| head`
         return 0

@@ -150,7 +150,8 @@ class Encoder:
         limit = length_limit(options, self._backbone.max_length)
         if len(ids) <= limit:
             return None
-        keep_first = self._form.bos == "one" and bool(ids[0] == self._form.bos_id)
+        has_bos = self._form.bos == "one" or self._form.text_bos
+        keep_first = has_bos and bool(ids[0] == self._form.bos_id)
         return plan_cut(len(ids), limit, options, keep_first=keep_first)
 
 

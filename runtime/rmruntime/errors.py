@@ -2,6 +2,7 @@
 
 RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
+├── OptionError            an option has a value that it cannot have
 ├── BackendError           the engine cannot run what was asked of it
 │   └── EngineNotInstalled the engine's package is missing; the message names the extra
 └── InputError             a record cannot be scored; the other records can
@@ -18,6 +19,10 @@ class BundleError(RewardModelError):
     """The bundle is damaged, incomplete, or newer than this runtime."""
 
 
+class OptionError(RewardModelError):
+    """An option has a value that it cannot have."""
+
+
 class BackendError(RewardModelError):
     """The engine cannot run what was asked of it."""
 
@@ -27,7 +32,9 @@ class EngineNotInstalled(BackendError):
 
 
 class InputError(RewardModelError):
-    """A record cannot be scored; the other records can."""
+    """A record cannot be scored; the other records can. `record_id` is the record's own id where it had one."""
+
+    record_id: str | int | None = None
 
 
 class RecordError(InputError):

@@ -1,7 +1,9 @@
 """How to score, as one frozen value passed whole."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from rmruntime.errors import OptionError
 
 Aggregate = Literal["mean", "min", "last", "prod"]
 
@@ -20,3 +22,15 @@ class ScoreOptions:
     aggregate: Aggregate = "mean"
     strict_content: bool = False
     max_batch_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is none of the choices or too small."""
+        _check("truncate", self.truncate, self.truncate in (None, "left", "right"), "left, right or None")
+        _check("aggregate", self.aggregate, self.aggregate in get_args(Aggregate), ", ".join(get_args(Aggregate)))
+        _check("max_batch_tokens", self.max_batch_tokens, self.max_batch_tokens >= 1, "at least 1")
+        _check("max_length", self.max_length, self.max_length is None or self.max_length >= 1, "at least 1, or None")
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise OptionError(f"{name} is {value!r}, expected {expected}")

@@ -69,10 +69,12 @@ def _lines(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
 
 
 def _parse_line(line: str | bytes, number: int, name: str) -> Request | InputError:
+    data: object = None
     try:
-        return parse_record(_decode_line(line, number))
+        data = _decode_line(line, number)
+        return parse_record(data)
     except RecordError as error:
-        return RecordError(f"{name}, line {number + 1} (record {number}): {error}")
+        return _located(error, data, f"{name}, line {number + 1} (record {number})")
 
 
 def _decode_line(line: str | bytes, number: int) -> object:
@@ -106,4 +108,12 @@ def _parse_row(row: object, number: int, name: str) -> Request | InputError:
     try:
         return parse_record(row)
     except RecordError as error:
-        return RecordError(f"{name}, row {number + 1} (record {number}): {error}")
+        return _located(error, row, f"{name}, row {number + 1} (record {number})")
+
+
+def _located(error: RecordError, data: object, where: str) -> RecordError:
+    """The error with its place, and with the record's own id where that much of it can be read."""
+    located = RecordError(f"{where}: {error}")
+    identity = data.get("id") if isinstance(data, dict) else None
+    located.record_id = identity if isinstance(identity, (str, int)) and not isinstance(identity, bool) else None
+    return located

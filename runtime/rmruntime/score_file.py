@@ -100,7 +100,8 @@ def _write(
         if isinstance(result, InputError) and on_error == "stop":
             prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
             raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
-        identity = number if isinstance(request, InputError) or request.id is None else request.id
+        own = request.record_id if isinstance(request, InputError) else request.id
+        identity = number if own is None else own
         writer.write({"id": identity, **result_fields(request, result)})
 
 

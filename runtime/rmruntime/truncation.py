@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmruntime.errors import InputError, InputTooLong
+from rmruntime.errors import InputTooLong
 from rmruntime.options import ScoreOptions
 from rmruntime.sequences import Ints
 
@@ -48,8 +48,5 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, *, keep_first: bool
 
 
 def length_limit(options: ScoreOptions, max_length: int) -> int:
-    """The smaller of the bundle's limit and options.max_length; raises InputError for a limit below 1."""
-    limit = max_length if options.max_length is None else min(options.max_length, max_length)
-    if limit < 1:
-        raise InputError(f"max_length: found {limit}, expected at least 1 token")
-    return limit
+    """The smaller of the bundle's limit and options.max_length, in tokens."""
+    return max_length if options.max_length is None else min(options.max_length, max_length)

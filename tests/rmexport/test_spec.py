@@ -158,3 +158,40 @@ def test_published_token_ids_are_asserted(tmp_path: Path, monkeypatch: pytest.Mo
     checkpoint = gated(tmp_path / "c")
     monkeypatch.setattr("rmexport.chat_text._LLAMA3_MARK", ("<|begin_of_text|>", checkpoint.tokenizer.bos_id))
     fails(checkpoint.folder, CheckpointError, "128009, 128006, 78191, 128007, 271", "not the published one")
+
+
+def recipe_file(folder: Path, **fields: Any) -> ExportOptions:
+    path = folder.parent / "recipe.json"
+    path.write_text(json.dumps({"name": "mine", "description": "d", **fields}))
+    return ExportOptions(recipe=str(path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words"),
+    [
+        ({"head": "nope"}, OptionError, ["'nope'", "sequence_classification"]),
+        ({"head": "sequence_classification"}, UnsupportedModel, ["'mine'", "score.weight"]),
+        ({"head": "gated_objectives"}, UnsupportedModel, ["'mine'", "regression_layer.weight"]),
+        ({"head": "token_logits", "tokens": ["+", "-"]}, UnsupportedModel, ["reply"]),
+    ],
+)
+def test_recipes_that_do_not_fit(
+    tmp_path: Path, fields: dict[str, Any], kind: type[Exception], words: list[str]
+) -> None:
+    folder = causal_lm(tmp_path / "c").folder
+    with pytest.raises(kind) as caught:
+        export(str(folder), tmp_path / "b", recipe_file(folder, **fields))
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("fields", [{"layout": "graded_turns"}, {"unit": "step"}])
+def test_recipes_that_contradict_themselves(tmp_path: Path, fields: dict[str, Any]) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    with pytest.raises(OptionError, match=r"recipe"):
+        export(str(folder), tmp_path / "b", recipe_file(folder, head="sequence_classification", **fields))
+    assert not (tmp_path / "b").exists()
+
+
+def test_options_are_checked_at_the_door() -> None:
+    with pytest.raises(OptionError, match="'fp8', expected one of auto, bf16, fp16, fp32"):
+        ExportOptions(dtype="fp8")  # type: ignore[arg-type] # that is the point

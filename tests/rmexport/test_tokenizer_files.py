@@ -177,10 +177,10 @@ class TestNotes:
         return "\n".join(read_tokenizer(folder).notes)
 
     def test_two_bos(self, folder: Path) -> None:
-        assert "gets two" in self.notes(folder)
+        assert "code that does both gets two" in self.notes(folder)
         (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
         edit(folder, chat_template=None)
-        assert "gets two" not in self.notes(folder)
+        assert "code that does both gets two" not in self.notes(folder)
 
     def test_add_bos_token(self, folder: Path) -> None:
         edit(folder, add_bos_token=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rmexport import export
-from rmruntime import BackendError, EngineNotInstalled, RewardModel
+from rmruntime import BackendError, EngineNotInstalled, OptionError, RewardModel
 from rmruntime.backends import backends, load_backend
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
@@ -53,10 +53,23 @@ def test_a_graph_that_does_not_load_is_a_backend_error(bundle: Path, tmp_path: P
     broken = Bundle(tmp_path, opened.manifest)
     (tmp_path / graph.file).write_bytes(b"not a graph")
     with pytest.raises(BackendError, match=graph.file):
-        load_backend(broken, BackendOptions())
+        load_backend(broken, BackendOptions(device="ort-cpu"))
 
 
 def test_a_failing_pass_is_a_backend_error(bundle: Path) -> None:
-    backend = load_backend(Bundle.open(bundle), BackendOptions())
+    backend = load_backend(Bundle.open(bundle), BackendOptions(device="ort-cpu"))
     with pytest.raises(BackendError, match="pass of 1 tokens"):
         backend.run({"input_ids": np.array([1])})
+
+
+@pytest.mark.parametrize("device", ["cpu:7", "ort-cpu:0"])
+def test_a_cpu_has_no_number(bundle: Path, device: str) -> None:
+    with pytest.raises(BackendError, match="no device number"):
+        RewardModel.load(bundle, device=device)
+
+
+def test_threads_are_counted_from_zero(bundle: Path) -> None:
+    with pytest.raises(OptionError, match="threads"):
+        RewardModel.load(bundle, threads=-3)
+    with RewardModel.load(bundle, threads=1) as model:
+        model.score([{"prompt": "a", "response": "b"}])

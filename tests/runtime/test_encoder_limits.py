@@ -86,7 +86,6 @@ def test_too_long(plain, tiny):
     record = {"prompt": "Q", "steps": ["a", "b" * 600]}
     refused(plain, record, r"^the first 2 step\(s\): found 613 tokens", kind=InputTooLong)
     refused(plain, {"input_ids": [1] * 513}, "found 513 tokens", kind=InputTooLong)
-    refused(plain, {"text": "a"}, "max_length: found 0", ScoreOptions(max_length=0))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

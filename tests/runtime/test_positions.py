@@ -148,7 +148,5 @@ def test_limits():
     assert length_limit(ScoreOptions(), 8) == 8
     assert length_limit(ScoreOptions(max_length=4), 8) == 4
     assert length_limit(ScoreOptions(max_length=40), 8) == 8
-    with pytest.raises(InputError, match="max_length: found 0, expected at least 1"):
-        length_limit(ScoreOptions(max_length=0), 8)
     with pytest.raises(InputTooLong, match=r"found 9 tokens, the limit is 8; .*--truncate"):
         plan_cut(9, 8, ScoreOptions(), keep_first=False)

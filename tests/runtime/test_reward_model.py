@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conversations import ragged_records, text
 from rmexport import ExportOptions, export
-from rmruntime import InputError, InputTooLong, RewardModel, RewardModelError, Score, ScoreOptions
+from rmruntime import InputError, InputTooLong, OptionError, RewardModel, RewardModelError, Score, ScoreOptions
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 
@@ -128,3 +128,24 @@ def test_process_rewards_of_many_lengths_in_one_batch(tmp_path: Path) -> None:
         for found, own in zip(together, steps, strict=True):
             assert len(plain(found).steps or ()) == len(own)
             assert found == model.score_steps("q", own)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"aggregate": "median"}, {"truncate": "middle"}, {"max_batch_tokens": 0}, {"max_length": -1}]
+)
+def test_options_are_checked_at_the_door(fields: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(fields))):
+        ScoreOptions(**fields)
+
+
+def test_a_left_cut_keeps_the_bos_that_the_template_writes(tmp_path: Path) -> None:
+    checkpoint = sequence_classifier(tmp_path / "c")
+    export(str(checkpoint.folder), tmp_path / "b")
+    record = {"prompt": "What?", "response": "the sum " * 300}
+    with RewardModel.load(tmp_path / "b") as model:
+        from rmruntime.records import parse_record
+
+        [[cut]] = model.encode([parse_record(record)], ScoreOptions(truncate="left", max_length=50))  # type: ignore[misc]
+        [[whole]] = model.encode([parse_record(record)], ScoreOptions(max_length=10**6, truncate="right"))  # type: ignore[misc]
+    assert cut.ids[0] == checkpoint.tokenizer.bos_id and len(cut.ids) == 50
+    assert cut.ids[-1] == whole.ids[-1] or whole.truncated

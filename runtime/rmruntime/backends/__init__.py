@@ -1,8 +1,8 @@
 """Engines, one file each, found by their NAME; a file here is named nowhere else.
 
-A backend module has NAME, DEVICES (names that `device=` may say for it), PRIORITY (higher is preferred where several
-can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS (graphs it reads, best first) and
-`load(bundle, graph, options)`, which alone imports the engine.
+A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
+PRIORITY (higher is preferred where several can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS
+(graphs it reads, best first) and `load(bundle, graph, options)`, which alone imports the engine.
 """
 
 import importlib
@@ -33,7 +33,10 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     Raises EngineNotInstalled naming the extra, or BackendError when no backend or no graph fits. Never falls back
     from a backend that was asked for.
     """
-    module = _choose(bundle, options.device.partition(":")[0])
+    device, colon, index = options.device.partition(":")
+    module = _choose(bundle, device)
+    if colon and not (module.HAS_INDEX and index.isdigit()):
+        raise BackendError(f"device {options.device!r}: {module.NAME} takes no device number {index!r}; say {device!r}")
     graph = _graph_for(bundle, module)
     if graph is None:
         have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmruntime.bundle import Bundle
+from rmruntime.errors import OptionError
 from rmruntime.manifest import Graph
 
 Feeds = Mapping[str, NDArray[np.int64]]
@@ -21,6 +22,10 @@ class BackendOptions:
     device: str = "auto"
     threads: int = 0
     memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise OptionError(f"threads is {self.threads}, expected a number of threads, or 0 for the engine's choice")
 
 
 class Backend(Protocol):
@@ -45,6 +50,7 @@ class BackendModule(Protocol):
     NAME: str
     DEVICES: tuple[str, ...]
     PRIORITY: int
+    HAS_INDEX: bool
     PACKAGE: str
     EXTRA: str
     DIALECTS: tuple[str, ...]

@@ -11,6 +11,7 @@ from rmruntime.memory import available_memory
 NAME = "ort-cpu"
 DEVICES = ("cpu",)
 PRIORITY = 10
+HAS_INDEX = False
 PACKAGE = "onnxruntime"
 EXTRA = "cpu"
 DIALECTS = ("ort-cpu",)
