@@ -44,7 +44,15 @@ def _write_graphs(
         file = f"{name}.{words.dtype}.packed.onnx"
         raw = ir.to_proto(writer.model(name)).SerializeToString()
         files.append(write_file(folder, file, raw, role="graph"))
-        graphs.append(Graph(file=file, dialect=name, compute_dtype=words.dtype, key_multiple=dialect.KEY_MULTIPLE))
+        graphs.append(
+            Graph(
+                file=file,
+                dialect=name,
+                compute_dtype=words.dtype,
+                key_multiple=dialect.KEY_MULTIPLE,
+                row_groups=dialect.ROW_GROUPS,
+            )
+        )
     return tuple(graphs), tuple(files)
 
 

@@ -17,6 +17,7 @@ class OrtCpu(Dialect):
     """Standard ops plus ORT's own fused activations; attention by head rows."""
 
     NAME: ClassVar[str] = "ort-cpu"
+    ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
 
     def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
         super().__init__(writer, bundle_dtype)
@@ -40,16 +41,21 @@ class OrtCpu(Dialect):
         return self.w.op("Squeeze", self.w.op("RotaryEmbedding", *batch, num_heads=heads), axis0)
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
-        where = self._head_rows(rows, shape)
         by_head = self.w.constant(f"by_head_{shape.head_dim}", [-1, shape.head_dim])
         flat = [self.w.op("Reshape", value, by_head) for value in (q, k, v)]
+        expanded = [self._head_rows(group, shape) for group in (rows, *rows.others)]
+        parts = [self.w.op("Reshape", self._attend(flat, where, shape), by_head) for where in expanded]
+        outputs = self.w.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+        joined = self.w.constant(f"joined_{shape.heads}_{shape.head_dim}", [-1, shape.heads * shape.head_dim])
+        return self.w.op("Reshape", self.w.op("Gather", outputs, expanded[0].unpack), joined)
+
+    def _attend(self, flat: list[ir.Value], where: HeadRows, shape: AttentionShape) -> ir.Value:
+        """[R, KV, Sq*G, head_dim] of one group of rows."""
         indices = (where.queries, where.keys, where.keys)
         queries, keys, values = (self.w.op("Gather", x, index) for x, index in zip(flat, indices, strict=True))
         scores = self._scores(queries, keys, shape)
         weights = self.w.op("Softmax", self.w.op("Add", scores, where.bias), axis=-1)
-        outputs = self.w.op("Reshape", self.w.op("MatMul", weights, values), by_head)
-        joined = self.w.constant(f"joined_{shape.heads}_{shape.head_dim}", [-1, shape.heads * shape.head_dim])
-        return self.w.op("Reshape", self.w.op("Gather", outputs, where.unpack), joined)
+        return self.w.op("MatMul", weights, values)
 
     def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
         return self.w.op("Mul", self.w.op("QuickGelu", gate, domain=CONTRIB, alpha=1.0), up)

@@ -4,7 +4,7 @@ Head rows: a row holds the queries of one block as `[kv heads, queries x group, 
 `[tokens x heads, head_dim]`, so that grouped-query attention needs neither Tile nor Transpose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +20,8 @@ class AttentionRows:
 
     query_index, query_positions [R, Sq]; key_index, key_positions [R, Sk]; unpack_index [tokens of the set]: where
     each token's output lies in the flattened rows. `take` [tokens of the set] selects the set out of all tokens, None
-    when the set is all of them.
+    when the set is all of them. `others` are further groups of rows with lengths of their own, whose flattened rows
+    follow these; they share this group's unpack_index.
     """
 
     prefix: str
@@ -28,8 +29,9 @@ class AttentionRows:
     query_positions: ir.Value
     key_index: ir.Value
     key_positions: ir.Value
-    unpack_index: ir.Value
+    unpack_index: ir.Value | None
     take: ir.Value | None
+    others: tuple["AttentionRows", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,35 @@ class PackedInputs:
 class HeadRows:
     """Expanded indices and additive mask of one set of rows, shared by all layers that attend alike.
 
-    queries [R, KV, Sq*G], keys [R, KV, Sk], unpack [tokens, H], bias [R, 1, Sq*G, Sk].
+    queries [R, KV, Sq*G], keys [R, KV, Sk], bias [R, 1, Sq*G, Sk]; unpack [tokens, H] of all groups, at the first.
     """
 
     queries: ir.Value
     keys: ir.Value
-    unpack: ir.Value
+    unpack: ir.Value | None
     bias: ir.Value
 
 
-def declare_packed_inputs(writer: GraphWriter) -> PackedInputs:
-    """The inputs of design table "The batch is a token trie, packed", in the order the runtime feeds them."""
+def declare_packed_inputs(writer: GraphWriter, row_groups: int = 1) -> PackedInputs:
+    """All inputs; `row_groups` groups of attention rows, the first without a number in its inputs' names."""
     input_ids, position_ids = writer.input("input_ids", ["T"]), writer.input("position_ids", ["T"])
-    all_rows = _declare_rows(writer, "", "T", None)
+    others = tuple(_declare_rows(writer, "", None, None, f"_{i}") for i in range(1, row_groups))
+    all_rows = replace(_declare_rows(writer, "", "T", None), others=others)
     read_index = writer.input("read_index", ["N"])
     return PackedInputs(input_ids, position_ids, all_rows, _declare_rows(writer, "read_", "N", read_index))
 
 
-def _declare_rows(writer: GraphWriter, prefix: str, tokens: str, take: ir.Value | None) -> AttentionRows:
-    rows, queries, keys = (f"{prefix}{dim}" for dim in ("R", "Sq", "Sk"))
+def _declare_rows(
+    writer: GraphWriter, prefix: str, tokens: str | None, take: ir.Value | None, suffix: str = ""
+) -> AttentionRows:
+    rows, queries, keys = (f"{prefix}{dim}{suffix}" for dim in ("R", "Sq", "Sk"))
     return AttentionRows(
-        prefix or "all_",
-        writer.input(f"{prefix}query_index", [rows, queries]),
-        writer.input(f"{prefix}query_positions", [rows, queries]),
-        writer.input(f"{prefix}key_index", [rows, keys]),
-        writer.input(f"{prefix}key_positions", [rows, keys]),
-        writer.input(f"{prefix}unpack_index", [tokens]),
+        f"{prefix or 'all_'}{suffix}",
+        writer.input(f"{prefix}query_index{suffix}", [rows, queries]),
+        writer.input(f"{prefix}query_positions{suffix}", [rows, queries]),
+        writer.input(f"{prefix}key_index{suffix}", [rows, keys]),
+        writer.input(f"{prefix}key_positions{suffix}", [rows, keys]),
+        writer.input(f"{prefix}unpack_index", [tokens]) if tokens else None,
         take,
     )
 
@@ -90,16 +95,38 @@ def expand_head_rows(
     q = w.op("Reshape", w.op("Add", q, head_of), w.op("Concat", n_rows, n_kv, rest, axis=0))
     k = w.op("Mul", w.op("Unsqueeze", rows.key_index, axis1), n_kv)
     k = w.op("Add", k, w.constant("kv_head_of", np.arange(kv_heads).reshape(1, kv_heads, 1)))
-    row = w.op("Div", rows.unpack_index, n_queries)
-    query = w.op("Sub", rows.unpack_index, w.op("Mul", row, n_queries))
-    u = w.op("Mul", w.op("Unsqueeze", row, axis1), n_kv)
-    u = w.op("Add", u, w.constant("kv_of_head", np.repeat(np.arange(kv_heads), group)[None]))
-    u = w.op("Add", w.op("Mul", u, n_queries), w.op("Unsqueeze", query, axis1))
-    u = w.op("Add", w.op("Mul", u, n_group), w.constant("group_of_head", np.tile(np.arange(group), kv_heads)[None]))
     bias = w.op("Unsqueeze", _mask(w, rows, window, dtype), axis2)  # [R, Sq, 1, Sk]
     bias = w.op("Expand", bias, w.op("Concat", n_rows, n_queries, n_group, n_keys, axis=0))
     bias = w.op("Reshape", bias, w.op("Concat", n_rows, rest, n_keys, axis=0))
-    return HeadRows(q, k, u, w.op("Unsqueeze", bias, axis1))
+    unpack = _head_places(w, rows, heads, kv_heads) if rows.unpack_index is not None else None
+    return HeadRows(q, k, unpack, w.op("Unsqueeze", bias, axis1))
+
+
+def _head_places(w: GraphWriter, rows: AttentionRows, heads: int, kv_heads: int) -> ir.Value:
+    """[tokens, H]: where each token's heads lie among the outputs of all groups, flattened to [., head_dim].
+
+    A group's outputs are numbered in their own order, [R, KV, Sq, G], and the numbers turned to [R * Sq, H].
+    """
+    grouped, turned = (
+        w.constant("heads_split", [0, kv_heads, -1, heads // kv_heads]),
+        w.constant("by_heads", [-1, heads]),
+    )
+    begin, one, size = w.constant("range_begin", 0), w.constant("range_step", 1), w.constant("n_all_heads", heads)
+    tables = []
+    for group in (rows, *rows.others):
+        end = w.op("Add", begin, w.op("Mul", w.op("Size", group.query_index), size))
+        numbers = w.op("Reshape", w.op("Range", begin, end, one), _rows_first(w, group))
+        numbers = w.op("Transpose", w.op("Reshape", numbers, grouped), perm=[0, 2, 1, 3])
+        tables.append(w.op("Reshape", numbers, turned))
+        begin = end
+    table = w.op("Concat", *tables, axis=0) if len(tables) > 1 else tables[0]
+    return w.op("Gather", table, rows.unpack_index)
+
+
+def _rows_first(w: GraphWriter, group: AttentionRows) -> ir.Value:
+    """The shape [R, Sq * H]."""
+    n_rows = w.op("Shape", group.query_index, start=0, end=1)
+    return w.op("Concat", n_rows, w.constant("rest", [-1]), axis=0)
 
 
 def _mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:

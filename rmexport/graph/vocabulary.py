@@ -42,11 +42,12 @@ class Dialect(ABC):
 
     NAME: ClassVar[str]
     KEY_MULTIPLE: ClassVar[int] = 16
+    ROW_GROUPS: ClassVar[int] = 1
 
     def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
         self.w = writer
         self.dtype = self.compute_dtype(bundle_dtype)
-        self.inputs: PackedInputs = declare_packed_inputs(writer)
+        self.inputs: PackedInputs = declare_packed_inputs(writer, self.ROW_GROUPS)
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,20 @@ Ints = NDArray[np.int64]
 PAD_POSITION = 1 << 30  # beyond any query, and inside int32: engines narrow int64 indices
 GATHER_COST = 8  # a key gathered for a row costs as much as this many query-key products (measured, head_dim 64)
 QUERY_BLOCKS = (16, 32, 64, 128, 256)
+GROUPED_BLOCKS = (16, 32, 64, 128)
+KEY_LEVELS = 16  # distinct key lengths that the split into groups looks at
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """Limits of attention rows: at most `query_block` queries, key lengths a multiple of `key_multiple`."""
+    """Limits of attention rows: at most `query_block` queries, key lengths a multiple of `key_multiple`.
+
+    Rows stand in exactly `groups` groups, each with key and query lengths of its own.
+    """
 
     query_block: int
     key_multiple: int
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def pack(sequences: Sequence[TokenSequence], shape: RowShape) -> PackedBatch:
     """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P]."""
     trie = build_trie([s.ids for s in sequences])
     feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
-    feeds |= _rows_feeds(_token_rows(trie, shape), trie.tokens, shape, "")
+    feeds |= _grouped_feeds(_token_rows(trie, shape), trie.tokens, shape)
     feeds |= _read_feeds(trie, sequences, shape)
     if trie.tokens == 1:
         feeds |= {name: _at_least_two(feeds[name]) for name in ("input_ids", "position_ids", "unpack_index")}
@@ -72,6 +79,8 @@ def _token_rows(trie: TokenTrie, shape: RowShape) -> list[_Row]:
 
 def _choose_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
     """The block size with the least padded attention work; all rows share one [Sq, Sk]."""
+    if shape.groups > 1:
+        return _choose_grouped_block(fresh, lengths, shape)
     longest, keys = int(fresh.max()), int(lengths.max())
     choices = [b for b in QUERY_BLOCKS if b <= shape.query_block] or [shape.query_block]
 
@@ -82,21 +91,72 @@ def _choose_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
     return min(choices, key=cost)
 
 
-def _rows_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape, prefix: str) -> dict[str, Ints]:
-    """Padded row arrays; padding queries repeat token 0, padding keys stand beyond every query's position."""
+def _choose_grouped_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
+    """As above where rows of like key length stand together: every row counts with its own keys."""
+
+    def cost(block: int) -> int:
+        counts = -(-fresh // block)
+        # The keys of a sequence's rows end at length, length - block, ...: an arithmetic series.
+        keys = counts * lengths - block * counts * (counts - 1) // 2
+        return int(keys.sum()) * (block + GATHER_COST)
+
+    return min((b for b in GROUPED_BLOCKS if b <= shape.query_block), key=cost, default=shape.query_block)
+
+
+def _grouped_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape) -> dict[str, Ints]:
+    """The rows of each group under its number; unpack_index runs on through the groups."""
+    feeds: dict[str, Ints] = {}
+    unpack, base = np.zeros(tokens, np.int64), 0
+    for i, group in enumerate(_split_rows(rows, shape)):
+        part = _rows_feeds(group, unpack, base, shape)
+        base += part["query_index"].size
+        feeds |= {(name if i == 0 else f"{name}_{i}"): array for name, array in part.items()}
+    return feeds | {"unpack_index": unpack}
+
+
+def _split_rows(rows: Sequence[_Row], shape: RowShape) -> list[Sequence[_Row]]:
+    """Rows by key length, cut into groups where the padded area is least; a group without rows gets an idle one."""
+    ordered = sorted(rows, key=lambda row: len(row.keys))
+    cuts = _best_cuts([len(row.keys) for row in ordered], shape.groups)
+    groups: list[Sequence[_Row]] = [ordered[a:b] for a, b in pairwise((0, *cuts, len(ordered)))]
+    idle = _Row(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64))
+    return groups + [[idle]] * (shape.groups - len(groups))
+
+
+def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
+    """At most groups - 1 places to cut ascending key lengths, by dynamic programming over a few candidate places."""
+    places = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
+    places = places[:: -(-len(places) // KEY_LEVELS)] if places else places
+    ends = [*places, len(keys)]
+    best: dict[int, tuple[int, tuple[int, ...]]] = {end: (end * keys[end - 1], ()) for end in ends}
+    for _ in range(groups - 1):
+        for end in reversed(ends):
+            options = (
+                (cost + (end - place) * keys[end - 1], (*cuts, place))
+                for place, (cost, cuts) in best.items()
+                if place < end
+            )
+            best[end] = min((best[end], *options))
+    return best[len(keys)][1]
+
+
+def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape) -> dict[str, Ints]:
+    """Padded row arrays; padding queries repeat token 0, padding keys stand beyond every query's position.
+
+    Writes where each query's output lies into `unpack`, counted from `base`.
+    """
     n_queries = max(2, *(len(r.queries) for r in rows))
     n_keys = -(-max(len(r.keys) for r in rows) // shape.key_multiple) * shape.key_multiple
     queries, positions = np.zeros((len(rows), n_queries), np.int64), np.zeros((len(rows), n_queries), np.int64)
     keys, key_positions = np.zeros((len(rows), n_keys), np.int64), np.full((len(rows), n_keys), PAD_POSITION)
-    unpack, depth = np.zeros(tokens, np.int64), np.arange(n_keys)
+    depth = np.arange(n_keys)
     for i, row in enumerate(rows):
         count, seen = len(row.queries), len(row.keys)
         queries[i, :count], positions[i, :count], keys[i, :seen] = row.queries, row.positions, row.keys
         key_positions[i, :seen] = depth[:seen]
-        unpack[row.queries] = i * n_queries + np.arange(count)
-    names = ("query_index", "query_positions", "key_index", "key_positions", "unpack_index")
-    arrays = (queries, positions, keys, key_positions, unpack)
-    return {f"{prefix}{name}": array for name, array in zip(names, arrays, strict=True)}
+        unpack[row.queries] = base + i * n_queries + np.arange(count)
+    names = ("query_index", "query_positions", "key_index", "key_positions")
+    return dict(zip(names, (queries, positions, keys, key_positions), strict=True))
 
 
 def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowShape) -> dict[str, Ints]:
@@ -111,8 +171,9 @@ def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowS
     number[read_index] = np.arange(len(read_index))
     rows = _read_rows(trie, number)
     read_index = _at_least_two(read_index)
-    feeds |= _rows_feeds(rows, len(read_index), shape, "read_")
-    return feeds | {"read_index": read_index}
+    unpack = np.zeros(len(read_index), np.int64)
+    feeds |= {f"read_{name}": array for name, array in _rows_feeds(rows, unpack, 0, shape).items()}
+    return feeds | {"read_index": read_index, "read_unpack_index": unpack}
 
 
 def _at_least_two(values: Ints) -> Ints:

@@ -59,7 +59,7 @@ class RewardModel:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
         self._bundle, self._backend = bundle, backend
         self._encoder = Encoder(bundle.manifest, bundle.folder)
-        self._rows = RowShape(backend.graph.query_block, backend.graph.key_multiple)
+        self._rows = RowShape(backend.graph.query_block, backend.graph.key_multiple, backend.graph.row_groups)
         self._lock, self._closed = threading.Lock(), False
 
     @classmethod

@@ -23,10 +23,11 @@ STANDARD = {"", "com.microsoft"}
 NEVER = {"nonpad_kv_seqlen", "softmax_precision", "left_window_size", "softcap"}
 
 
-def feeds(bundle: Path, count: int) -> dict[str, np.ndarray]:
+def feeds(bundle: Path, count: int, dialect: str = "portable") -> dict[str, np.ndarray]:
+    groups = next(g.row_groups for g in Bundle.open(bundle).manifest.graphs if g.dialect == dialect)
     encoder = Encoder(Bundle.open(bundle).manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(count)]
-    return dict(pack(sequences, RowShape(128, 16)).feeds)
+    return dict(pack(sequences, RowShape(128, 16, groups)).feeds)
 
 
 def graph_file(bundle: Path, dialect: str) -> str:
@@ -39,7 +40,7 @@ def test_all_dialects_agree_in_fp32(tmp_path: Path, dialect: str, shape: TinySha
     export(str(gated(tmp_path / "c", shape).folder), tmp_path / "b")
     session = onnxruntime.InferenceSession(graph_file(tmp_path / "b", dialect), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, feeds(tmp_path / "b", 8)), strict=True))
+    found = dict(zip(names, session.run(names, feeds(tmp_path / "b", 8, dialect)), strict=True))
     with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
         scores = model.score(ragged_records(8))
     np.testing.assert_allclose(found["score"], [s.value for s in scores], atol=2e-6)  # type: ignore[union-attr]
