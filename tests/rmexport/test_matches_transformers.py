@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from conversations import messages_of, ragged_records, step_records
@@ -48,6 +49,8 @@ def scored(bundle: Path, records: list[dict[str, Any]]) -> list[Score]:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_sequence_classifier(tmp_path: Path, shape: TinyShape) -> None:
+    if "rope_parameters" in shape.extra and transformers.__version__ < "5":
+        pytest.skip("transformers 4 does not know this spelling, so it is no reference for it")
     checkpoint = sequence_classifier(tmp_path / "checkpoint", shape)
     records = ragged_records(8)
     with torch.no_grad():
