@@ -12,7 +12,7 @@ from rmruntime.trie import TokenTrie, build_trie
 
 Ints = NDArray[np.int64]
 PAD_POSITION = 1 << 30  # beyond any query, and inside int32: engines narrow int64 indices
-GATHER_COST = 8  # a key gathered for a row costs as much as this many query-key products (measured, head_dim 64)
+GATHER_COST = 8  # a key gathered for a row counts as this many query-key products: estimated, not measured
 QUERY_BLOCKS = (16, 32, 64, 128, 256)
 GROUPED_BLOCKS = (16, 32, 64, 128)
 KEY_LEVELS = 16  # distinct key lengths that the split into groups looks at
