@@ -8,6 +8,7 @@ import onnx_ir as ir
 from rmexport.bundle_writer import new_bundle, write_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.dialects import dialects
+from rmexport.graph.vocabulary import Dialect
 from rmexport.options import ExportOptions
 from rmexport.spec import ModelSpec, build_graph, read_spec
 from rmexport.version import __version__
@@ -39,21 +40,24 @@ def _write_graphs(
     spec: ModelSpec, weights: StoredWeights, folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
-    for name, dialect in dialects().items():
-        writer, words = build_graph(dialect, spec, weights.locations)
-        file = f"{name}.{words.dtype}.packed.onnx"
-        raw = ir.to_proto(writer.model(name)).SerializeToString()
-        files.append(write_file(folder, file, raw, role="graph"))
-        graphs.append(
-            Graph(
-                file=file,
-                dialect=name,
-                compute_dtype=words.dtype,
-                key_multiple=dialect.KEY_MULTIPLE,
-                row_groups=dialect.ROW_GROUPS,
-            )
-        )
+    for dialect in dialects().values():
+        for compute_dtype in dialect.compute_dtypes(spec.dtype):
+            file = f"{dialect.NAME}.{compute_dtype}.packed.onnx"
+            model = build_graph(dialect, compute_dtype, spec, weights.locations).model(dialect.NAME)
+            files.append(write_file(folder, file, ir.to_proto(model).SerializeToString(), role="graph"))
+            graphs.append(_graph(dialect, compute_dtype, file))
     return tuple(graphs), tuple(files)
+
+
+def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
+    return Graph(
+        file=file,
+        dialect=dialect.NAME,
+        compute_dtype=compute_dtype,
+        key_multiple=dialect.KEY_MULTIPLE,
+        row_groups=dialect.ROW_GROUPS,
+        token_chunk=dialect.TOKEN_CHUNK,
+    )
 
 
 def _write_text(spec: ModelSpec, folder: Path) -> tuple[FileRecord, ...]:

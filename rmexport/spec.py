@@ -92,13 +92,13 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
 
 
 def build_graph(
-    dialect: type[Dialect], spec: ModelSpec, locations: Mapping[str, WeightLocation]
-) -> tuple[GraphWriter, Dialect]:
-    """The finished graph of one dialect."""
+    dialect: type[Dialect], compute_dtype: str, spec: ModelSpec, locations: Mapping[str, WeightLocation]
+) -> GraphWriter:
+    """The finished graph of one dialect and arithmetic."""
     writer = GraphWriter(locations)
-    words = dialect(writer, spec.dtype)
+    words = dialect(writer, compute_dtype)
     spec.head.build(words, spec.head_spec, spec.family.backbone(words, spec.config))
-    return writer, words
+    return writer
 
 
 def dry_run(family: Family, config: FamilyConfig, head: Head, spec: HeadSpec) -> dict[str, WeightRequest]:

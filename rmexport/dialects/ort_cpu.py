@@ -19,13 +19,13 @@ class OrtCpu(Dialect):
     NAME: ClassVar[str] = "ort-cpu"
     ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
 
-    def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
-        super().__init__(writer, bundle_dtype)
+    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
+        super().__init__(writer, compute_dtype)
         self._expanded: dict[object, HeadRows] = {}
 
     @classmethod
-    def compute_dtype(cls, bundle_dtype: str) -> str:
-        return "fp32"
+    def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
+        return ("fp32",)
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         extra = [self.weight(f"{name}.bias", features[:1])] if bias else []

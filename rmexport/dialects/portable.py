@@ -18,13 +18,13 @@ class Portable(Dialect):
 
     NAME: ClassVar[str] = "portable"
 
-    def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
-        super().__init__(writer, bundle_dtype)
+    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
+        super().__init__(writer, compute_dtype)
         self._masks: dict[object, ir.Value] = {}
 
     @classmethod
-    def compute_dtype(cls, bundle_dtype: str) -> str:
-        return bundle_dtype
+    def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
+        return (bundle_dtype,)
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         extra = [self.weight(f"{name}.bias", features[:1])] if bias else []

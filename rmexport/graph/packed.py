@@ -57,9 +57,13 @@ class HeadRows:
     bias: ir.Value
 
 
-def declare_packed_inputs(writer: GraphWriter, row_groups: int = 1) -> PackedInputs:
-    """All inputs; `row_groups` groups of attention rows, the first without a number in its inputs' names."""
-    input_ids, position_ids = writer.input("input_ids", ["T"]), writer.input("position_ids", ["T"])
+def declare_packed_inputs(writer: GraphWriter, row_groups: int = 1, *, chunked: bool = False) -> PackedInputs:
+    """All inputs; `row_groups` groups of attention rows, the first without a number in its inputs' names.
+
+    `chunked`: input_ids comes as [chunks, tokens of each], T tokens in all, which tells how to cut the others.
+    """
+    input_ids = writer.input("input_ids", ["C", "T/C"] if chunked else ["T"])
+    position_ids = writer.input("position_ids", ["T"])
     others = tuple(_declare_rows(writer, "", None, None, f"_{i}") for i in range(1, row_groups))
     all_rows = replace(_declare_rows(writer, "", "T", None), others=others)
     read_index = writer.input("read_index", ["N"])

@@ -4,6 +4,7 @@ Activations are 2-D, `[tokens, features]`, in the graph's compute dtype; heads a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.rope_config import RopeConfig
 from rmexport.graph.packed import AttentionRows, PackedInputs, declare_packed_inputs
 from rmexport.graph.rope_frequencies import rope_frequencies
-from rmexport.graph.writer import DATA_TYPES, GraphWriter
+from rmexport.graph.writer import DATA_TYPES, Features, GraphWriter
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Rotary:
     sin: ir.Value
     read_cos: ir.Value
     read_sin: ir.Value
+    width: int
+    dtype: str
+
+    @property
+    def features(self) -> tuple[Features, Features]:
+        """cos and sin of all tokens."""
+        return Features(self.cos, self.width, self.dtype), Features(self.sin, self.width, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +51,19 @@ class Dialect(ABC):
     NAME: ClassVar[str]
     KEY_MULTIPLE: ClassVar[int] = 16
     ROW_GROUPS: ClassVar[int] = 1
+    STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: as all else
+    TOKEN_CHUNK: ClassVar[int] = 0  # tokens that token-by-token work likes to be done in at a time; 0: all at once
 
-    def __init__(self, writer: GraphWriter, bundle_dtype: str) -> None:
+    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         self.w = writer
-        self.dtype = self.compute_dtype(bundle_dtype)
-        self.inputs: PackedInputs = declare_packed_inputs(writer, self.ROW_GROUPS)
+        self.dtype = compute_dtype
+        self.stream_dtype = self.STREAM_DTYPE or self.dtype
+        self.inputs: PackedInputs = declare_packed_inputs(writer, self.ROW_GROUPS, chunked=bool(self.TOKEN_CHUNK))
 
     @classmethod
     @abstractmethod
-    def compute_dtype(cls, bundle_dtype: str) -> str:
-        """The dtype of the activations for a bundle of this dtype."""
+    def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
+        """The dtypes of the activations for a bundle of this dtype: one graph each."""
 
     @abstractmethod
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
@@ -74,6 +85,15 @@ class Dialect(ABC):
     def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
         """`silu(gate) * up`."""
 
+    def tokenwise(
+        self, body: Callable[..., Sequence[ir.Value]], inputs: Sequence[Features], widths: Sequence[int]
+    ) -> Sequence[ir.Value]:
+        """`body(*values)`, work on each token by itself, which a dialect may do in chunks of tokens.
+
+        `widths` are those of the results, each [tokens, width].
+        """
+        return body(*(x.value for x in inputs))
+
     # Words that every dialect spells alike.
 
     def weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
@@ -84,11 +104,22 @@ class Dialect(ABC):
     def embed(self, name: str, shape: tuple[int, int]) -> ir.Value:
         """Rows of the embedding table for the packed tokens."""
         table, stored = self.w.weight(f"{name}.weight", shape)
-        return self._cast(self.w.op("Gather", table, self.inputs.input_ids), stored, self.dtype)
+        rows = self.w.op("Gather", table, self.inputs.input_ids)
+        if self.TOKEN_CHUNK:
+            rows = self.w.op("Reshape", rows, self.w.constant(f"flat_{shape[1]}", [-1, shape[1]]))
+        return self._cast(rows, stored, self.stream_dtype)
+
+    def features(self, value: ir.Value, width: int) -> Features:
+        """A value in the compute dtype, as `tokenwise` takes it."""
+        return Features(value, width, self.dtype)
+
+    def stream(self, value: ir.Value, width: int) -> Features:
+        """The residual stream, as `tokenwise` takes it."""
+        return Features(value, width, self.stream_dtype)
 
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Residual sum."""
-        return self.w.op("Add", x, y)
+        """Residual sum: the stream `x` and what a block adds to it."""
+        return self.w.op("Add", x, self._cast(y, self.dtype, self.stream_dtype))
 
     def take(self, x: ir.Value, rows: AttentionRows) -> ir.Value:
         """The rows' tokens out of all tokens."""
@@ -103,7 +134,8 @@ class Dialect(ABC):
         cos, sin = (self._scaled(self.w.op(op, angles), scaling) for op in ("Cos", "Sin"))
         read_index = self.inputs.read_rows.take
         assert read_index is not None  # declared just so
-        return Rotary(cos, sin, self.w.op("Gather", cos, read_index), self.w.op("Gather", sin, read_index))
+        read_cos, read_sin = (self.w.op("Gather", x, read_index) for x in (cos, sin))
+        return Rotary(cos, sin, read_cos, read_sin, inverse.size, self.dtype)
 
     def rotate_for(self, x: ir.Value, heads: int, rotary: Rotary, rows: AttentionRows) -> ir.Value:
         """`rotate` with the angles of the rows' tokens."""
@@ -113,9 +145,11 @@ class Dialect(ABC):
 
     def final_norm(self, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
         """The backbone's last norm, computed and returned in fp32, the dtype that heads read."""
-        x = self._cast(x, self.dtype, "fp32")
+        x = self._cast(x, self.stream_dtype, "fp32")
         scale = self.fp32_weight(f"{name}.weight", (size,))
-        return self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+        hidden = self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+        hidden.name = "final_hidden"
+        return hidden
 
     # Words of the heads: all in fp32.
 

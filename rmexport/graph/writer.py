@@ -1,6 +1,6 @@
 """Adds nodes, constants, inputs and weights to one ONNX graph; knows no model and no engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,15 @@ class WeightRequest:
     in_fp32: bool
 
 
+@dataclass(frozen=True)
+class Features:
+    """What every token has of one kind: `value` [tokens, width] of `dtype`."""
+
+    value: ir.Value
+    width: int
+    dtype: str
+
+
 @dataclass
 class GraphWriter:
     """Collects one graph. `locations` None makes a dry run that only records which weights are read."""
@@ -54,6 +63,7 @@ class GraphWriter:
     _inputs: list[ir.Value] = field(default_factory=list)
     _outputs: list[ir.Value] = field(default_factory=list)
     _initializers: dict[str, ir.Value] = field(default_factory=dict)
+    _chunks: dict[str, ir.Value] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _domains: dict[str, int] = field(default_factory=lambda: {"": OPSET})
 
@@ -74,6 +84,36 @@ class GraphWriter:
             self._domains[domain] = 1
         self._nodes.append(node)
         return node.outputs
+
+    def scan(
+        self, body: Callable[..., Sequence[ir.Value]], inputs: Sequence[Features], shape: ir.Value
+    ) -> Sequence[ir.Value]:
+        """`body` on consecutive chunks of tokens; `shape` [2] = (chunks, tokens of each).
+
+        Results are [chunks, tokens of each, width]. The body's weights and constants stay outside it.
+        """
+        number = self._counts["Scan"] = self._counts.get("Scan", -1) + 1
+        slices = [
+            ir.Value(
+                name=f"chunk_{number}_{i}", shape=ir.Shape([None, x.width]), type=ir.TensorType(DATA_TYPES[x.dtype])
+            )
+            for i, x in enumerate(inputs)
+        ]
+        chunked = [self._chunked(x, shape) for x in inputs]
+        outside, self._nodes = self._nodes, []
+        results = body(*slices)
+        graph = ir.Graph(slices, results, nodes=self._nodes, name=f"chunk_{number}")
+        self._nodes = outside
+        return self.ops("Scan", *chunked, outputs=len(results), body=graph, num_scan_inputs=len(chunked))
+
+    def _chunked(self, x: Features, shape: ir.Value) -> ir.Value:
+        """Each value's chunks, and each width's shape, are made once: a graph has many layers."""
+        name, width = f"{x.value.name} in chunks", f"width_{x.width}"
+        if width not in self._chunks:
+            self._chunks[width] = self.op("Concat", shape, self.constant(width, [x.width]), axis=0)
+        if name not in self._chunks:
+            self._chunks[name] = self.op("Reshape", x.value, self._chunks[width])
+        return self._chunks[name]
 
     def constant(self, name: str, array: Any, dtype: str = "int64") -> ir.Value:
         """A small constant; the same name gives the same value, so callers need not remember."""
@@ -102,7 +142,7 @@ class GraphWriter:
             name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
 
-    def input(self, name: str, dims: Sequence[str]) -> ir.Value:
+    def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
         """An int64 input with symbolic dimensions."""
         value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.INT64))
         self._inputs.append(value)

@@ -116,6 +116,7 @@ class Graph:
 
     `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
     batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
+    `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
     """
 
     file: str
@@ -125,6 +126,7 @@ class Graph:
     key_multiple: int = 16
     query_block: int = 128
     row_groups: int = 1
+    token_chunk: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

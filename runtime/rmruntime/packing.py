@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rmruntime.manifest import Graph
 from rmruntime.sequences import TokenSequence
 from rmruntime.trie import TokenTrie, build_trie
 
@@ -15,6 +17,7 @@ PAD_POSITION = 1 << 30  # beyond any query, and inside int32: engines narrow int
 GATHER_COST = 8  # a key gathered for a row counts as this many query-key products: estimated, not measured
 QUERY_BLOCKS = (16, 32, 64, 128, 256)
 GROUPED_BLOCKS = (16, 32, 64, 128)
+CHUNK_MULTIPLE = 16  # rows of a matrix tile
 KEY_LEVELS = 16  # distinct key lengths that the split into groups looks at
 
 
@@ -22,26 +25,35 @@ KEY_LEVELS = 16  # distinct key lengths that the split into groups looks at
 class RowShape:
     """Limits of attention rows: at most `query_block` queries, key lengths a multiple of `key_multiple`.
 
-    Rows stand in exactly `groups` groups, each with key and query lengths of its own.
+    Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
+    of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding.
     """
 
     query_block: int
     key_multiple: int
     groups: int = 1
+    token_chunk: int = 0
+
+
+def row_shape(graph: Graph) -> RowShape:
+    """What a graph of the manifest asks for."""
+    return RowShape(graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk)
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """Graph inputs by name, and the figures that statistics are made of.
 
-    `given` counts the tokens of all sequences, `computed` those of the trie; `reads[i]` is how many results sequence i
-    has. Results come in the order of the sequences, then of their reads; a lone result is followed by its copy.
+    `given` counts the tokens of all sequences, `computed` those of the trie, `padded` the query-row slots computed
+    beyond them; `reads[i]` is how many results sequence i has. Results come in the order of the sequences, then of
+    their reads; a lone result is followed by its copy.
     """
 
     feeds: Mapping[str, Ints]
     given: int
     computed: int
     reads: tuple[int, ...]
+    padded: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,36 @@ def pack(sequences: Sequence[TokenSequence], shape: RowShape) -> PackedBatch:
     feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
     feeds |= _grouped_feeds(_token_rows(trie, shape), trie.tokens, shape)
     feeds |= _read_feeds(trie, sequences, shape)
-    if trie.tokens == 1:
+    if shape.token_chunk:
+        feeds |= _chunked_feeds(feeds, trie.tokens, shape.token_chunk)
+    elif trie.tokens == 1:
         feeds |= {name: _at_least_two(feeds[name]) for name in ("input_ids", "position_ids", "unpack_index")}
     reads = tuple(len(next(iter(s.reads.values()))) for s in sequences)
-    return PackedBatch(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads)
+    slots = sum(array.size for name, array in feeds.items() if name.startswith("query_index"))
+    return PackedBatch(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads, slots - trie.tokens)
+
+
+def _chunked_feeds(feeds: Mapping[str, Ints], tokens: int, limit: int) -> dict[str, Ints]:
+    """The per-token inputs, padded with token 0 so that chunks are equal; input_ids [chunks, size of each]."""
+    chunks, size = chunk_plan(tokens, limit)
+    names = ("input_ids", "position_ids", "unpack_index")
+    padded = {name: _extended(feeds[name], chunks * size) for name in names}
+    return padded | {"input_ids": padded["input_ids"].reshape(chunks, size)}
+
+
+def _extended(values: Ints, length: int) -> Ints:
+    """With zeros at the end; np.pad takes ten times as long."""
+    extended = np.zeros(length, np.int64)
+    extended[: len(values)] = values
+    return extended
+
+
+@cache
+def chunk_plan(tokens: int, limit: int) -> tuple[int, int]:
+    """The number of equal chunks and their size that compute least, larger chunks where that is equal."""
+    least = max(1, -(-tokens // limit))
+    choices = [(n, CHUNK_MULTIPLE * -(-tokens // (n * CHUNK_MULTIPLE))) for n in range(least, 2 * least + 1)]
+    return min(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
 
 
 def _token_rows(trie: TokenTrie, shape: RowShape) -> list[_Row]:
@@ -94,13 +132,12 @@ def _choose_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
 def _choose_grouped_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
     """As above where rows of like key length stand together: every row counts with its own keys."""
 
-    def cost(block: int) -> int:
-        counts = -(-fresh // block)
-        # The keys of a sequence's rows end at length, length - block, ...: an arithmetic series.
-        keys = counts * lengths - block * counts * (counts - 1) // 2
-        return int(keys.sum()) * (block + GATHER_COST)
-
-    return min((b for b in GROUPED_BLOCKS if b <= shape.query_block), key=cost, default=shape.query_block)
+    blocks = np.array([b for b in GROUPED_BLOCKS if b <= shape.query_block] or [shape.query_block])[:, None]
+    counts = -(-fresh // blocks)
+    # The keys of a sequence's rows end at length, length - block, ...: an arithmetic series.
+    keys = counts * lengths - blocks * counts * (counts - 1) // 2
+    costs = keys.sum(axis=1) * (blocks[:, 0] + GATHER_COST)
+    return int(blocks[costs.argmin(), 0])
 
 
 def _grouped_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape) -> dict[str, Ints]:

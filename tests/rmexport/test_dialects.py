@@ -15,7 +15,7 @@ from rmexport.dialects import dialects
 from rmruntime import RewardModel, ScoreOptions
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
-from rmruntime.packing import RowShape, pack
+from rmruntime.packing import pack, row_shape
 from rmruntime.records import parse_record
 from tiny_checkpoints import TinyShape, gated, sequence_classifier
 
@@ -24,10 +24,10 @@ NEVER = {"nonpad_kv_seqlen", "softmax_precision", "left_window_size", "softcap"}
 
 
 def feeds(bundle: Path, count: int, dialect: str = "portable") -> dict[str, np.ndarray]:
-    groups = next(g.row_groups for g in Bundle.open(bundle).manifest.graphs if g.dialect == dialect)
+    graph = next(g for g in Bundle.open(bundle).manifest.graphs if g.dialect == dialect)
     encoder = Encoder(Bundle.open(bundle).manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(count)]
-    return dict(pack(sequences, RowShape(128, 16, groups)).feeds)
+    return dict(pack(sequences, row_shape(graph)).feeds)
 
 
 def graph_file(bundle: Path, dialect: str) -> str:

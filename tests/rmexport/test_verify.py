@@ -20,19 +20,20 @@ from rmruntime.sequences import TokenSequence
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 FEW = VerifyOptions(conversations=24)
+MANY = VerifyOptions(conversations=128)  # the 16-bit rules are about a mean and a rank: 24 leave them to chance
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_good_bundles_pass(tmp_path: Path, dtype: str) -> None:
     folder = gated(tmp_path / "c", TinyShape(max_position_embeddings=2048)).folder
     export(str(folder), tmp_path / "b", ExportOptions(dtype=dtype))  # type: ignore[arg-type] # parametrized
-    report = verify(tmp_path / "b", str(folder), FEW)
+    report = verify(tmp_path / "b", str(folder), MANY)
     assert report.passed, table(report)
-    assert report.sequences == 24 and report.dtype == dtype
+    assert report.sequences == 128 and report.dtype == dtype
     stored = json.loads((tmp_path / "b" / "parity.json").read_text())
     assert stored["passed"] and stored["digest"] and stored["versions"]["transformers"]
     golden = [json.loads(line) for line in (tmp_path / "b" / "golden.jsonl").read_text().splitlines()]
-    assert len(golden) == 24 and set(golden[0]["expected"]) == {"score", "rewards", "gating"}
+    assert len(golden) == 128 and set(golden[0]["expected"]) == {"score", "rewards", "gating"}
 
 
 def test_golden_conversations_can_be_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,3 +122,15 @@ def test_the_layerwise_reference_is_transformers(tmp_path: Path, dtype: str) -> 
     found = reference_scores(source, read_spec(source, ExportOptions()), sequences, dtype)
     np.testing.assert_allclose(found.outputs["score"], expected, rtol=1e-6)  # the head's rows are multiplied together
     assert len(found.peaks) == 3 and all(peak.magnitude > 0 for peak in found.peaks)
+
+
+def test_the_precision_asked_for_is_the_one_that_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sequence_classifier(tmp_path / "c", TinyShape(max_position_embeddings=2048)).folder
+    export(str(folder), tmp_path / "b", ExportOptions(dtype="bf16"))
+    arguments = ["verify", str(tmp_path / "b"), "--checkpoint", str(folder), "--conversations", "8", "--json"]
+    assert main([*arguments, "--precision", "fp32"]) in (0, 1)  # eight say little about a mean
+    assert json.loads(capsys.readouterr().out)["precision"] == "fp32"
+    assert main([*arguments, "--device", "ort-cpu", "--precision", "bf16"]) == 2
+    assert "ort-cpu cannot compute this bf16 bundle with precision 'bf16'" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
 PRIORITY (higher is preferred where several can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS
-(graphs it reads, best first) and `load(bundle, graph, options)`, which alone imports the engine.
+(graphs it reads, best first), `compute_dtypes(bundle_dtype, precision)` (which of their arithmetics) and
+`load(bundle, graph, options)`; only these two import the engine.
 """
 
 import importlib
@@ -37,8 +38,7 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     module = _choose(bundle, device)
     if colon and not (module.HAS_INDEX and index.isdigit()):
         raise BackendError(f"device {options.device!r}: {module.NAME} takes no device number {index!r}; say {device!r}")
-    graph = _graph_for(bundle, module)
-    if graph is None:
+    if not _readable(bundle, module):
         have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))
         raise BackendError(
             f"device {options.device!r} runs {module.NAME}, which reads {', '.join(module.DIALECTS)} graphs; "
@@ -46,7 +46,7 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
         )
     if not _installed(module):
         raise EngineNotInstalled(_missing([module]))
-    return module.load(bundle, graph, options)
+    return module.load(bundle, _graph_for(bundle, module, options), options)
 
 
 def _choose(bundle: Bundle, device: str) -> BackendModule:
@@ -57,16 +57,29 @@ def _choose(bundle: Bundle, device: str) -> BackendModule:
     if not fitting:
         names = sorted({"auto", *known, *(d for m in known.values() for d in m.DEVICES)})
         raise BackendError(f"unknown device {device!r}; expected one of {', '.join(names)}")
-    readable = [m for m in fitting if _graph_for(bundle, m) is not None] or fitting
+    readable = [m for m in fitting if _readable(bundle, m)] or fitting
     installed = [m for m in readable if _installed(m)]
     if not installed:
         raise EngineNotInstalled(_missing(readable))
     return installed[0]
 
 
-def _graph_for(bundle: Bundle, module: BackendModule) -> Graph | None:
-    by_dialect = {graph.dialect: graph for graph in bundle.manifest.graphs}
-    return next((by_dialect[d] for d in module.DIALECTS if d in by_dialect), None)
+def _readable(bundle: Bundle, module: BackendModule) -> bool:
+    return any(graph.dialect in module.DIALECTS for graph in bundle.manifest.graphs)
+
+
+def _graph_for(bundle: Bundle, module: BackendModule, options: BackendOptions) -> Graph:
+    manifest = bundle.manifest
+    known = {(graph.dialect, graph.compute_dtype): graph for graph in manifest.graphs}
+    wanted = module.compute_dtypes(manifest.dtype, options.precision)
+    for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted):
+        if key in known:
+            return known[key]
+    have = ", ".join(sorted({g.compute_dtype for g in manifest.graphs if g.dialect in module.DIALECTS}))
+    raise BackendError(
+        f"{module.NAME} cannot compute this {manifest.dtype} bundle with precision {options.precision!r} on this "
+        f"machine; its graphs compute in {have}. Leave the precision to 'auto', or choose another device"
+    )
 
 
 def _installed(module: BackendModule) -> bool:

@@ -12,20 +12,28 @@ from rmruntime.errors import OptionError
 from rmruntime.manifest import Graph
 
 Feeds = Mapping[str, NDArray[np.int64]]
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under."""
+    """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under.
+
+    `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's dtype; otherwise that
+    arithmetic or an error.
+    """
 
     device: str = "auto"
+    precision: str = "auto"
     threads: int = 0
     memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}, expected a number of threads, or 0 for the engine's choice")
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 class Backend(Protocol):
@@ -54,6 +62,10 @@ class BackendModule(Protocol):
     PACKAGE: str
     EXTRA: str
     DIALECTS: tuple[str, ...]
+
+    def compute_dtypes(self, bundle_dtype: str, precision: str) -> tuple[str, ...]:
+        """Compute dtypes of the graphs that give this precision, best first; empty when it cannot."""
+        ...
 
     def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend: ...
 

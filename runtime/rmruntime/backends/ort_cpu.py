@@ -19,6 +19,11 @@ DIALECTS = ("ort-cpu",)
 HEAP_SHARE = 0.6  # of the available memory that fp32 copies of the weights may take
 
 
+def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
+    """fp32 only: ORT has no 16-bit matrix products on CPUs."""
+    return ("fp32",) if precision in ("auto", "fp32") else ()
+
+
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCpuBackend":
     """A session over the bundle's shards, which stay memory-mapped where the weights are used as stored."""
     return OrtCpuBackend(bundle, graph, options)

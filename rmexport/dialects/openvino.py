@@ -1,0 +1,89 @@
+"""OpenVINO on CPUs: `MatMul(x, Transpose(W))` on HF's weight layout, 2-D activations, attention by head rows.
+
+Gemm(transB=1) would make it fold a copy of every weight. Work on single tokens is a Scan over chunks of tokens: its
+matrix products lose a fifth of their speed where a chunk's activations do not fit into a core's cache, and inside a
+Scan the weights stay one constant. In bf16 graphs the products are bf16 while the residual stream and the norms are
+fp32, which costs nothing and errs less than the all-bf16 model.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
+from rmexport.graph.vocabulary import AttentionShape, Dialect
+from rmexport.graph.writer import Features, GraphWriter
+
+
+class OpenVino(Dialect):
+    """Standard ops, in the forms that OpenVINO's CPU plugin fuses."""
+
+    NAME: ClassVar[str] = "openvino"
+    ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
+    STREAM_DTYPE: ClassVar[str | None] = "fp32"
+    TOKEN_CHUNK: ClassVar[int] = 384  # measured: products are fastest at 256 to 400 rows
+
+    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
+        super().__init__(writer, compute_dtype)
+        self._chunk_shape = writer.op("Shape", self.inputs.input_ids)
+        self._expanded: dict[object, HeadRows] = {}
+        self._angles: dict[object, list[ir.Value]] = {}  # of a chunk, for its queries and its keys
+
+    @classmethod
+    def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
+        """bf16 where the bundle is, and fp32 for processors without it; fp16 products are slow there."""
+        return ("bf16", "fp32") if bundle_dtype == "bf16" else ("fp32",)
+
+    def tokenwise(
+        self, body: Callable[..., Sequence[ir.Value]], inputs: Sequence[Features], widths: Sequence[int]
+    ) -> Sequence[ir.Value]:
+        results = self.w.scan(body, inputs, self._chunk_shape)
+        return [self._flat(value, width) for value, width in zip(results, widths, strict=True)]
+
+    def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
+        y = self.w.op("MatMul", x, self.w.op("Transpose", self.weight(f"{name}.weight", features), perm=[1, 0]))
+        return self.w.op("Add", y, self.weight(f"{name}.bias", features[:1])) if bias else y
+
+    def rms_norm(self, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
+        value, stored = self.w.weight(f"{name}.weight", (size,))
+        scale = self._cast(value, stored, self.stream_dtype)
+        normed = self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
+        return self._cast(normed, self.stream_dtype, self.dtype)
+
+    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        axis0, angles = self.w.constant("axes_0", [0]), (cos.name, sin.name)
+        if angles not in self._angles:
+            self._angles[angles] = [self.w.op("Unsqueeze", value, axis0) for value in (cos, sin)]
+        rotated = self.w.op(
+            "RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[angles], num_heads=heads
+        )
+        return self.w.op("Squeeze", rotated, axis0)
+
+    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        by_head = self.w.constant(f"flat_{shape.head_dim}", [-1, shape.head_dim])
+        q = self.w.op("Mul", q, self.w.constant(f"scale_{shape.scale}", shape.scale, self.dtype))
+        flat = [self.w.op("Reshape", value, by_head) for value in (q, k, v)]
+        expanded = [self._head_rows(group, shape) for group in (rows, *rows.others)]
+        parts = [self.w.op("Reshape", self._attend(flat, where), by_head) for where in expanded]
+        outputs = self.w.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+        return self._flat(self.w.op("Gather", outputs, expanded[0].unpack), shape.heads * shape.head_dim)
+
+    def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
+        return self.w.op("Mul", self.w.op("Mul", gate, self.w.op("Sigmoid", gate)), up)
+
+    def _attend(self, flat: list[ir.Value], where: HeadRows) -> ir.Value:
+        """[R, KV, Sq*G, head_dim] of one group of rows; MatMul-Add-Softmax-MatMul becomes one fused node."""
+        indices = (where.queries, where.keys, where.keys)
+        queries, keys, values = (self.w.op("Gather", x, index) for x, index in zip(flat, indices, strict=True))
+        scores = self.w.op("MatMul", queries, self.w.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        return self.w.op("MatMul", self.w.op("Softmax", self.w.op("Add", scores, where.bias), axis=-1), values)
+
+    def _head_rows(self, rows: AttentionRows, shape: AttentionShape) -> HeadRows:
+        key = (rows.prefix, shape.heads, shape.kv_heads, shape.window)
+        if key not in self._expanded:
+            self._expanded[key] = expand_head_rows(self.w, rows, shape.heads, shape.kv_heads, shape.window, self.dtype)
+        return self._expanded[key]
+
+    def _flat(self, value: ir.Value, width: int) -> ir.Value:
+        return self.w.op("Reshape", value, self.w.constant(f"flat_{width}", [-1, width]))

@@ -1,0 +1,80 @@
+"""OpenVINO on CPUs: bf16 products where the processor has them, fp32 otherwise or on request."""
+
+from typing import Any
+
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module
+from rmruntime.bundle import Bundle
+from rmruntime.errors import BackendError
+from rmruntime.manifest import Graph
+
+NAME = "openvino"
+DEVICES = ("cpu",)
+PRIORITY = 20
+HAS_INDEX = False
+PACKAGE = "openvino"
+EXTRA = "openvino"
+DIALECTS = ("openvino",)
+
+
+def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
+    """A bf16 bundle in bf16 where the processor multiplies bf16; bf16 of another bundle only when asked for."""
+    narrow = bundle_dtype == "bf16" if precision == "auto" else precision == "bf16"
+    if narrow and has_bf16():
+        return ("bf16", "fp32")
+    return ("fp32",) if precision in ("auto", "fp32") else ()
+
+
+def has_bf16() -> bool:
+    """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16)."""
+    core = engine_module(PACKAGE).Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OpenVinoBackend":
+    """The graph compiled for this processor; weights stay memory-mapped until the first pass packs them."""
+    return OpenVinoBackend(bundle, graph, options)
+
+
+class OpenVinoBackend:
+    """One compiled model and its only request."""
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+        self.graph = graph
+        self.precision = "bf16" if "bf16" in (graph.compute_dtype, options.precision) else "fp32"
+        core = engine_module(PACKAGE).Core()
+        path = str(bundle.folder / graph.file)
+        try:
+            compiled = core.compile_model(path, "CPU", _settings(graph, options))
+            self._request = compiled.create_infer_request()
+        except Exception as error:  # openvino raises bare RuntimeError for everything
+            raise BackendError(f"openvino cannot load {graph.file}: {error}") from error
+        self._outputs = {output.name: compiled.output(output.name) for output in bundle.manifest.outputs}
+
+    def run(self, feeds: Feeds) -> Outputs:
+        try:
+            values = self._request.infer(dict(feeds), share_inputs=True)
+        except Exception as error:  # as above
+            raise BackendError(f"openvino failed on a pass of {feeds['input_ids'].size} tokens: {error}") from error
+        return {name: values[output] for name, output in self._outputs.items()}
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
+    """The graph's own types decide the arithmetic; only bf16 that the graph does not have is left to the engine.
+
+    No CACHE_DIR: a graph with a Scan comes back from OpenVINO's cache (2026.4) with wrong results, and compiling, which
+    copies no weights, takes 0.3 s.
+    """
+    narrow = options.precision == "bf16" and graph.compute_dtype == "fp32"
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if narrow else "f32",  # its default would narrow fp32 heads
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if options.threads:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    return settings
