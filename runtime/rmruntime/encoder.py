@@ -163,8 +163,8 @@ def _sequence(draft: _Draft, ids: Ints, reads: dict[str, Ints], *, truncated: in
 def _check_ids(ids: Ints | tuple[int, ...], vocab_size: int, where: str) -> None:
     if not len(ids):
         raise InputError(f"{where}: found no tokens, expected at least one")
-    lowest, highest = (ids.min(), ids.max()) if isinstance(ids, np.ndarray) else (min(ids), max(ids))
-    if 0 <= lowest and highest < vocab_size:
+    values = ids.tolist() if isinstance(ids, np.ndarray) else ids  # for short sequences faster than array operations
+    if 0 <= min(values) and max(values) < vocab_size:
         return
     position, wrong = next((i, int(token)) for i, token in enumerate(ids) if not 0 <= token < vocab_size)
     raise InputError(

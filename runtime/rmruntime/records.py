@@ -16,7 +16,7 @@ joined without a separator.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ def parse_record(data: object) -> Request:
         raise RecordError(f"a record: found {_found(data)}, expected an object such as {_shown(_EXAMPLE)}")
     record = {key: value for key, value in data.items() if value is not None and key not in IGNORED_KEYS}
     identity = _identity(record.pop("id", None))
-    _refuse_unknown(record, _KNOWN_KEYS | {"id", "metadata"}, "the record")
+    _refuse_unknown(record, _KNOWN_KEYS, "the record")
     build = _BUILDERS.get(frozenset(record))
     if build is None:
         expected = "; ".join(", ".join(keys) for keys in _FORMS)
@@ -141,7 +141,7 @@ _FORMS: dict[tuple[str, ...], Callable[[Mapping[str, Any]], _Parts]] = {
     ("input_ids",): _from_input_ids,
 }
 _BUILDERS = {frozenset(keys): build for keys, build in _FORMS.items()}
-_KNOWN_KEYS = frozenset(key for keys in _FORMS for key in keys)
+_KNOWN_KEYS = frozenset(key for keys in _FORMS for key in keys) | {"id", "metadata"}
 
 
 def _preferred(prompt: object, answer: object, key: str) -> Conversation:
@@ -255,10 +255,10 @@ def _identity(value: object) -> str | int | None:
     raise RecordError(f"id: found {_found(value)}, expected a string or an integer")
 
 
-def _refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) -> None:
-    names = sorted(known)
+def _refuse_unknown(given: Iterable[object], known: Collection[str], where: str) -> None:
     for key in given:
-        if key not in names:
+        if key not in known:
+            names = sorted(known)
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected only {', '.join(names)}"
             raise RecordError(f"{where}: found the unknown key {_shown(key)}; {hint}")

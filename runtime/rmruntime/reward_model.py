@@ -3,11 +3,10 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-
-import numpy as np
 
 from rmruntime.backends import load_backend
 from rmruntime.backends.base import Backend, BackendOptions
@@ -17,22 +16,28 @@ from rmruntime.encoder import Encoder
 from rmruntime.errors import InputError, RewardModelError
 from rmruntime.manifest import Manifest
 from rmruntime.options import ScoreOptions
-from rmruntime.packing import RowShape, pack
+from rmruntime.packing import pack, row_shape
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Arrays, Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
+from rmruntime.windows import cut_windows, one_ahead
 
 Scored = Score | list[Score]
 Advance = Callable[[int], object]
+Encoded = list[tuple[TokenSequence, ...] | InputError]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine."""
+    """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine.
+
+    `padded` counts the query slots of attention rows that were computed beyond real tokens.
+    """
 
     sequences: int = 0
     given: int = 0
     computed: int = 0
+    padded: int = 0
     passes: int = 0
 
     def __add__(self, other: "Statistics") -> "Statistics":
@@ -40,6 +45,7 @@ class Statistics:
             sequences=self.sequences + other.sequences,
             given=self.given + other.given,
             computed=self.computed + other.computed,
+            padded=self.padded + other.padded,
             passes=self.passes + other.passes,
         )
 
@@ -59,7 +65,7 @@ class RewardModel:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
         self._bundle, self._backend = bundle, backend
         self._encoder = Encoder(bundle.manifest, bundle.folder)
-        self._rows = RowShape(backend.graph.query_block, backend.graph.key_multiple, backend.graph.row_groups)
+        self._rows = row_shape(backend.graph)
         self._lock, self._closed = threading.Lock(), False
 
     @classmethod
@@ -68,17 +74,19 @@ class RewardModel:
         folder: str | Path,
         *,
         device: str = "auto",
+        precision: str = "auto",
         threads: int = 0,
         check: Literal["fast", "full"] = "fast",
         memory_limit: int | None = None,
     ) -> Self:
         """Open and validate a bundle and load its engine.
 
-        `device` is auto, cpu, or a backend's name; `threads` 0 lets the engine decide; `check` "full" hashes the
+        `device` is auto, cpu, or a backend's name; `precision` auto, fp32, bf16 or fp16, where auto never has fewer
+        mantissa bits than the bundle's dtype; `threads` 0 lets the engine decide; `check` "full" hashes the
         weights; `memory_limit` is in bytes. Raises BundleError, BackendError or EngineNotInstalled.
         """
         bundle = Bundle.open(Path(folder), check=check)
-        options = BackendOptions(device=device, threads=threads, memory_limit=memory_limit)
+        options = BackendOptions(device=device, precision=precision, threads=threads, memory_limit=memory_limit)
         return cls(bundle, load_backend(bundle, options))
 
     @property
@@ -129,9 +137,26 @@ class RewardModel:
     def run(self, requests: Sequence[Request], options: ScoreOptions, advance: Advance | None = None) -> Run:
         """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
 
-        `advance` is told the number of sequences after each pass. Raises BackendError when the engine fails.
+        `advance` is told the number of sequences after each pass. Prefixes are shared within windows of
+        rmruntime.windows.WINDOW requests, of which the next is tokenized while the engine runs. Raises BackendError
+        when the engine fails.
         """
-        encoded = self.encode(requests, options)
+        parts = list(cut_windows(requests))
+        if len(parts) <= 1:
+            return self.run_encoded(requests, self.encode(requests, options), options, advance)
+        results: list[Scored | InputError] = []
+        statistics = Statistics()
+        with one_ahead(lambda part: self.encode(part, options), parts) as ahead:
+            for part, encoded in zip(parts, ahead, strict=True):
+                run = self.run_encoded(part, encoded, options, advance)
+                results += run.results
+                statistics += run.statistics
+        return Run(results, statistics)
+
+    def run_encoded(
+        self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions, advance: Advance | None = None
+    ) -> Run:
+        """`run` from what `encode` gave for the same requests and options."""
         flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
         outputs, statistics = self.outputs(flat, options, advance)
         scores = (
@@ -146,9 +171,7 @@ class RewardModel:
                 results.append(_joined(request, [next(scores) for _ in sequences], options))
         return Run(results, statistics)
 
-    def encode(
-        self, requests: Sequence[Request], options: ScoreOptions
-    ) -> list[tuple[TokenSequence, ...] | InputError]:
+    def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
         """Token sequences of each request, with the positions that the head reads."""
         return self._encoder.encode_many(requests, options)
 
@@ -188,10 +211,11 @@ class RewardModel:
             if self._closed:
                 raise RewardModelError("this RewardModel is closed; load the bundle again")
             outputs = self._backend.run(packed.feeds)
-        cuts = np.cumsum(packed.reads)
-        split = {name: np.split(values, cuts) for name, values in outputs.items()}
-        arrays: list[Arrays] = [{name: parts[i] for name, parts in split.items()} for i in range(len(sequences))]
-        return arrays, Statistics(sequences=len(sequences), given=packed.given, computed=packed.computed, passes=1)
+        ends = zip(packed.reads, accumulate(packed.reads), strict=True)
+        arrays: list[Arrays] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
+        return arrays, Statistics(
+            sequences=len(sequences), given=packed.given, computed=packed.computed, padded=packed.padded, passes=1
+        )
 
 
 def _parsed(index: int, record: Mapping[str, Any]) -> Request:

@@ -1,9 +1,11 @@
-"""Scores a file of records into a file of results, in input order, a window of records at a time."""
+"""Scores a file of records into a file of results, in input order, a window of records at a time.
+
+The next window is read before this one is scored, and tokenized meanwhile.
+"""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Literal
 
 from tqdm import tqdm
@@ -13,10 +15,10 @@ from rmruntime.options import ScoreOptions
 from rmruntime.record_files import Record, read_records
 from rmruntime.record_writer import RecordWriter, open_writer
 from rmruntime.records import Request
-from rmruntime.reward_model import RewardModel, Run, Scored, Statistics
+from rmruntime.reward_model import Encoded, RewardModel, Run, Scored, Statistics
 from rmruntime.scores import Score
+from rmruntime.windows import cut_windows, one_ahead
 
-WINDOW = 2048  # records held at once: enough to find shared prefixes and like lengths, little enough to stream
 BAR_DELAY = 1.0  # seconds: short work shows no bar
 
 
@@ -27,6 +29,7 @@ class FileOptions:
     input: str
     output: str | None = None
     device: str = "auto"
+    precision: str = "auto"
     threads: int = 0
     check: Literal["fast", "full"] = "fast"
     on_error: Literal["stop", "skip"] = "stop"
@@ -53,7 +56,8 @@ class Summary:
         shared = f", {1 - s.computed / s.given:.0%} shared" if s.given else ""
         lines = [
             f"{self.records} records, {s.sequences} sequences on {self.backend} in {self.precision}: "
-            f"{s.given} tokens given, {s.computed} computed{shared}, {s.passes} passes, {self.seconds:.2f} s"
+            f"{s.given} tokens given, {s.computed} computed{shared}, {s.padded} padded, {s.passes} passes, "
+            f"{self.seconds:.2f} s"
         ]
         if self.pairs:
             lines.append(f"pair accuracy {self.pairs_right / self.pairs:.2%} ({self.pairs} pairs)")
@@ -73,18 +77,39 @@ def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summar
     Raises InputError for a bad record unless `on_error` is "skip", and what loading and reading raise.
     """
     with (
-        RewardModel.load(bundle, device=files.device, threads=files.threads, check=files.check) as model,
+        _load(bundle, files) as model,
         open_writer(files.output) as writer,
         tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
     ):
         summary = Summary(backend=model.backend, precision=model.precision)
-        begin, records = time.perf_counter(), read_records(files.input)
-        while window := list(islice(records, WINDOW)):
-            run = model.run([r for _, r in window if not isinstance(r, InputError)], options, advance=bar.update)
-            results = _in_place(window, run)
-            _write(writer, window, results, files.on_error)
-            summary = _added(summary, window, results, run)
+        begin, windows = time.perf_counter(), cut_windows(read_records(files.input))
+        with one_ahead(lambda window: _encoded(model, window, options), windows) as ahead:
+            for window in ahead:
+                run = model.run_encoded(window.requests, window.sequences, options, advance=bar.update)
+                results = _in_place(window.records, run)
+                _write(writer, window.records, results, files.on_error)
+                summary = _added(summary, window.records, results, run)
     return replace(summary, seconds=time.perf_counter() - begin)
+
+
+def _load(bundle: str, files: FileOptions) -> RewardModel:
+    return RewardModel.load(
+        bundle, device=files.device, precision=files.precision, threads=files.threads, check=files.check
+    )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Records in their order, and of those that could be read the requests and their token sequences."""
+
+    records: list[Record]
+    requests: list[Request]
+    sequences: Encoded
+
+
+def _encoded(model: RewardModel, records: list[Record], options: ScoreOptions) -> _Window:
+    requests = [request for _, request in records if not isinstance(request, InputError)]
+    return _Window(records, requests, model.encode(requests, options))
 
 
 def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:

@@ -43,7 +43,7 @@ def score_from_outputs(manifest: Manifest, sequence: TokenSequence, outputs: Arr
     Raises BackendError when a value is not finite.
     """
     for name, values in outputs.items():
-        if not np.isfinite(values).all():
+        if not all(map(math.isfinite, values.ravel().tolist())):
             raise BackendError(
                 f"output {name!r} is {values.ravel().tolist()[:4]}: the arithmetic overflowed or the weights hold "
                 "NaN/Inf; run `rmexport verify`, or export with --dtype bf16 or fp32"

@@ -41,6 +41,8 @@ def test_patterns_are_found_wherever_they_are(ids, tokens):
         (MARKER, (1, 2, 5, 1, 2), [1, 4]),
         (BEFORE, (1, 2, 3, 5, 1, 2, 3), [1, 5]),
         (PositionRule(rule="marker", tokens=(7,)), (7, 7), [0, 1]),
+        (PositionRule(rule="marker", tokens=(0, 0)), (0, 0, 0, 256, 1, 0, 0), [1, 2, 6]),
+        (PositionRule(rule="marker", tokens=(1,)), (256, 65536, 1 << 40, 1), [3]),
         (PositionRule(rule="before_marker", tokens=(7,)), (5, 7), [0]),
     ],
 )

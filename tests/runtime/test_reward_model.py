@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from conversations import ragged_records, text
 from rmexport import ExportOptions, export
-from rmruntime import InputError, InputTooLong, OptionError, RewardModel, RewardModelError, Score, ScoreOptions
+from rmruntime import (
+    InputError,
+    InputTooLong,
+    OptionError,
+    RewardModel,
+    RewardModelError,
+    Score,
+    ScoreOptions,
+    Statistics,
+)
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 
@@ -84,6 +93,16 @@ def test_shared_prompts_are_computed_once(model: RewardModel) -> None:
     run = model.run([parse_record({"prompt": prompt, "responses": answers})], ScoreOptions())
     assert run.statistics.passes == 1
     assert run.statistics.computed < run.statistics.given / 3
+
+
+def test_statistics_add_up_over_passes(model: RewardModel) -> None:
+    from rmruntime.records import parse_record
+
+    requests = [parse_record(record) for record in ragged_records(9)]
+    run = model.run(requests, ScoreOptions(max_batch_tokens=1))
+    alone = [model.run([request], ScoreOptions(max_batch_tokens=1)).statistics for request in requests]
+    assert run.statistics == sum(alone, Statistics())
+    assert 0 < run.statistics.computed <= run.statistics.given and run.statistics.padded >= 0
 
 
 def test_over_long_input_is_an_error_or_cut_on_request(model: RewardModel) -> None:

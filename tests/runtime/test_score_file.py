@@ -1,6 +1,7 @@
 """`score` on files: one output record per input record, in order, bad ones reported where they stand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,26 @@ def test_command_line(bundles: dict[str, Path], tmp_path: Path, capsys: pytest.C
     out, err = capsys.readouterr()
     assert set(json.loads(out)) == {"id", "chosen_score", "rejected_score"}
     assert "pair accuracy" in err
+    assert re.search(r" \d+ tokens given, \d+ computed, \d+% shared, \d+ padded, 1 passes, ", err)
     assert main(["score", str(tmp_path / "nothing"), str(source)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "package"), [("ort-cpu", "onnxruntime"), ("openvino", "openvino")])
+def test_the_precision_asked_for_is_the_one_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str, package: str
+) -> None:
+    """A bf16 bundle: what `auto` makes of it is the processor's affair, fp32 can be had everywhere."""
+    pytest.importorskip(package)
+    export(str(sequence_classifier(tmp_path / "c").folder), tmp_path / "b", ExportOptions(dtype="bf16"))
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    arguments = ["score", str(tmp_path / "b"), str(tmp_path / "in.jsonl"), "--device", device]
+    assert main([*arguments, "--precision", "fp32"]) == 0
+    assert f"on {device} in fp32:" in capsys.readouterr().err
+    assert main([*arguments, "--precision", "fp16", "--output", str(tmp_path / "out.jsonl")]) == 2
+    message = capsys.readouterr().err
+    assert f"{device} cannot compute this bf16 bundle with precision 'fp16'" in message and "'auto'" in message
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_parquet_round_trip(bundles: dict[str, Path], tmp_path: Path) -> None:

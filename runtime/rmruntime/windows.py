@@ -1,0 +1,54 @@
+"""Windows of records: the next is prepared on a thread while the engine, which frees Python's lock, has this one."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+WINDOW = 2048  # records planned together: enough to find shared prefixes and like lengths, little enough to stream
+THREAD_NAME = "rmruntime-encode"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Runs of WINDOW items in their order, the last one shorter; nothing for no items."""
+    source = iter(items)
+    while window := list(islice(source, WINDOW)):
+        yield window
+
+
+@contextmanager
+def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
+    """Results of `work` on every item, in order; the next item's is computed while the caller is busy with one.
+
+    Items are drawn on the caller's thread, because a read that waits for input cannot be ended from outside. What
+    drawing or `work` raises comes after the results before it. Leaving the context, in whatever way, waits for the
+    thread.
+    """
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME)
+    try:
+        yield _in_order(pool, work, iter(items))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], source: Iterator[Item]) -> Iterator[Result]:
+    begun: deque[Future[Result]] = deque()
+    failure: Exception | None = None
+    while failure is None:
+        try:
+            begun.append(pool.submit(work, next(source)))
+        except StopIteration:
+            break
+        except Exception as error:  # of any type: it is only held back until its turn
+            failure = error
+        if len(begun) > 1:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+    if failure is not None:
+        raise failure
