@@ -1,20 +1,19 @@
-"""Scoring through ONNX Runtime on the CPU against transformers in fp32: same model, same token ids, one run.
+"""Scoring on the CPU against what a user would pick instead: same model, same token ids, one run per workload.
 
-A Llama classifier of 426M parameters with random weights. Each contestant runs in a process of its own; the two take
-turns, and every figure is the best of --repeats. Scores are compared in the same run: a fast wrong score is a failure.
+A Llama classifier of 426M parameters with random weights. Every workload is one `rmexport bench --scenario offline`:
+each contestant runs in a process of its own, they take turns, the best repeat counts, and scores are compared in the
+same run. A peer whose environment is not given (--peer-python) is reported as not installed.
 """
 
 import argparse
 import json
-import multiprocessing
-import time
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from machine import banner, describe
 
 SHAPE = {
@@ -28,159 +27,119 @@ SHAPE = {
     "rope_theta": 500000.0,
     "pad_token_id": 0,
 }
-TOLERANCE = 1e-4  # the parity gate's fp32 rule
-Ids = list[int]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Token sequences, how transformers batches them, and the ratio the project wants."""
+    """One workload, and the ratio that the project wants over each peer."""
 
-    name: str
-    sequences: list[Ids]
-    batch: int
-    target: float | None
+    profile: str
+    targets: dict[str, float]
 
 
-def cases() -> list[Case]:
-    rng = np.random.default_rng(0)
-
-    def ids(count: int) -> Ids:
-        return [int(i) for i in rng.integers(1, SHAPE["vocab_size"], count)]
-
-    prompt = ids(512)
-    pairs = []
-    for _ in range(12):
-        question = ids(int(rng.integers(40, 400)))
-        pairs += [question + ids(int(rng.integers(20, 300))) for _ in range(2)]
-    system = ids(200)
-    tree = []
-    for _ in range(3):
-        question = system + ids(60)
-        tree += [question + ids(64) for _ in range(5)]
-    return [
-        Case("ragged: 256/200/130/64 tokens", [ids(n) for n in (256, 200, 130, 64)], 4, 1.7),
-        Case("best-of-8: 512-token prompt, 64-token answers", [prompt + ids(64) for _ in range(8)], 8, 3.5),
-        Case("12 pairs: prompts 40-400, answers 20-300", pairs, 8, None),
-        Case("tree: 200-token system prompt, 3 prompts, 5 answers", tree, 8, None),
-    ]
+HALF = (  # bf16, through OpenVINO
+    Case("ragged", {"transformers": 2.2, "optimum-intel": 2.2}),
+    Case("best-of-8", {"transformers": 5.5, "transformers-kv": 1.3, "optimum-intel": 5.5}),
+    Case("pairs", {"transformers": 2.0, "optimum-intel": 2.0}),
+    Case("tree", {"transformers": 3.5, "optimum-intel": 3.5}),
+)
+FULL = (  # fp32, through ONNX Runtime
+    Case("ragged", {"optimum-onnx": 1.8}),
+    Case("best-of-8", {"optimum-onnx": 7.0}),
+    Case("pairs", {"optimum-onnx": 2.0}),
+    Case("tree", {"optimum-onnx": 4.0}),
+)
+SHARES = {"ragged": 0.70, "best-of-8": 0.65}  # of the Gemm peak, bf16
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """The classifier, seeded, with the example's tokenizer."""
-    import shutil
-
+    """The classifier in bf16, seeded, with the example's tokenizer."""
     import torch
     from bench_checkpoints import EXAMPLE
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
-        LlamaForSequenceClassification(LlamaConfig(num_labels=1, **SHAPE)).save_pretrained(folder)
+        model = LlamaForSequenceClassification(LlamaConfig(num_labels=1, **SHAPE)).to(torch.bfloat16)
+        model.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EXAMPLE / name, folder / name)
+        # transformers 4 reads the angle's base from here only; transformers 5 no longer writes it.
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"rope_theta": SHAPE["rope_theta"]}, indent=1))
     return folder
-
-
-def transformers_scorer(folder: Path) -> Callable[[Case], list[float]]:
-    """What a user writes: sorted by length, right-padded batches, sdpa, fp32."""
-    import torch
-    from transformers import LlamaForSequenceClassification
-
-    model = LlamaForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()
-
-    def score(case: Case) -> list[float]:
-        order = sorted(range(len(case.sequences)), key=lambda i: len(case.sequences[i]))
-        found = [0.0] * len(order)
-        for start in range(0, len(order), case.batch):
-            batch = order[start : start + case.batch]
-            longest = max(len(case.sequences[i]) for i in batch)
-            padded = torch.tensor([case.sequences[i] + [0] * (longest - len(case.sequences[i])) for i in batch])
-            with torch.inference_mode():
-                logits = model(padded, attention_mask=(padded != 0).long(), use_cache=False).logits
-            for i, value in zip(batch, logits[:, 0].tolist(), strict=True):
-                found[i] = value
-        return found
-
-    return score
-
-
-def rmruntime_scorer(bundle: Path) -> Callable[[Case], list[float]]:
-    from rmruntime import RewardModel, Score
-
-    model = RewardModel.load(bundle, device="ort-cpu")
-
-    def score(case: Case) -> list[float]:
-        scores = model.score([{"input_ids": ids} for ids in case.sequences])
-        return [s.value for s in scores if isinstance(s, Score) and s.value is not None]
-
-    return score
-
-
-SCORERS = {"transformers": transformers_scorer, "rmruntime": rmruntime_scorer}
-
-
-def serve(name: str, folder: Path, connection: Connection) -> None:
-    """A contestant: seconds and scores of each case it is sent."""
-    score = SCORERS[name](folder)
-    while (case := connection.recv()) is not None:
-        begin = time.perf_counter()
-        found = score(case)
-        connection.send((time.perf_counter() - begin, found))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder with 4 GB free")
+    parser.add_argument("--work", type=Path, required=True, help="folder with 6 GB free")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--only", action="append", help="a workload (repeatable; default: all)")
+    parser.add_argument("--peer-python", action="append", default=[], help="NAME=PATH, as for rmexport bench")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     print(banner())
     checkpoint = write_checkpoint(arguments.work / "llama-426m")
-    bundle = arguments.work / "llama-426m.bundle"
-    if not bundle.exists():
-        from rmexport import ExportOptions, export
-
-        export(str(checkpoint), bundle, ExportOptions(weights="link"))
-    rows = run({"transformers": checkpoint, "rmruntime": bundle}, arguments.repeats)
+    bundle = exported(checkpoint, arguments.work / f"llama-426m-{arguments.dtype}.bundle", arguments.dtype)
+    rows = []
+    for case in HALF if arguments.dtype == "bf16" else FULL:
+        if not arguments.only or case.profile in arguments.only:
+            rows += measured(case, bundle, checkpoint, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1) + "\n")
 
 
-def run(folders: dict[str, Path], repeats: int) -> list[dict[str, Any]]:
-    context = multiprocessing.get_context("spawn")
-    connections = {}
-    for name, folder in folders.items():
-        ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(name, folder, theirs), daemon=True).start()
-        connections[name] = ours
-    rows = [measured(case, connections, repeats) for case in cases()]
-    for connection in connections.values():
-        connection.send(None)
-    return rows
+def exported(checkpoint: Path, bundle: Path, dtype: str) -> Path:
+    from rmexport import ExportOptions, export
+
+    if not bundle.exists():
+        export(str(checkpoint), bundle, ExportOptions(dtype=dtype))  # type: ignore[arg-type] # one of its choices
+    return bundle
 
 
-def measured(case: Case, connections: dict[str, Connection], repeats: int) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {name: [] for name in connections}
-    scores: dict[str, list[float]] = {}
-    for _ in range(repeats + 1):  # the first warms up
-        for name, connection in connections.items():
-            connection.send(case)
-            took, scores[name] = connection.recv()
-            seconds[name].append(took)
-    best = {name: min(values[1:]) for name, values in seconds.items()}
-    error = float(np.abs(np.subtract(scores["transformers"], scores["rmruntime"])).max())
-    ratio = best["transformers"] / best["rmruntime"]
-    wanted = f", wanted {case.target}" if case.target else ""
-    verdict = "same scores" if error <= TOLERANCE else "WRONG SCORES"
+def measured(case: Case, bundle: Path, checkpoint: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    output = arguments.work / "reports" / f"{case.profile}-{arguments.dtype}"
+    command = [sys.executable, "-m", "rmexport", "bench", bundle, "--scenario", "offline", "--profile", case.profile]
+    command += ["--checkpoint", checkpoint, "--repeats", str(arguments.repeats), "--output", output]
+    command += ["--peer-cache", arguments.work / "peers", "--device", "cpu" if arguments.dtype == "bf16" else "ort-cpu"]
+    for peer in case.targets:
+        command += ["--peer", peer]
+    for python in arguments.peer_python:
+        if python.partition("=")[0] in case.targets:
+            command += ["--peer-python", python]
+    subprocess.run(list(map(str, command)), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return [row(case, peer, json.loads((output / "report.json").read_text())) for peer in case.targets]
+
+
+def row(case: Case, peer: str, report: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table, printed as it is known."""
+    found = {c["name"]: c for c in report["contestants"]}
+    if found[peer]["status"] != "ok":
+        print(f"{case.profile} against {peer}: {found[peer]['status']} ({found[peer]['message']})", flush=True)
+        return {"case": case.profile, "peer": peer, "status": found[peer]["status"]}
+    ours, theirs = (found[name]["scenarios"][0] for name in ("rmexport", peer))
+    ratio, parity = theirs["seconds"] / ours["seconds"], found[peer]["parity"]
+    scores = "same scores" if parity["same"] else "WRONG SCORES"
+    share = f", {ours['gemm_share']:.1%} of the Gemm peak" if ours["gemm_share"] else ""
+    wanted = f" (wanted {SHARES[case.profile]:.0%})" if share and case.profile in SHARES else ""
     print(
-        f"{case.name}: transformers {best['transformers']:.2f} s, rmruntime {best['rmruntime']:.2f} s, "
-        f"{ratio:.2f}x{wanted}; {verdict} (largest difference {error:.1e})",
+        f"{case.profile} against {peer}: {theirs['seconds']:.3f} s to {ours['seconds']:.3f} s, {ratio:.2f}x "
+        f"(wanted {case.targets[peer]}){share}{wanted}; {scores} (largest difference {parity['max_abs']:.1e})",
         flush=True,
     )
-    return {"case": case.name, "seconds": seconds, "ratio": ratio, "target": case.target, "difference": error}
+    return {
+        "case": case.profile,
+        "peer": peer,
+        "ratio": ratio,
+        "target": case.targets[peer],
+        "seconds": {
+            name: [r["seconds"] for r in found[name]["scenarios"][0]["repeats"]] for name in ("rmexport", peer)
+        },
+        "gemm_share": ours["gemm_share"],
+        "parity": parity,
+        "versions": found[peer]["versions"],
+    }
 
 
 if __name__ == "__main__":

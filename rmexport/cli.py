@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from rmexport.bench.cli import add_bench_arguments
 from rmexport.errors import ExportError, VerificationError
 from rmexport.export import export
 from rmexport.inspection import inspect, text
@@ -12,6 +13,7 @@ from rmexport.options import ExportOptions
 from rmexport.progress import byte_bar
 from rmexport.recipe import recipes
 from rmexport.version import __version__
+from rmruntime.backends.base import PRECISIONS
 from rmruntime.cli import add_score_arguments, run_score
 from rmruntime.errors import RewardModelError
 
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score a file of records with a bundle")
     add_score_arguments(score)
     score.set_defaults(run=run_score)
+    add_bench_arguments(commands.add_parser("bench", help="compare a bundle's speed with what else there is"))
     commands.add_parser("recipes", help="list the built-in recipes").set_defaults(run=_recipes)
     return parser
 
@@ -83,6 +86,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the engine's arithmetic")
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
     parser.add_argument("--max-batch-tokens", type=int, default=4096)
     parser.add_argument("--json", action="store_true")
@@ -125,6 +129,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     options = VerifyOptions(
         data=arguments.data,
         device=arguments.device,
+        precision=arguments.precision,
         conversations=arguments.conversations,
         recipe=arguments.recipe,
         max_batch_tokens=arguments.max_batch_tokens,

@@ -33,10 +33,11 @@ from rmruntime.sequences import TokenSequence
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """`data` a file of records, else a built-in seeded set of `conversations`; `device` as for scoring."""
+    """`data` a file of records, else a built-in seeded set of `conversations`; `device`, `precision` as for scoring."""
 
     data: str | None = None
     device: str = "auto"
+    precision: str = "auto"
     conversations: int = 256
     recipe: str | None = None
     max_batch_tokens: int = 4096
@@ -70,7 +71,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     CheckpointError, BundleError and BackendError as their sources do.
     """
     options = options or VerifyOptions()
-    with RewardModel.load(bundle, device=options.device) as model:
+    with RewardModel.load(bundle, device=options.device, precision=options.precision) as model:
         manifest = model.manifest
         # A folder has no revisions, be it a copy of the Hub's.
         revision = None if Path(checkpoint).is_dir() else manifest.source.revision

@@ -25,12 +25,14 @@ EXPORT_LAYERS = (
     {"spec", "bundle_writer"},
     {"export", "reference", "parity", "verification_set", "inspection"},
     {"verify"},
+    {"bench"},
     {"cli", "__main__", "__init__"},
 )
 AXES = (
     "rmexport/families",
     "rmexport/heads",
     "rmexport/dialects",
+    "rmexport/bench/peers",
     "runtime/rmruntime/backends",
     "runtime/rmruntime/layouts",
 )

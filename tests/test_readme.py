@@ -21,17 +21,21 @@ import rmexport
 import rmruntime
 from conversations import ragged_records
 from rmexport import cli, dialects, export, families, heads
+from rmexport.bench import peers as bench_peers
+from rmexport.bench.options import SCENARIOS
+from rmexport.bench.peers import peers
+from rmexport.bench.profiles import PROFILES
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe, recipe_for, recipes
-from rmruntime import EngineNotInstalled, RewardModel, Score, ScoreOptions, backends
+from rmruntime import RewardModel, Score, ScoreOptions, backends
 from rmruntime.cli import add_score_arguments
 from rmruntime.records import IGNORED_KEYS, parse_record
 from rmruntime.score_file import result_fields
 from tiny_checkpoints import gated
 
 ROOT = Path(__file__).parent.parent
-README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
-PAGES = (README, CONTRIBUTING, (ROOT / "runtime" / "README.md").read_text())
+README, CONTRIBUTING, BENCH = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/bench.md"))
+PAGES = (README, CONTRIBUTING, (ROOT / "runtime" / "README.md").read_text(), BENCH)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED_FILE = re.compile(r"`([\w/.-]+)`:?\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = ROOT / "examples" / "armorm-tiny"
@@ -41,10 +45,10 @@ def blocks(text: str, language: str) -> list[str]:
     return [body for name, body in FENCE.findall(text) if name == language]
 
 
-def section(title: str) -> str:
-    """What stands under a heading of the README, down to the next one of its level or above."""
-    [(level, start)] = [(m[1], m.end()) for m in re.finditer(rf"^(#+) {re.escape(title)}$", README, re.MULTILINE)]
-    return re.split(rf"^#{{1,{len(level)}}} ", README[start:], flags=re.MULTILINE)[0]
+def section(title: str, page: str = README) -> str:
+    """What stands under a heading of a page, by default the README, down to the next one of its level or above."""
+    [(level, start)] = [(m[1], m.end()) for m in re.finditer(rf"^(#+) {re.escape(title)}$", page, re.MULTILINE)]
+    return re.split(rf"^#{{1,{len(level)}}} ", page[start:], flags=re.MULTILINE)[0]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -57,9 +61,9 @@ def spans(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def table(title: str, heading: str) -> list[list[str]]:
+def table(title: str, heading: str, page: str = README) -> list[list[str]]:
     """The rows of the table under `title` whose header begins with `heading`."""
-    tables = re.split(r"\n\n+", section(title))
+    tables = re.split(r"\n\n+", section(title, page))
     return rows(next(text for text in tables if text.startswith(f"| {heading} |")))
 
 
@@ -110,7 +114,8 @@ def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> Non
     for name, action in known.items():
         assert all(choice in said[name][0] for choice in action.choices or ()), name
         if action.default and not said[name][1].startswith("as for"):
-            assert str(action.default) in said[name][1], name
+            default = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+            assert default in said[name][1], name
 
 
 def test_both_score_commands_are_the_same() -> None:
@@ -186,6 +191,34 @@ def test_support_tables_match_the_code() -> None:
     assert {s for row in engines for s in spans(row[2])} == devices
 
 
+def test_the_arithmetic_table_matches_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each backend says on a processor with bf16 products; an empty answer is an error to the user."""
+    lines = section("What is supported").splitlines()
+    named = [line for line in lines if line.startswith(("| openvino ", "| ort-cpu "))]
+    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in named]
+    assert {row[0] for row in said} == set(backends.backends())
+    monkeypatch.setattr(backends.backends()["openvino"], "has_bf16", lambda: True)
+    for name, bundles, *cells in said:
+        for dtype in ("bf16", "fp32", "fp16") if bundles == "any" else bundles.split(", "):
+            for precision, cell in zip(("auto", "fp32", "bf16", "fp16"), cells, strict=True):
+                given = backends.backends()[name].compute_dtypes(dtype, precision)
+                assert bool(given) == (cell != "an error"), (name, dtype, precision)
+                if given and precision == "auto":
+                    assert cell.startswith(given[0])
+
+
+def test_the_pages_of_the_benchmark_list_what_there_is() -> None:
+    assert {spans(row[0])[0] for row in table("Workloads", "profile", BENCH)} == set(PROFILES)
+    assert {spans(row[0])[0] for row in table("Scenarios", "scenario", BENCH)} == set(SCENARIOS)
+    listed = {spans(row[0])[0]: row for row in table("Peers", "peer", BENCH)}
+    modules = {name: module for name, module in peers().items() if name != "bundle"}
+    assert listed.keys() == modules.keys() | {"bundle:PATH"}
+    assert all(listed[name][2] == ", ".join(module.DTYPES) for name, module in modules.items())
+    said = {cells[0].split()[0].strip("`"): set(spans(cells[1])) for cells in rows(section("`rmexport bench`"))}
+    assert modules.keys() < said["--peer"] and set(PROFILES) < said["--profile"]
+    assert set(SCENARIOS) == said["--scenario"]
+
+
 def test_recipes_and_their_fields_are_listed() -> None:
     listed = {spans(row[0])[0]: row for row in table("Recipes", "recipe")}
     assert listed.keys() == recipes().keys()
@@ -233,6 +266,8 @@ def test_links_lead_somewhere() -> None:
     slugs = {title.replace(" ", "-") for title in titles}
     for target in re.findall(r"\]\(([^)\s]+)\)", README):
         assert target[1:] in slugs if target.startswith("#") else (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(([^)#\s]+)", BENCH):
+        assert (ROOT / "docs" / target).exists(), target
 
 
 # The files of CONTRIBUTING.md, put where discovery finds them
@@ -274,7 +309,7 @@ class Page:
 
 
 def forget() -> None:
-    for found in (families.families, heads.heads, dialects.dialects, backends.backends):
+    for found in (families.families, heads.heads, dialects.dialects, backends.backends, peers):
         found.cache_clear()
 
 
@@ -288,6 +323,15 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
 def test_the_family_works(page: Page, tmp_path: Path) -> None:
     page.add("rmexport/families/olmo2.py", families)
     page.test_module("tests/rmexport/test_olmo2.py").test_matches_transformers(tmp_path, kv_heads=2)
+    export(str(tmp_path / "checkpoint"), tmp_path / "bf16", ExportOptions(dtype="bf16"))
+    installed = [name for name, m in backends.backends().items() if importlib.util.find_spec(m.PACKAGE) is not None]
+    found = {}
+    for name in installed:  # their graphs may hold the stream in another dtype than the rest
+        with RewardModel.load(tmp_path / "bf16", device=name) as model:
+            scores = model.score(ragged_records(6))
+            found[name] = [score.value for score in scores if isinstance(score, Score)]
+    for values in found.values():  # bf16 against fp32 on weights as wild as these
+        assert values == pytest.approx(found[installed[0]], rel=0.05, abs=0.05)
 
 
 def test_the_head_and_its_recipe_work(page: Page, tmp_path: Path) -> None:
@@ -301,11 +345,11 @@ def test_the_head_and_its_recipe_work(page: Page, tmp_path: Path) -> None:
 
 def test_the_dialect_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard ops only, so ONNX Runtime computes the same scores from its graph."""
-    page.add("rmexport/dialects/openvino.py", dialects)
+    page.add("rmexport/dialects/head_rows.py", dialects)
     export(str(gated(tmp_path / "checkpoint").folder), tmp_path / "bundle")
     records = ragged_records(6)
     expected = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
-    monkeypatch.setattr(backends.backends()["ort-cpu"], "DIALECTS", ("openvino",))
+    monkeypatch.setattr(backends.backends()["ort-cpu"], "DIALECTS", ("head-rows",))
     found = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Score) and isinstance(other, Score)
@@ -313,20 +357,20 @@ def test_the_dialect_works(page: Page, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_backend_works(page: Page, tmp_path: Path) -> None:
-    page.add("rmexport/dialects/openvino.py", dialects)
-    page.add("runtime/rmruntime/backends/openvino.py", backends)
+    page.add("runtime/rmruntime/backends/onnx_reference.py", backends)
     export(str(gated(tmp_path / "checkpoint").folder), tmp_path / "bundle")
-    module = backends.backends()["openvino"]
+    module = backends.backends()["onnx-reference"]
     assert all(hasattr(module, name) for name in ("DEVICES", "PRIORITY", "PACKAGE", "EXTRA", "DIALECTS", "load"))
-    if importlib.util.find_spec("openvino") is None:
-        with pytest.raises(EngineNotInstalled, match=r"rmruntime\[openvino\]"):
-            RewardModel.load(tmp_path / "bundle", device="openvino")
-        return
     records = ragged_records(6)
-    with RewardModel.load(tmp_path / "bundle", device="openvino") as model:
+    with RewardModel.load(tmp_path / "bundle", device="onnx-reference") as model:
         found, precision = model.score(records), model.precision
     expected = RewardModel.load(tmp_path / "bundle", device="ort-cpu").score(records)
     assert precision == "fp32"
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Score) and isinstance(other, Score)
         assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+def test_the_peer_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.add("rmexport/bench/peers/hf_transformers_one_by_one.py", bench_peers)
+    page.test_module("tests/rmexport/bench/test_one_by_one.py").test_gives_the_bundles_scores(tmp_path, monkeypatch)

@@ -55,9 +55,7 @@ class OpenVino(Dialect):
         axis0, angles = self.w.constant("axes_0", [0]), (cos.name, sin.name)
         if angles not in self._angles:
             self._angles[angles] = [self.w.op("Unsqueeze", value, axis0) for value in (cos, sin)]
-        rotated = self.w.op(
-            "RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[angles], num_heads=heads
-        )
+        rotated = self.w.op("RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[angles], num_heads=heads)
         return self.w.op("Squeeze", rotated, axis0)
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:

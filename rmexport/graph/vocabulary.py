@@ -117,6 +117,14 @@ class Dialect(ABC):
         """The residual stream, as `tokenwise` takes it."""
         return Features(value, width, self.stream_dtype)
 
+    def narrow(self, x: ir.Value) -> ir.Value:
+        """The residual stream in the compute dtype, for products that read it without a norm."""
+        return self._cast(x, self.stream_dtype, self.dtype)
+
+    def widen(self, y: ir.Value) -> ir.Value:
+        """A value of the compute dtype in the stream's, which norms read."""
+        return self._cast(y, self.dtype, self.stream_dtype)
+
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Residual sum: the stream `x` and what a block adds to it."""
         return self.w.op("Add", x, self._cast(y, self.dtype, self.stream_dtype))

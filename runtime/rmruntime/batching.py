@@ -1,6 +1,7 @@
 """Cuts sequences into passes: those that start alike together, long ones with long ones, within a token budget."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -9,26 +10,48 @@ from numpy.typing import NDArray
 from rmruntime.trie import common_prefix, lexicographic_order
 
 Ints = NDArray[np.int64]
+OPEN_BATCHES = 3  # earlier passes that a later family may still fill up: like lengths stay together
 WORTH_SHARING = 0.25  # of the shorter sequence: a common chat header alone makes no family
 
 
 def plan_batches(sequences: Sequence[Ints], max_tokens: int) -> list[list[int]]:
     """Indices of the sequences of each pass, longest families first.
 
-    A pass computes at most `max_tokens` trie tokens, unless a single sequence is longer than that.
+    A pass computes at most `max_tokens` trie tokens, unless a single sequence is longer than that. What shares a prefix
+    stays in one pass where it fits, so that the prefix is computed once.
     """
+    if len(sequences) == 1:
+        return [[0]]
     families = sorted(_families(sequences), key=lambda f: -max(len(sequences[i]) for i in f))
-    batches: list[list[int]] = []
-    batch: list[int] = []
-    budget = 0
-    for family in families:
-        for i, cost in _costs(sequences, family):
-            if batch and budget + cost > max_tokens:
-                batches.append(batch)
-                batch, budget, cost = [], 0, len(sequences[i])
-            batch.append(i)
-            budget += cost
-    return [*batches, batch] if batch else batches
+    pieces = [piece for family in families for piece in _pieces(sequences, family, max_tokens)]
+    batches: list[_Batch] = []
+    for cost, members in pieces:
+        fitting = next((b for b in batches[-OPEN_BATCHES:] if b.tokens + cost <= max_tokens), None)
+        if fitting is None:
+            batches.append(_Batch(cost, list(members)))
+        else:
+            fitting.tokens += cost
+            fitting.members += members
+    return [batch.members for batch in batches]
+
+
+@dataclass
+class _Batch:
+    """Sequences of one pass, and the tokens it computes."""
+
+    tokens: int
+    members: list[int]
+
+
+def _pieces(sequences: Sequence[Ints], family: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+    """A family cut, only where it must be, into (tokens, members) that fit into a pass each."""
+    pieces: list[tuple[int, list[int]]] = []
+    for i, cost in _costs(sequences, family):
+        if pieces and pieces[-1][0] + cost <= max_tokens:
+            pieces[-1] = (pieces[-1][0] + cost, [*pieces[-1][1], i])
+        else:
+            pieces.append((len(sequences[i]), [i]))
+    return pieces
 
 
 def _families(sequences: Sequence[Ints]) -> list[list[int]]:

@@ -17,7 +17,9 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
     parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a backend's name (default: auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="the engine's arithmetic (default: auto)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="the engine's arithmetic (default: auto)"
+    )
     parser.add_argument("--threads", type=int, default=0, help="engine threads (default: the engine decides)")
     parser.add_argument("--max-batch-tokens", type=int, default=4096, help="tokens of one pass (default: 4096)")
     parser.add_argument("--max-length", type=int, help="limit of one sequence in tokens (default: the bundle's)")

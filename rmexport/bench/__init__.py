@@ -1,0 +1,1 @@
+"""`rmexport bench`: a bundle and what a user would pick instead, measured fairly in one run on one machine."""

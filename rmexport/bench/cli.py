@@ -1,0 +1,117 @@
+"""`rmexport bench`: its arguments, and what is printed; no decisions beyond reading them."""
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from rmexport.bench.options import DEFAULT_PROFILE, SCENARIOS, BenchOptions
+from rmexport.bench.peers import peers
+from rmexport.bench.profiles import PROFILES
+from rmexport.errors import OptionError
+
+
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `bench`."""
+    parser.add_argument("bundle", nargs="?", help="folder written by rmexport export")
+    parser.add_argument("--from-json", metavar="FILE", help="draw the pages of an earlier run again; measures nothing")
+    parser.add_argument("--output", metavar="FOLDER", help="for report.json, report.html and plots (default: by date)")
+    _add_workload_arguments(parser)
+    _add_contestant_arguments(parser)
+    _add_measuring_arguments(parser)
+    parser.set_defaults(run=run_bench_command)
+
+
+def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is scored")
+    group.add_argument("--workload", metavar="FILE", type=Path, help="records, as `score` reads them")
+    group.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: {DEFAULT_PROFILE})")
+    group.add_argument("--seed", type=int, default=0, help="of profiles and arrivals (default: 0)")
+
+
+def _add_contestant_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who takes part, beside the bundle")
+    names = ", ".join(sorted({*peers()} - {"bundle"}))
+    group.add_argument(
+        "--peer", action="append", default=[], metavar="NAME", dest="peers",
+        help=f"{names}, each also as NAME:dtype; bundle:PATH; or the path of a peer module (repeatable)",
+    )  # fmt: skip
+    group.add_argument(
+        "--peer-python", action="append", default=[], metavar="NAME=PATH", help="the Python that NAME is installed in"
+    )
+    group.add_argument("--peer-batch", type=int, default=8, help="most sequences of a peer's batch (default: 8)")
+    group.add_argument("--peer-cache", metavar="FOLDER", type=Path, help="keeps the checkpoints that peers convert")
+    group.add_argument("--checkpoint", metavar="FOLDER", help="the Hugging Face checkpoint, which peers load")
+
+
+def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it is measured")
+    group.add_argument(
+        "--scenario", action="append", dest="scenarios", metavar="NAME",
+        help=f"{', '.join(SCENARIOS)} (repeatable; default: single-stream and offline)",
+    )  # fmt: skip
+    group.add_argument("--device", default="auto", help="as for score (default: auto)")
+    group.add_argument("--precision", default="auto", help="of the bundle's arithmetic: auto, fp32, bf16 or fp16")
+    group.add_argument("--threads", type=int, default=0, help="of every contestant (default: the engines decide)")
+    group.add_argument("--max-batch-tokens", type=int, default=4096, help="tokens of one of our passes (default: 4096)")
+    group.add_argument("--warmup", type=int, default=5, help="requests of a warm-up window (default: 5)")
+    group.add_argument("--repeats", type=int, default=3, help="of single-stream and offline (default: 3)")
+    group.add_argument("--requests", type=int, default=64, help="of a single-stream repeat (default: 64)")
+    group.add_argument("--duration", type=float, default=30.0, help="most seconds of a repeat or rate (default: 30)")
+    group.add_argument(
+        "--rate", action="append", type=float, default=[], dest="rates",
+        help="requests a second of the server scenario (repeatable; default: a sweep to the knee)",
+    )  # fmt: skip
+    group.add_argument(
+        "--slo-ms", type=float, help="latency objective of the server scenario: goodput counts within it"
+    )
+    group.add_argument("--timeout", type=float, default=1800.0, help="seconds to wait for one answer (default: 1800)")
+
+
+def run_bench_command(arguments: argparse.Namespace) -> int:
+    """Measure, or read an earlier report; write the pages and print the table. The status is `exit_status`'s."""
+    from rmexport.bench.report import read_report, table, write_report
+    from rmexport.bench.run import exit_status, run_bench
+
+    if arguments.from_json is not None:
+        source = Path(arguments.from_json)
+        report = read_report(source)
+        folder = Path(arguments.output) if arguments.output else source.parent
+        status = 0
+    else:
+        options = read_options(arguments)
+        folder = Path(arguments.output or datetime.now().strftime("bench-%Y%m%d-%H%M%S"))
+        report = run_bench(arguments.bundle, options, folder, _tell)
+        status = exit_status(report)
+    _print(table(report))
+    write_report(report, folder)
+    _tell(str(folder / "report.html"))
+    return status
+
+
+def read_options(arguments: argparse.Namespace) -> BenchOptions:
+    """BenchOptions of parsed arguments. Raises OptionError."""
+    if arguments.bundle is None:
+        raise OptionError("found no BUNDLE, expected the folder to measure (or --from-json FILE)")
+    renamed = {"duration": "duration_s", "timeout": "timeout_s"}
+    given = {renamed.get(name, name): value for name, value in vars(arguments).items()}
+    known = {name: value for name, value in given.items() if name in BenchOptions.__dataclass_fields__}
+    known |= {"peers": tuple(arguments.peers), "rates": tuple(arguments.rates)}
+    known["peer_python"] = dict(_peer_python(item) for item in arguments.peer_python)
+    known["scenarios"] = tuple(arguments.scenarios or BenchOptions.scenarios)
+    return BenchOptions(**known)
+
+
+def _peer_python(item: str) -> tuple[str, str]:
+    name, equals, path = item.rpartition("=")
+    if not (name and equals and path):
+        raise OptionError(f"--peer-python is {item!r}, expected NAME=PATH, such as vllm=/opt/vllm/bin/python")
+    return name, path
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)  # noqa: T201 # progress: a run takes minutes
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201 # the command line's own output

@@ -1,0 +1,181 @@
+"""Who takes part: the bundle, and the peers that the command line names."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rmexport.bench.agreement import Values, agreement, worse
+from rmexport.bench.errors import ContestantError, ContestantMissing
+from rmexport.bench.gemm_peak import torch_device
+from rmexport.bench.options import BenchOptions
+from rmexport.bench.peers import file_of, peers
+from rmexport.bench.worker.loop import load_module
+from rmexport.bench.worker.scorer import LoadOptions
+from rmexport.bench.worker_process import WorkerProcess
+from rmexport.bench.workload import Workload
+from rmexport.errors import OptionError
+from rmruntime.bundle import Bundle
+from rmruntime.manifest import Manifest
+
+OWN = "rmexport"
+BUNDLE = "bundle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """What is known before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source."""
+
+    name: str
+    module: Path
+    folder: str
+    dtype: str
+    python: str
+    heads: tuple[str, ...] = ()
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether `folder` is a bundle, which takes the device by the backend's names."""
+        return self.module == file_of(peers()[BUNDLE])
+
+
+def entrants(bundle: Bundle, options: BenchOptions) -> list[Entrant]:
+    """Ours first, then the peers in the order given. Raises OptionError for what cannot be meant."""
+    own = Entrant(
+        name=OWN, module=file_of(peers()[BUNDLE]), folder=str(bundle.folder), dtype="auto", python=sys.executable
+    )
+    found = [own, *(_entrant(peer, options) for peer in options.peers)]
+    unused = set(options.peer_python) - {name for e in found for name in (e.name, e.name.partition(":")[0])}
+    if unused:
+        raise OptionError(f"--peer-python names {', '.join(sorted(unused))}, which no --peer does")
+    return found
+
+
+def _entrant(peer: str, options: BenchOptions) -> Entrant:
+    name, _, rest = peer.partition(":")
+    python = options.peer_python.get(peer) or options.peer_python.get(name) or sys.executable
+    if not Path(python).is_file():
+        raise OptionError(f"--peer-python {name}={python}: found no such file, expected a Python interpreter")
+    if name == BUNDLE:
+        Bundle.open(rest)  # its errors before anything is loaded
+        return Entrant(name=peer, module=file_of(peers()[name]), folder=rest, dtype="auto", python=python)
+    module: Any = load_module(Path(peer)) if peer.endswith(".py") and Path(peer).is_file() else peers().get(name)
+    if module is None:
+        raise OptionError(f"--peer {peer!r} is unknown, expected one of {', '.join(sorted(peers()))} or a .py file")
+    dtype = (rest if module.NAME == name else "") or module.DTYPES[0]
+    if dtype not in module.DTYPES:
+        raise OptionError(f"--peer {peer}: {name} runs in {', '.join(module.DTYPES)}, not in {dtype!r}")
+    if options.checkpoint is None or not Path(options.checkpoint).is_dir():
+        raise OptionError(
+            f"--peer {peer} loads the Hugging Face checkpoint: --checkpoint is {options.checkpoint!r}, "
+            "expected the folder that the bundle was made from"
+        )
+    label = module.NAME if peer.endswith(".py") else peer
+    return Entrant(
+        name=label, module=file_of(module), folder=options.checkpoint, dtype=dtype, python=python, heads=module.HEADS
+    )
+
+
+class Contestant:
+    """One entrant's process and its part of the report; a failure ends it and the others go on."""
+
+    def __init__(self, entrant: Entrant) -> None:
+        self.entrant, self.record = entrant, dict[str, Any]()
+        self.scores: Values = ()
+        self.worker: WorkerProcess | None = None
+        self.record |= {"name": entrant.name, "settings": "", "status": "ok", "message": None}
+        self.record |= {"python": "", "versions": {}, "precision": None, "prepare_s": None, "load_s": None}
+        self.record |= {"first_score_s": None, "peak_bytes": None, "parity": None, "scenarios": []}
+
+    @property
+    def running(self) -> bool:
+        return self.worker is not None
+
+    def attempt(self, piece: Callable[["Contestant"], object]) -> None:
+        """Do a piece of work; note what goes wrong in the report."""
+        try:
+            piece(self)
+        except ContestantError as error:
+            self.record["status"] = "not installed" if isinstance(error, ContestantMissing) else "failed"
+            self.record["message"] = str(error)
+            self.close()
+        if self.worker is not None:
+            self.record["peak_bytes"] = self.worker.memory.record()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """As WorkerProcess.ask."""
+        if self.worker is None:
+            raise ContestantError("has ended")
+        return self.worker.ask(do, **arguments)
+
+    def close(self) -> None:
+        """End the process."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            self.record["peak_bytes"] = worker.memory.record()
+            worker.close()
+
+    def judge(self, reference: Values, own_precision: str, workload: Workload, found: Values) -> None:
+        """Compare one pass with ours; the worst pass is reported."""
+        precisions = (own_precision, str(self.record["precision"]))
+        parity = agreement(reference, found, precisions, workload.pairs)
+        self.record["parity"] = worse(self.record["parity"], parity)
+
+
+def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, workload: Workload) -> None:
+    """Load the contestant and give it the workload. Raises ContestantError or ContestantMissing."""
+    entrant, record = contestant.entrant, contestant.record
+    label = score_label(entrant, manifest)
+    contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+    hello = contestant.ask("hello")
+    record["python"], record["versions"] = hello["python"], hello["versions"]
+    if hello["missing"]:
+        raise ContestantMissing(f"{', '.join(hello['missing'])} is not installed in {entrant.python}")
+    given = asdict(load_options(entrant, options, workload, label))
+    folder = entrant.folder
+    if hello["converts"]:
+        prepared = contestant.ask("prepare", folder=folder, options=given)
+        folder, record["prepare_s"] = prepared["folder"], prepared["seconds"]
+        contestant.close()  # so that the conversion's memory and imports are not counted as the engine's
+        contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+    loaded = contestant.ask("load", folder=folder, dtype=entrant.dtype, threads=options.threads, options=given)
+    record["load_s"], record["precision"], record["settings"] = (
+        loaded["seconds"], loaded["precision"], loaded["settings"],
+    )  # fmt: skip
+    requests = [{"sequences": asked.sequences, "records": asked.records} for asked in workload.requests]
+    contestant.ask("workload", requests=requests)
+    first = contestant.ask("single", order=[0], limit_s=options.timeout_s)
+    record["first_score_s"] = first["latency_ms"][0] / 1e3
+
+
+def load_options(entrant: Entrant, options: BenchOptions, workload: Workload, label: int) -> LoadOptions:
+    """The command line as this contestant needs it."""
+    used = {token for ids in workload.sequences for token in ids}
+    return LoadOptions(
+        device=options.device if entrant.is_bundle else torch_device(options.device),
+        precision=options.precision if entrant.name == OWN else "auto",
+        batch=options.peer_batch,
+        max_batch_tokens=options.max_batch_tokens,
+        label=label,
+        spare_id=next(i for i in range(len(used) + 1) if i not in used),
+        cache=str(options.peer_cache) if options.peer_cache else None,
+    )
+
+
+def score_label(entrant: Entrant, manifest: Manifest) -> int:
+    """The row of the classifier's logits that is the score.
+
+    Raises ContestantError when this contestant cannot score the bundle's head.
+    """
+    if entrant.heads and manifest.head not in entrant.heads:
+        raise ContestantError(
+            f"scores {', '.join(entrant.heads)} heads only, this bundle has a {manifest.head} head: not supported"
+        )
+    labels = next((output.labels for output in manifest.outputs if output.labels is not None), None)
+    chosen = manifest.options.get("score_label")
+    if not entrant.heads or labels is None:
+        return 0
+    if chosen not in labels:
+        raise ContestantError("the classifier has several labels and the bundle does not name its score's: no parity")
+    return labels.index(chosen)

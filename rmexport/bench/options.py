@@ -1,0 +1,69 @@
+"""What a user may choose for a benchmark, checked before anything is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rmexport.bench.profiles import PROFILES
+from rmexport.errors import OptionError
+from rmruntime.backends.base import PRECISIONS
+
+SCENARIOS = ("single-stream", "server", "offline")
+DEFAULT_PROFILE = "mixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Options of `rmexport bench`.
+
+    `workload` is a file of records, else `profile` names a seeded one. `peers` are NAME, NAME:dtype, bundle:PATH or
+    the path of a peer module; `peer_python` says in which Python a NAME runs. `warmup` is the size of a warm-up window
+    in requests, `requests` the number of a single-stream repeat, `duration_s` the most seconds of a repeat and of a
+    server run. `rates` are requests a second; without any, the server scenario looks for the knee. `timeout_s` is the
+    patience with one answer of a contestant. `peer_cache` keeps converted checkpoints.
+    """
+
+    scenarios: tuple[str, ...] = ("single-stream", "offline")
+    workload: Path | None = None
+    profile: str | None = None
+    checkpoint: str | None = None
+    peers: tuple[str, ...] = ()
+    peer_python: Mapping[str, str] = field(default_factory=dict)
+    peer_batch: int = 8
+    peer_cache: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    max_batch_tokens: int = 4096
+    warmup: int = 5
+    repeats: int = 3
+    requests: int = 64
+    duration_s: float = 30.0
+    rates: tuple[float, ...] = ()
+    slo_ms: float | None = None
+    seed: int = 0
+    timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is none of the choices or out of range."""
+        for name in self.scenarios:
+            _check("scenario", name, name in SCENARIOS, f"one of {', '.join(SCENARIOS)}")
+        _check("scenario", self.scenarios, len(set(self.scenarios)) == len(self.scenarios) > 0, "each one once")
+        _check("profile", self.profile, self.profile in (None, *PROFILES), f"one of {', '.join(PROFILES)}")
+        if self.workload is not None and self.profile is not None:
+            raise OptionError("found both --workload and --profile, expected one of them")
+        for count in ("peer_batch", "max_batch_tokens", "warmup", "repeats", "requests"):
+            _check(count, getattr(self, count), getattr(self, count) >= 1, "at least 1")
+        _check("threads", self.threads, self.threads >= 0, "a number of threads, or 0 for the engine's choice")
+        for seconds in ("duration_s", "timeout_s", "slo_ms"):
+            value = getattr(self, seconds)
+            _check(seconds, value, value is None or 0 < value < 1e9, "more than 0")
+        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        for rate in self.rates:
+            _check("rate", rate, 0 < rate < 1e9, "more than 0 requests a second")
+        _check("peer", self.peers, len(set(self.peers)) == len(self.peers), "each one once")
+
+
+def _check(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise OptionError(f"--{name.removesuffix('_s').replace('_', '-')} is {value!r}, expected {expected}")

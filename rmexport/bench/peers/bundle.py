@@ -1,0 +1,111 @@
+"""A bundle through rmruntime: ours, and with `bundle:PATH` any other one; the only contestant given whole records."""
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
+
+NAME = "bundle"
+PACKAGES = ("rmruntime",)
+DISTRIBUTIONS = ("rmexport", "rmruntime", "onnxruntime", "openvino", "tokenizers", "numpy")
+DTYPES = ("auto",)
+HEADS = ()
+PARTS = ("template", "tokenize", "plan", "engine", "output")
+
+
+def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
+    """The bundle with the engine that `options.device` names."""
+    runtime = importlib.import_module("rmruntime")
+    # Another bundle may run in a Python with an rmruntime that knows no precision yet.
+    precision: dict[str, Any] = {} if options.precision == "auto" else {"precision": options.precision}
+    model = runtime.RewardModel.load(folder, device=options.device, threads=threads, **precision)
+    return BundleScorer(model, options.max_batch_tokens)
+
+
+class PartClock:
+    """Seconds by part; a part that runs inside another is taken out of it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self._inside = threading.local()  # tokenization may run on a thread of its own
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, its time counted as `part`."""
+
+        def timed_call(*args: Any, **kwargs: Any) -> Any:
+            before = getattr(self._inside, "seconds", 0.0)
+            self._inside.seconds = 0.0
+            begin = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - begin
+                self.seconds[part] += took - self._inside.seconds
+                self._inside.seconds = before + took
+
+        return timed_call
+
+
+class Watched:
+    """An object some of whose methods are timed."""
+
+    def __init__(self, target: Any, clock: PartClock, parts: Mapping[str, str]) -> None:
+        self._target = target
+        self._timed = {name: clock.timed(part, getattr(target, name)) for name, part in parts.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return self._timed[name] if name in self._timed else getattr(self._target, name)
+
+
+class BundleScorer:
+    """Scores records; says where the time went."""
+
+    def __init__(self, model: Any, max_batch_tokens: int) -> None:
+        self._model, self._clock = model, PartClock()
+        self._options = importlib.import_module("rmruntime").ScoreOptions(max_batch_tokens=max_batch_tokens)
+        self._parse = importlib.import_module("rmruntime.records").parse_record
+        self.precision, self.budget = str(model.precision), max_batch_tokens
+        self.settings = f"{model.backend}, at most {max_batch_tokens} computed tokens a pass, from records"
+        watch(model, self._clock)
+
+    def weight(self, request: Request) -> int:
+        return request.tokens
+
+    def score(self, requests: Sequence[Request]) -> Scores:
+        self._clock.seconds = dict.fromkeys(PARTS, 0.0)
+        begin = time.perf_counter()
+        parsed = [self._parse(record) for request in requests for record in request.records]
+        run = self._model.run(parsed, self._options)
+        values = [value for result in run.results for value in values_of(result)]
+        seconds = time.perf_counter() - begin
+        split = dict(self._clock.seconds)
+        # Tokenization of later records may have overlapped the engine: then there is nothing left over.
+        split["output"] = max(0.0, seconds - sum(split.values()))
+        padded = getattr(run.statistics, "padded", None)
+        return Scores(values, run.statistics.computed, padded, split)
+
+    def reset(self) -> None:
+        pass
+
+
+def watch(model: Any, clock: PartClock) -> None:
+    """Put timers around the parts of a RewardModel: in this process alone, and none of its own code changes."""
+    module = importlib.import_module("rmruntime.reward_model")
+    encoder = model._encoder
+    encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
+    model._encoder = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
+    model._backend = Watched(model._backend, clock, {"run": "engine"})
+    for name in ("plan_batches", "pack"):
+        setattr(module, name, clock.timed("plan", getattr(module, name)))
+
+
+def values_of(result: Any) -> list[float]:
+    """The scores of one record, a value a sequence. Raises ValueError for a record without a score."""
+    if isinstance(result, Exception):
+        raise result
+    if result.value is None:
+        raise ValueError("this bundle defines no single score (a classifier of several labels): export --score-label")
+    return list(result.steps) if result.steps is not None else [result.value]

@@ -1,0 +1,27 @@
+"""A sequence classifier of transformers, loaded as the peers that run torch want it."""
+
+import importlib
+from typing import Any
+
+from rmexport.bench.worker.scorer import LoadOptions
+
+TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def load_classifier(folder: str, dtype: str, threads: int, options: LoadOptions) -> Any:
+    """The model in evaluation mode; `threads` 0 leaves torch's own choice."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    if threads:
+        torch.set_num_threads(threads)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=getattr(torch, TORCH_NAMES[dtype]), attn_implementation="sdpa"
+    )
+    return model.to(options.device).eval()
+
+
+def pad_id_of(model: Any, options: LoadOptions) -> int:
+    """The checkpoint's pad token, which decides the token that is scored; one that occurs nowhere where it has none."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = options.spare_id
+    return int(model.config.pad_token_id)
