@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-PACKAGES = ("rmexport", "rmruntime", "onnxruntime", "torch", "transformers", "numpy", "tokenizers")
+PACKAGES = ("rmexport", "rmruntime", "onnxruntime", "openvino", "torch", "transformers", "numpy", "tokenizers")
 
 
 def describe() -> dict[str, str]:

@@ -34,5 +34,17 @@ def test_long_sequences_are_not_mixed_with_short_ones() -> None:
     assert [sorted(batch) for batch in plan_batches(sequences, 320)] == [[1, 3, 5], [0, 2, 4]]
 
 
+def test_a_family_that_fits_is_not_cut_to_fill_a_pass() -> None:
+    rng = np.random.default_rng(2)
+    prompts = [rng.integers(0, 1000, 100) for _ in range(3)]
+    pairs = [np.concatenate([prompts[i // 2], rng.integers(0, 1000, 50)]) for i in range(6)]
+    assert sorted(sorted(batch) for batch in plan_batches(pairs, 300)) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_room_is_filled_with_what_fits() -> None:
+    sequences = [np.full(n, n, np.int64) for n in (100, 90, 80, 20)]
+    assert [sorted(batch) for batch in plan_batches(sequences, 120)] == [[0, 3], [1], [2]]
+
+
 def test_nothing_gives_nothing() -> None:
     assert plan_batches([], 100) == []

@@ -5,20 +5,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmruntime.packing import PAD_POSITION, PackedBatch, RowShape, pack
+from rmruntime.packing import CHUNK_MULTIPLE, PAD_POSITION, PackedBatch, RowShape, pack
 from rmruntime.sequences import TokenSequence
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=6)
 
 
-def packed(sequences: list[list[int]], reads: list[list[int]] | None = None, block: int = 16) -> PackedBatch:
+def packed(
+    sequences: list[list[int]], reads: list[list[int]] | None = None, block: int = 16, shape: RowShape | None = None
+) -> PackedBatch:
     chosen = reads or [[len(ids) - 1] for ids in sequences]
     return pack(
         [
             TokenSequence(ids=np.array(ids, np.int64), reads={"score": np.array(r), "gate": np.array([0] * len(r))})
             for ids, r in zip(sequences, chosen, strict=True)
         ],
-        RowShape(block, 16),
+        shape or RowShape(block, 16),
     )
 
 
@@ -80,6 +82,18 @@ def test_a_single_token_is_computed_twice_so_that_no_product_has_one_row() -> No
 @pytest.mark.parametrize("block", [16, 32, 128])
 def test_blocks_are_no_larger_than_asked(block: int) -> None:
     assert packed([[1] * 400], block=block).feeds["query_index"].shape[1] <= block
+
+
+@given(SEQUENCES, st.integers(16, 96))
+def test_tokens_come_in_equal_chunks_of_whole_tiles(sequences: list[list[int]], limit: int) -> None:
+    plain, chunked = (packed(sequences, shape=RowShape(32, 16, 3, chunk)) for chunk in (0, limit))
+    chunks, size = chunked.feeds["input_ids"].shape
+    assert size % CHUNK_MULTIPLE == 0 and size <= limit + CHUNK_MULTIPLE
+    assert (chunks - 1) * size < chunked.computed <= chunks * size
+    for name in ("input_ids", "position_ids", "unpack_index"):
+        flat = chunked.feeds[name].ravel()
+        assert len(flat) == chunks * size and not flat[chunked.computed :].any()
+        assert flat[: chunked.computed].tolist() == plain.feeds[name][: chunked.computed].tolist()
 
 
 def test_counts() -> None:

@@ -1,5 +1,6 @@
 """The public class: scores independent of the batch, thread safety, every record kind, clean closing."""
 
+import importlib.util
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from rmruntime import (
     ScoreOptions,
     Statistics,
 )
+from rmruntime.backends import backends
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 
@@ -36,6 +38,17 @@ def model(armorm: Path) -> RewardModel:
     return RewardModel.load(armorm, device="cpu")
 
 
+@pytest.fixture(scope="module", params=["ort-cpu fp32", "openvino fp32", "openvino bf16"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RewardModel:
+    """A model on every CPU engine, in each of its arithmetics."""
+    device, dtype = request.param.split()
+    if importlib.util.find_spec(backends()[device].PACKAGE) is None:
+        pytest.skip(f"{device} is not installed")
+    folder = tmp_path_factory.mktemp("engine")
+    export(str(gated(folder / "checkpoint").folder), folder / "bundle", ExportOptions(dtype=dtype))
+    return RewardModel.load(folder / "bundle", device=device)
+
+
 def plain(result: Any) -> Score:
     assert isinstance(result, Score)
     return result
@@ -43,14 +56,14 @@ def plain(result: Any) -> Score:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 20), budget=st.sampled_from([1, 200, 700, 4096]))
-def test_a_score_does_not_depend_on_its_batch(model: RewardModel, seed: int, count: int, budget: int) -> None:
+def test_a_score_does_not_depend_on_its_batch(engine: RewardModel, seed: int, count: int, budget: int) -> None:
     """Bitwise: alone, in any batch, with or without a shared prefix."""
     records = ragged_records(count, seed)
-    together = model.score(records, ScoreOptions(max_batch_tokens=budget))
+    together = engine.score(records, ScoreOptions(max_batch_tokens=budget))
     shuffled = random.Random(seed).sample(range(count), count)
-    again = model.score([records[i] for i in shuffled])
+    again = engine.score([records[i] for i in shuffled])
     for i, record in enumerate(records):
-        [alone] = model.score([record])
+        [alone] = engine.score([record])
         assert together[i] == alone == again[shuffled.index(i)]
 
 
