@@ -29,7 +29,7 @@ def main() -> None:
     checkpoint, bundle = write_armorm_8b(arguments.work / "armorm-8b"), arguments.work / "armorm-8b.bundle"
     if not bundle.exists():
         export(str(checkpoint), bundle, ExportOptions(weights="link"))
-    peak = next(p["flops"] for p in measure_gemm_peaks(BenchOptions(bundle=str(bundle))) if p["dtype"] == "bf16")
+    peak = next(p["flops"] for p in measure_gemm_peaks(BenchOptions()) if p["dtype"] == "bf16")
     measure(bundle, peak, arguments.repeats)
 
 

@@ -122,7 +122,7 @@ def row(case: Case, peer: str, report: dict[str, Any]) -> dict[str, Any]:
     ratio, parity = theirs["seconds"] / ours["seconds"], found[peer]["parity"]
     scores = "same scores" if parity["same"] else "WRONG SCORES"
     share = f", {ours['gemm_share']:.1%} of the Gemm peak" if ours["gemm_share"] else ""
-    wanted = f" (wanted {SHARES[case.profile]:.0%})" if share and case.profile in SHARES else ""
+    wanted = f" (wanted {SHARES[case.profile]:.0%})" if share and case in HALF and case.profile in SHARES else ""
     print(
         f"{case.profile} against {peer}: {theirs['seconds']:.3f} s to {ours['seconds']:.3f} s, {ratio:.2f}x "
         f"(wanted {case.targets[peer]}){share}{wanted}; {scores} (largest difference {parity['max_abs']:.1e})",

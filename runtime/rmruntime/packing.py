@@ -163,6 +163,8 @@ def _split_rows(rows: Sequence[_Row], shape: RowShape) -> list[Sequence[_Row]]:
 def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
     """At most groups - 1 places to cut ascending key lengths, by dynamic programming over a few candidate places."""
     places = [i for i in range(1, len(keys)) if keys[i] != keys[i - 1]]
+    if len(places) < groups:
+        return tuple(places)
     places = places[:: -(-len(places) // KEY_LEVELS)] if places else places
     ends = [*places, len(keys)]
     best: dict[int, tuple[int, tuple[int, ...]]] = {end: (end * keys[end - 1], ()) for end in ends}
