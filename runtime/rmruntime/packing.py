@@ -145,19 +145,25 @@ def _grouped_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape) -> dict[s
     feeds: dict[str, Ints] = {}
     unpack, base = np.zeros(tokens, np.int64), 0
     for i, group in enumerate(_split_rows(rows, shape)):
-        part = _rows_feeds(group, unpack, base, shape)
+        part = _rows_feeds(group, unpack, base, shape) if group else _idle_feeds(shape)
         base += part["query_index"].size
         feeds |= {(name if i == 0 else f"{name}_{i}"): array for name, array in part.items()}
     return feeds | {"unpack_index": unpack}
 
 
 def _split_rows(rows: Sequence[_Row], shape: RowShape) -> list[Sequence[_Row]]:
-    """Rows by key length, cut into groups where the padded area is least; a group without rows gets an idle one."""
+    """Rows by key length, cut into groups where the padded area is least; the last groups may have none."""
     ordered = sorted(rows, key=lambda row: len(row.keys))
     cuts = _best_cuts([len(row.keys) for row in ordered], shape.groups)
     groups: list[Sequence[_Row]] = [ordered[a:b] for a, b in pairwise((0, *cuts, len(ordered)))]
+    return groups + [()] * (shape.groups - len(groups))
+
+
+@cache
+def _idle_feeds(shape: RowShape) -> dict[str, Ints]:
+    """One row that nobody reads, where a group has no rows: an engine wants no empty arrays."""
     idle = _Row(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64))
-    return groups + [[idle]] * (shape.groups - len(groups))
+    return _rows_feeds([idle], np.zeros(0, np.int64), 0, shape)
 
 
 def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
