@@ -127,7 +127,7 @@ class Dialect(ABC):
 
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Residual sum: the stream `x` and what a block adds to it."""
-        return self.w.op("Add", x, self._cast(y, self.dtype, self.stream_dtype))
+        return self.w.op("Add", x, self.widen(y))
 
     def take(self, x: ir.Value, rows: AttentionRows) -> ir.Value:
         """The rows' tokens out of all tokens."""
@@ -155,9 +155,7 @@ class Dialect(ABC):
         """The backbone's last norm, computed and returned in fp32, the dtype that heads read."""
         x = self._cast(x, self.stream_dtype, "fp32")
         scale = self.fp32_weight(f"{name}.weight", (size,))
-        hidden = self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
-        hidden.name = "final_hidden"
-        return hidden
+        return self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
 
     # Words of the heads: all in fp32.
 

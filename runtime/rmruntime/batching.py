@@ -25,13 +25,13 @@ def plan_batches(sequences: Sequence[Ints], max_tokens: int) -> list[list[int]]:
     families = sorted(_families(sequences), key=lambda f: -max(len(sequences[i]) for i in f))
     pieces = [piece for family in families for piece in _pieces(sequences, family, max_tokens)]
     batches: list[_Batch] = []
-    for cost, members in pieces:
-        fitting = next((b for b in batches[-OPEN_BATCHES:] if b.tokens + cost <= max_tokens), None)
+    for piece in pieces:
+        fitting = next((b for b in batches[-OPEN_BATCHES:] if b.tokens + piece.tokens <= max_tokens), None)
         if fitting is None:
-            batches.append(_Batch(cost, list(members)))
+            batches.append(piece)
         else:
-            fitting.tokens += cost
-            fitting.members += members
+            fitting.tokens += piece.tokens
+            fitting.members += piece.members
     return [batch.members for batch in batches]
 
 
@@ -43,14 +43,15 @@ class _Batch:
     members: list[int]
 
 
-def _pieces(sequences: Sequence[Ints], family: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
-    """A family cut, only where it must be, into (tokens, members) that fit into a pass each."""
-    pieces: list[tuple[int, list[int]]] = []
+def _pieces(sequences: Sequence[Ints], family: Sequence[int], max_tokens: int) -> list[_Batch]:
+    """A family cut, only where it must be, into parts that fit into a pass each."""
+    pieces: list[_Batch] = []
     for i, cost in _costs(sequences, family):
-        if pieces and pieces[-1][0] + cost <= max_tokens:
-            pieces[-1] = (pieces[-1][0] + cost, [*pieces[-1][1], i])
+        if pieces and pieces[-1].tokens + cost <= max_tokens:
+            pieces[-1].tokens += cost
+            pieces[-1].members.append(i)
         else:
-            pieces.append((len(sequences[i]), [i]))
+            pieces.append(_Batch(len(sequences[i]), [i]))
     return pieces
 
 

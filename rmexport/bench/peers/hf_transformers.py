@@ -1,11 +1,8 @@
 """transformers as a careful user runs it: sdpa attention, sorted and padded batches, no gradients."""
 
-import importlib
-from typing import Any
-
-from rmexport.bench.worker.padded import PaddedScorer, Rows
+from rmexport.bench.worker.padded import PaddedScorer
 from rmexport.bench.worker.scorer import LoadOptions, Scorer
-from rmexport.bench.worker.torch_model import load_classifier, pad_id_of
+from rmexport.bench.worker.torch_model import load_classifier, pad_id_of, padded_logits
 
 NAME = "transformers"
 PACKAGES = ("torch", "transformers")
@@ -16,16 +13,12 @@ HEADS = ("sequence_classification",)
 
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
     """The classifier in `dtype`."""
-    torch: Any = importlib.import_module("torch")
     model = load_classifier(folder, dtype, threads, options)
 
-    def logits(ids: Rows, mask: Rows) -> list[float]:
-        with torch.inference_mode():
-            rows = torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
-            found = model(rows[0], attention_mask=rows[1], use_cache=False).logits[:, options.label]
-        return [float(value) for value in found.float().tolist()]
-
-    pad_id = pad_id_of(model, options)
     return PaddedScorer(
-        logits, batch=options.batch, pad_id=pad_id, precision=dtype, settings=f"{dtype}, sdpa attention"
+        padded_logits(model, model, options),
+        batch=options.batch,
+        pad_id=pad_id_of(model, options),
+        precision=dtype,
+        settings=f"{dtype}, sdpa attention",
     )
