@@ -103,7 +103,7 @@ def test_bad_peers_are_flagged_and_the_run_goes_on(bundle: Path, tmp_path: Path)
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Interrupts raise KeyboardInterrupt, also where the shell started the tests in the background, which ignores them."""
+    """Interrupts raise KeyboardInterrupt, also in a background job, where the shell has them ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
