@@ -88,7 +88,9 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the engine's arithmetic")
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
-    parser.add_argument("--max-batch-tokens", type=int, default=4096)
+    parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
+    parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
+    parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_verify)
 
@@ -133,6 +135,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         conversations=arguments.conversations,
         recipe=arguments.recipe,
         max_batch_tokens=arguments.max_batch_tokens,
+        dialect=arguments.dialect,
+        reference_device=arguments.reference_device,
     )
     report = verify(arguments.bundle, arguments.checkpoint, options)
     _print(report_json(report) if arguments.json else table(report))

@@ -20,14 +20,15 @@ from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
 from rmexport.parity import FP16_LIMIT, Check, Values, fp32_check, half_checks
 from rmexport.progress import count_bar
-from rmexport.reference import ReferenceScores, reference_of, versions
+from rmexport.reference import ReferenceScores, reference_device, reference_of, versions
 from rmexport.reference_backbone import LayerPeak
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
-from rmruntime import InputError, InputTooLong, RewardModel, ScoreOptions
+from rmruntime import DeviceLimit, InputError, InputTooLong, RewardModel, ScoreOptions
 from rmruntime.manifest import Manifest, canonical
 from rmruntime.record_files import read_records
 from rmruntime.records import Request, parse_record
+from rmruntime.scores import Arrays
 from rmruntime.sequences import TokenSequence
 
 FEW_SEQUENCES = 100
@@ -35,14 +36,19 @@ FEW_SEQUENCES = 100
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """`data` a file of records, else a built-in seeded set of `conversations`; `device`, `precision` as for scoring."""
+    """`data` a file of records, else a built-in seeded set of `conversations`; `device`, `precision` as for scoring.
+
+    `reference_device` is where torch computes the reference: cpu, cuda or cuda:N.
+    """
 
     data: str | None = None
     device: str = "auto"
     precision: str = "auto"
     conversations: int = 256
     recipe: str | None = None
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int | None = None
+    dialect: str | None = None
+    reference_device: str = "cpu"
     write: bool = True
 
     def __post_init__(self) -> None:
@@ -77,13 +83,14 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     CheckpointError, BundleError and BackendError as their sources do.
     """
     options = options or VerifyOptions()
-    with RewardModel.load(bundle, device=options.device, precision=options.precision) as model:
+    torch_device = reference_device(options.reference_device)  # its errors before anything is loaded
+    with RewardModel.load(bundle, device=options.device, precision=options.precision, dialect=options.dialect) as model:
         manifest = model.manifest
         # A folder has no revisions, be it a copy of the Hub's.
         revision = None if Path(checkpoint).is_dir() else manifest.source.revision
         source = open_checkpoint(checkpoint, revision=revision)
         _check_same_source(manifest, source)
-        scores = reference_of(source, _export_options(manifest, options))
+        scores = reference_of(source, _export_options(manifest, options), torch_device)
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
         sequences, left_out = _sequences(model, requests, score_options, built_in=options.data is None)
@@ -169,7 +176,12 @@ def _engine_outputs(
     model: RewardModel, sequences: Sequence[TokenSequence], options: ScoreOptions
 ) -> dict[str, NDArray[np.float32]]:
     with count_bar("engine", len(sequences), "seq") as advance:
-        parts, _ = model.outputs(sequences, options, advance)
+        outcomes, _ = model.outputs(sequences, options, advance)
+    parts: list[Arrays] = []
+    for outcome in outcomes:
+        if isinstance(outcome, DeviceLimit):
+            raise VerificationError(str(outcome)) from outcome
+        parts.append(outcome)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

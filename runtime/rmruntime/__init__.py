@@ -3,7 +3,10 @@
 from rmruntime.errors import (
     BackendError,
     BundleError,
+    DeviceLimit,
+    DeviceMemoryError,
     EngineNotInstalled,
+    EngineUnusable,
     InputError,
     InputTooLong,
     OptionError,
@@ -11,14 +14,18 @@ from rmruntime.errors import (
     RewardModelError,
 )
 from rmruntime.options import ScoreOptions
-from rmruntime.reward_model import RewardModel, Run, Statistics
+from rmruntime.passes import Statistics
+from rmruntime.reward_model import RewardModel, Run
 from rmruntime.scores import Score
 from rmruntime.version import __version__
 
 __all__ = [
     "BackendError",
     "BundleError",
+    "DeviceLimit",
+    "DeviceMemoryError",
     "EngineNotInstalled",
+    "EngineUnusable",
     "InputError",
     "InputTooLong",
     "OptionError",

@@ -16,12 +16,13 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
     parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
-    parser.add_argument("--device", default="auto", help="auto, cpu, or a backend's name (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, or a backend's name (default: auto)")
+    parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="the engine's arithmetic (default: auto)"
     )
     parser.add_argument("--threads", type=int, default=0, help="engine threads (default: the engine decides)")
-    parser.add_argument("--max-batch-tokens", type=int, default=4096, help="tokens of one pass (default: 4096)")
+    parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
     parser.add_argument("--max-length", type=int, help="limit of one sequence in tokens (default: the bundle's)")
     parser.add_argument("--truncate", choices=("left", "right"), help="cut over-long input on this side")
     parser.add_argument("--aggregate", choices=("mean", "min", "last", "prod"), default="mean", help="of step scores")
@@ -45,6 +46,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         precision=arguments.precision,
         threads=arguments.threads,
+        dialect=arguments.dialect,
         check=arguments.check,
         on_error=arguments.on_error,
     )

@@ -4,10 +4,14 @@ RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
 ├── OptionError            an option has a value that it cannot have
 ├── BackendError           the engine cannot run what was asked of it
-│   └── EngineNotInstalled the engine's package is missing; the message names the extra
+│   ├── EngineNotInstalled the engine's package is missing; the message names the extra
+│   ├── EngineUnusable     the engine is installed and cannot run here: no driver, no GPU, no compiled engine
+│   ├── DeviceMemoryError  the device's memory does not hold the weights, or a pass
+│   └── PassTooLarge       a pass has more tokens or rows than a compiled engine takes
 └── InputError             a record cannot be scored; the other records can
     ├── RecordError        it is not a record: malformed JSON, unknown keys, wrong types
-    └── InputTooLong       it has more tokens than the limit and truncation was not asked for
+    ├── InputTooLong       it has more tokens than the limit and truncation was not asked for
+    └── DeviceLimit        its pass did not fit into the device, nor did a smaller one
 """
 
 
@@ -31,6 +35,18 @@ class EngineNotInstalled(BackendError):
     """The engine's package is missing; the message names the extra to install."""
 
 
+class EngineUnusable(BackendError):
+    """The engine is installed and cannot run here: no driver, no GPU, no compiled engine for this one."""
+
+
+class DeviceMemoryError(BackendError):
+    """The device's memory does not hold the weights, or a pass."""
+
+
+class PassTooLarge(BackendError):
+    """A pass has more tokens, rows or keys than a compiled engine takes."""
+
+
 class InputError(RewardModelError):
     """A record cannot be scored; the other records can. `record_id` is the record's own id where it had one."""
 
@@ -43,3 +59,7 @@ class RecordError(InputError):
 
 class InputTooLong(InputError):
     """More tokens than the limit, and truncation was not asked for."""
+
+
+class DeviceLimit(InputError):
+    """Its pass did not fit into the device, nor did a smaller one; the other records can be scored."""

@@ -155,7 +155,8 @@ class Graph:
     `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
     batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
     `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
-    `pad_id`: the token that fills the rows of a padded graph.
+    `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
+    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share.
     """
 
     file: str
@@ -167,6 +168,8 @@ class Graph:
     row_groups: int = 1
     token_chunk: int = 0
     pad_id: int = 0
+    attention: Literal["rows", "pages"] = "rows"
+    page_size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,9 @@ class RecordWriter(Protocol):
     def write(self, record: Mapping[str, object]) -> None:
         """Add one record, in order."""
 
+    def salvage(self) -> Path | None:
+        """What was written stays though an exception follows, under the name that is given back; None for stdout."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -58,6 +61,10 @@ class JsonLinesWriter:
         """Add one record; raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
         self._file.write(_json_line(record, ascii_only=self._ascii))
 
+    def salvage(self) -> Path | None:
+        """See RecordWriter."""
+        return None if self._final is None else self._final.salvage()
+
     def __enter__(self) -> Self:
         return self
 
@@ -71,7 +78,7 @@ class JsonLinesWriter:
             self._file.close()
             self._final.settle(keep=kind is None)
         except OSError as problem:  # the last records did not fit on the disk
-            self._final.settle(keep=False)
+            self._final.discard()
             raise RewardModelError(f"{self._final.path}: cannot be written ({problem.strerror})") from problem
 
 
@@ -91,6 +98,10 @@ class ParquetWriter:
         """Add one record; raises RewardModelError for a value that JSON has no word for."""
         self._rows.append(json.loads(_json_line(record)))
 
+    def salvage(self) -> Path | None:
+        """See RecordWriter."""
+        return self._final.salvage()
+
     def __enter__(self) -> Self:
         return self
 
@@ -98,15 +109,15 @@ class ParquetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is None or self._final.salvaged is not None:
                 self._parquet.write_table(self._pyarrow.table(self._columns()), self._final.partial)
-                self._final.settle(keep=True)
+                self._final.settle(keep=kind is None)
         except (self._pyarrow.ArrowException, OSError) as problem:
             raise RewardModelError(
                 f"{self._final.path}: the records cannot be written as a Parquet table ({problem}); try .jsonl"
             ) from problem
         finally:
-            self._final.settle(keep=False)
+            self._final.discard()
 
     def _columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(name for row in self._rows for name in row)
@@ -123,6 +134,7 @@ class _Pending:
         # Renaming onto /dev/stdout or a named pipe would replace it by a plain file.
         special = os.path.exists(path) and not os.path.isfile(path)
         self.path = path if special else path.resolve()
+        self.salvaged: Path | None = None
         self.partial = path if special else self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
 
     def open_text(self) -> TextIO:
@@ -131,13 +143,25 @@ class _Pending:
         except OSError as error:
             raise RewardModelError(f"{self.path}: cannot be written ({error.strerror})") from error
 
+    def salvage(self) -> Path:
+        """Have `settle` keep what there is, under another name than a complete file would get."""
+        if self.salvaged is None and self.partial != self.path:
+            self.salvaged = self.path.with_name(f"{self.path.name}.partial")
+        return self.salvaged or self.path
+
     def settle(self, *, keep: bool) -> None:
-        """Rename the partial file to its name, or remove what is left of it."""
+        """Rename the partial file to its name, or to that of salvaged records, or remove it."""
         if self.partial == self.path:
             return
-        if keep:
-            self.partial.replace(self.path)
+        name = self.path if keep else self.salvaged
+        if name is not None:
+            self.partial.replace(name)
         else:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is left of the partial file."""
+        if self.partial != self.path:
             self.partial.unlink(missing_ok=True)
 
 

@@ -1,9 +1,7 @@
 """The public class: a bundle, its text half and an engine, composed into one thread-safe `score()`."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,43 +11,17 @@ from rmruntime.backends.base import Backend, BackendOptions
 from rmruntime.batching import plan_batches, plan_padded_batches
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
-from rmruntime.errors import InputError, RewardModelError
+from rmruntime.errors import DeviceLimit, InputError
 from rmruntime.manifest import Manifest
 from rmruntime.options import ScoreOptions
-from rmruntime.packing import pack, row_shape
-from rmruntime.padding import pad
+from rmruntime.passes import Advance, Outcome, Passes, Statistics
 from rmruntime.records import Request, parse_record
-from rmruntime.scores import Arrays, Score, score_from_outputs, score_from_partials
+from rmruntime.scores import Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
 from rmruntime.windows import cut_windows, one_ahead
 
 Scored = Score | list[Score]
-Advance = Callable[[int], object]
 Encoded = list[tuple[TokenSequence, ...] | InputError]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine.
-
-    `padded` counts what was computed beyond real tokens: query slots of a packed graph's attention rows, or the tokens
-    that fill up a padded graph's.
-    """
-
-    sequences: int = 0
-    given: int = 0
-    computed: int = 0
-    padded: int = 0
-    passes: int = 0
-
-    def __add__(self, other: "Statistics") -> "Statistics":
-        return Statistics(
-            sequences=self.sequences + other.sequences,
-            given=self.given + other.given,
-            computed=self.computed + other.computed,
-            padded=self.padded + other.padded,
-            passes=self.passes + other.passes,
-        )
 
 
 @dataclass(frozen=True)
@@ -67,8 +39,7 @@ class RewardModel:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
         self._bundle, self._backend = bundle, backend
         self._encoder = Encoder(bundle.manifest, bundle.folder)
-        self._rows = row_shape(backend.graph)
-        self._lock, self._closed = threading.Lock(), False
+        self._passes = Passes(backend)
 
     @classmethod
     def load(
@@ -80,15 +51,19 @@ class RewardModel:
         threads: int = 0,
         check: Literal["fast", "full"] = "fast",
         memory_limit: int | None = None,
+        dialect: str | None = None,
     ) -> Self:
         """Open and validate a bundle and load its engine.
 
-        `device` is auto, cpu, or a backend's name; `precision` auto, fp32, bf16 or fp16, where auto never has fewer
-        mantissa bits than the bundle's dtype; `threads` 0 lets the engine decide; `check` "full" hashes the
-        weights; `memory_limit` is in bytes. Raises BundleError, BackendError or EngineNotInstalled.
+        `device` is auto, cpu, cuda, cuda:1, or a backend's name; `precision` auto, fp32, bf16 or fp16, where auto never
+        has fewer mantissa bits than the bundle's dtype; `threads` 0 lets the engine decide; `check` "full" hashes the
+        weights; `memory_limit` is in bytes; `dialect` names the graph to run where the engine reads several. Raises
+        BundleError, BackendError or EngineNotInstalled.
         """
         bundle = Bundle.open(Path(folder), check=check)
-        options = BackendOptions(device=device, precision=precision, threads=threads, memory_limit=memory_limit)
+        options = BackendOptions(
+            device=device, precision=precision, threads=threads, memory_limit=memory_limit, dialect=dialect
+        )
         return cls(bundle, load_backend(bundle, options))
 
     @property
@@ -160,18 +135,14 @@ class RewardModel:
     ) -> Run:
         """`run` from what `encode` gave for the same requests and options."""
         flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
-        outputs, statistics = self.outputs(flat, options, advance)
-        scores = (
-            score_from_outputs(self.manifest, sequence, arrays, options.aggregate)
-            for sequence, arrays in zip(flat, outputs, strict=True)
-        )
+        outcomes, statistics = self.outputs(flat, options, advance)
+        pairs = iter(zip(flat, outcomes, strict=True))
         results: list[Scored | InputError] = []
         for request, sequences in zip(requests, encoded, strict=True):
             if isinstance(sequences, InputError):
                 results.append(sequences)
             else:
-                own = self._encoder.join(request, [next(scores) for _ in sequences])
-                results.append(_joined(request, own, options))
+                results.append(self._result(request, [next(pairs) for _ in sequences], options))
         return Run(results, statistics)
 
     def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
@@ -180,25 +151,17 @@ class RewardModel:
 
     def outputs(
         self, sequences: Sequence[TokenSequence], options: ScoreOptions, advance: Advance | None = None
-    ) -> tuple[list[Arrays], Statistics]:
-        """The engine's raw outputs for each sequence, [reads] or [reads, labels] each, in input order."""
-        batches = self._plan(sequences, options.max_batch_tokens) if sequences else []
-        found: dict[int, Arrays] = {}
-        statistics = Statistics()
-        for batch in batches:
-            arrays, one = self._pass([sequences[i] for i in batch])
-            found |= dict(zip(batch, arrays, strict=True))
-            statistics += one
-            if advance is not None:
-                advance(len(batch))
-        return [found[i] for i in range(len(sequences))], statistics
+    ) -> tuple[list[Outcome], Statistics]:
+        """The engine's raw outputs for each sequence, [reads] or [reads, labels] each, in input order.
+
+        A sequence that the device cannot compute has a DeviceLimit instead.
+        """
+        budget = options.max_batch_tokens or self._backend.batch_tokens
+        return self._passes.run(sequences, self._plan(sequences, budget) if sequences else [], advance)
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._backend.close()
+        self._passes.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,18 +178,15 @@ class RewardModel:
         rope_class = backbone.rope_class if backbone.rope_length is not None else None
         return plan_batches([s.ids for s in sequences], max_tokens, rope_class)
 
-    def _pass(self, sequences: Sequence[TokenSequence]) -> tuple[list[Arrays], Statistics]:
-        graph = self._backend.graph
-        inputs = pad(sequences, graph.pad_id) if graph.layout == "padded" else pack(sequences, self._rows)
-        with self._lock:
-            if self._closed:
-                raise RewardModelError("this RewardModel is closed; load the bundle again")
-            outputs = self._backend.run(inputs.feeds)
-        ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
-        arrays: list[Arrays] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
-        return arrays, Statistics(
-            sequences=len(sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
-        )
+    def _result(
+        self, request: Request, pairs: Sequence[tuple[TokenSequence, Outcome]], options: ScoreOptions
+    ) -> Scored | InputError:
+        scores: list[Score] = []
+        for sequence, outcome in pairs:
+            if isinstance(outcome, DeviceLimit):
+                return outcome
+            scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate))
+        return _joined(request, self._encoder.join(request, scores), options)
 
 
 def _parsed(index: int, record: Mapping[str, Any]) -> Request:

@@ -4,18 +4,20 @@ The next window is read before this one is scored, and tokenized meanwhile.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tqdm import tqdm
 
-from rmruntime.errors import InputError
+from rmruntime.errors import BackendError, DeviceLimit, InputError
 from rmruntime.options import ScoreOptions
+from rmruntime.passes import Statistics
 from rmruntime.record_files import Record, read_records
 from rmruntime.record_writer import RecordWriter, open_writer
 from rmruntime.records import Request
-from rmruntime.reward_model import Encoded, RewardModel, Run, Scored, Statistics
+from rmruntime.reward_model import Encoded, RewardModel, Run, Scored
 from rmruntime.scores import Score
 from rmruntime.windows import cut_windows, one_ahead
 
@@ -31,6 +33,7 @@ class FileOptions:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    dialect: str | None = None
     check: Literal["fast", "full"] = "fast"
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -85,16 +88,22 @@ def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summar
         begin, windows = time.perf_counter(), cut_windows(read_records(files.input))
         with one_ahead(lambda window: _encoded(model, window, options), windows) as ahead:
             for window in ahead:
-                run = model.run_encoded(window.requests, window.sequences, options, advance=bar.update)
-                results = _in_place(window.records, run)
-                _write(writer, window.records, results, files.on_error)
+                with _salvaged(writer):
+                    run = model.run_encoded(window.requests, window.sequences, options, advance=bar.update)
+                    results = _in_place(window.records, run)
+                    _write(writer, window.records, results, files.on_error)
                 summary = _added(summary, window.records, results, run)
     return replace(summary, seconds=time.perf_counter() - begin)
 
 
 def _load(bundle: str, files: FileOptions) -> RewardModel:
     return RewardModel.load(
-        bundle, device=files.device, precision=files.precision, threads=files.threads, check=files.check
+        bundle,
+        device=files.device,
+        precision=files.precision,
+        threads=files.threads,
+        check=files.check,
+        dialect=files.dialect,
     )
 
 
@@ -118,16 +127,32 @@ def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
     return [request if isinstance(request, InputError) else next(scored) for _, request in window]
 
 
+@contextmanager
+def _salvaged(writer: RecordWriter) -> Iterator[None]:
+    """What was scored before the engine or the device failed is not lost."""
+    try:
+        yield
+    except (BackendError, DeviceLimit) as error:
+        kept = writer.salvage()
+        where = "" if kept is None else f". What was scored until then is in {kept}"
+        raise type(error)(f"{error}{where}") from error
+
+
 def _write(
     writer: RecordWriter, window: Sequence[Record], results: Sequence[Scored | InputError], on_error: str
 ) -> None:
+    limited: list[DeviceLimit] = []
     for (number, request), result in zip(window, results, strict=True):
-        if isinstance(result, InputError) and on_error == "stop":
+        if isinstance(result, DeviceLimit):
+            limited.append(result)  # the others of the window have their scores: all are written first
+        elif isinstance(result, InputError) and on_error == "stop":
             prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
             raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
         own = request.record_id if isinstance(request, InputError) else request.id
         identity = number if own is None else own
         writer.write({"id": identity, **result_fields(request, result)})
+    if limited and on_error == "stop":
+        raise DeviceLimit(f"{len(limited)} records could not be computed: {limited[0]}")
 
 
 def result_fields(request: Request | InputError, result: Scored | InputError) -> dict[str, object]:

@@ -2,14 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from rmexport import ExportOptions, export
-from rmruntime import InputError, ScoreOptions
+from rmruntime import BackendError, DeviceLimit, DeviceMemoryError, InputError, RewardModel, ScoreOptions
+from rmruntime.backends import load_backend
+from rmruntime.backends.base import Backend, BackendOptions, Feeds, Outputs
+from rmruntime.bundle import Bundle
 from rmruntime.cli import main
+from rmruntime.errors import PassTooLarge
 from rmruntime.score_file import FileOptions, score_file
 from tiny_checkpoints import causal_lm, gated, sequence_classifier
 
@@ -120,3 +126,119 @@ def test_parquet_round_trip(bundles: dict[str, Path], tmp_path: Path) -> None:
     score_file(str(bundles["classifier"]), files, ScoreOptions())
     found = parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert found["id"] == ["x", "y"] and all(isinstance(v, float) for v in found["score"])
+
+
+class Cramped:
+    """An engine on a device that holds few tokens, or that breaks after some passes."""
+
+    def __init__(self, engine: Backend, limit: int, error: type[BackendError], broken_after: int = 1000) -> None:
+        self._engine, self._limit, self._error, self._left = engine, limit, error, broken_after
+        self.name, self.precision, self.graph = engine.name, engine.precision, engine.graph
+        self.batch_tokens, self.tried = engine.batch_tokens, 0
+
+    def run(self, feeds: Feeds) -> Outputs:
+        self.tried += 1
+        self._left -= 1
+        if self._left < 0:
+            raise BackendError("the device was lost")
+        if feeds["input_ids"].size > self._limit:
+            raise self._error(f"{feeds['input_ids'].size} tokens, room for {self._limit}")
+        return self._engine.run(feeds)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def cramped(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> list[Cramped]:
+    """Every RewardModel that is loaded from now on has such an engine."""
+    made: list[Cramped] = []
+
+    def load(opened: Bundle, options: BackendOptions) -> Cramped:
+        made.append(Cramped(load_backend(opened, replace(options, device="ort-cpu")), **limits))
+        return made[-1]
+
+    monkeypatch.setattr("rmruntime.reward_model.load_backend", load)
+    return made
+
+
+SHORT = [{"id": i, "input_ids": [5 + i, 6, 7, 8 + i]} for i in range(6)]
+LONG = {"id": "long", "input_ids": list(range(5, 45))}
+
+
+def scored(bundle: Path, tmp_path: Path, on_error: Any) -> Any:
+    lines = [*SHORT[:3], LONG, *SHORT[3:]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = FileOptions(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"), on_error=on_error)
+    return score_file(str(bundle), files, ScoreOptions())
+
+
+def alone(bundle: Path) -> dict[Any, float]:
+    with RewardModel.load(bundle, device="ort-cpu") as model:
+        return {r["id"]: model.score([{"input_ids": r["input_ids"]}])[0].value for r in (*SHORT, LONG)}
+
+
+def records(path: Path) -> dict[Any, Any]:
+    return {record["id"]: record for record in map(json.loads, path.read_text().splitlines())}
+
+
+def test_a_pass_beyond_a_known_limit_is_cut_until_it_fits(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundles["classifier"]
+    expected = alone(bundle)
+    cramped(monkeypatch, limit=8, error=PassTooLarge)
+    summary = scored(bundle, tmp_path, "skip")
+    found = records(tmp_path / "out.jsonl")
+    assert list(found) == [0, 1, 2, "long", 3, 4, 5] and summary.errors == 1
+    assert "does not fit into the device" in found["long"]["error"]
+    assert {i: found[i]["score"] for i in range(6)} == {i: expected[i] for i in range(6)}
+    assert summary.statistics.sequences == 6
+
+
+def test_out_of_memory_is_tried_once_more_in_two_halves(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundles["classifier"]
+    expected = alone(bundle)
+    made = cramped(monkeypatch, limit=39, error=DeviceMemoryError)
+    summary = scored(bundle, tmp_path, "skip")
+    found = records(tmp_path / "out.jsonl")
+    failed = {name for name, record in found.items() if "error" in record}
+    assert made[0].tried == 3 and "long" in failed and summary.errors == len(failed) in (3, 4)
+    assert {i: found[i]["score"] for i in found.keys() - failed} == {i: expected[i] for i in found.keys() - failed}
+
+
+def test_a_limit_ends_a_run_that_stops_but_loses_no_score(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cramped(monkeypatch, limit=8, error=PassTooLarge)
+    with pytest.raises(DeviceLimit, match=r"1 records could not be computed.*out\.jsonl\.partial"):
+        scored(bundles["classifier"], tmp_path, "stop")
+    assert not (tmp_path / "out.jsonl").exists()
+    assert len(records(tmp_path / "out.jsonl.partial")) == 7
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_lost_device_leaves_the_earlier_windows(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("rmruntime.windows.WINDOW", 2)
+    cramped(monkeypatch, limit=100, error=DeviceMemoryError, broken_after=2)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in SHORT))
+    files = FileOptions(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / f"out.{suffix}"))
+    with pytest.raises(BackendError, match=rf"device was lost.*out\.{suffix}\.partial"):
+        score_file(str(bundles["classifier"]), files, ScoreOptions())
+    kept = tmp_path / f"out.{suffix}.partial"
+    rows = pyarrow.parquet.read_table(kept).to_pylist() if suffix == "parquet" else list(records(kept).values())
+    assert [row["id"] for row in rows] == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", kept.name]
+
+
+def test_an_interrupted_run_still_leaves_nothing(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cramped(monkeypatch, limit=100, error=DeviceMemoryError)
+    monkeypatch.setattr(Cramped, "run", lambda self, feeds: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        scored(bundles["classifier"], tmp_path, "stop")
+    assert made and [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

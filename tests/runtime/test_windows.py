@@ -42,6 +42,7 @@ class SteppedBackend:
     def __init__(self, engine: Backend) -> None:
         self._engine = engine
         self.name, self.precision = engine.name, engine.precision
+        self.batch_tokens = engine.batch_tokens
         self.graph: Graph = engine.graph
         self.passes = 0
 

@@ -93,13 +93,14 @@ class BundleScorer:
 
 def watch(model: Any, clock: PartClock) -> None:
     """Put timers around the parts of a RewardModel: in this process alone, and none of its own code changes."""
-    module = importlib.import_module("rmruntime.reward_model")
     encoder = model._encoder
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
     model._encoder = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
-    model._backend = Watched(model._backend, clock, {"run": "engine"})
-    for name in ("plan_batches", "pack"):
-        setattr(module, name, clock.timed("plan", getattr(module, name)))
+    passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
+    passes._backend = Watched(passes._backend, clock, {"run": "engine"})
+    for module, name in (("reward_model", "plan_batches"), (type(passes).__module__.rpartition(".")[2], "pack")):
+        found = importlib.import_module(f"rmruntime.{module}")
+        setattr(found, name, clock.timed("plan", getattr(found, name)))
 
 
 def values_of(result: Any) -> list[float]:

@@ -2,13 +2,14 @@
 
 A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
 PRIORITY (higher is preferred where several can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS
-(graphs it reads, best first), `compute_dtypes(bundle_dtype, precision)` (which of their arithmetics) and
-`load(bundle, graph, options)`; only these two import the engine.
+(graphs it reads, best first), `compute_dtypes(bundle_dtype, precision)` (which of their arithmetics),
+`obstacle(bundle, options)` (why it cannot run here) and `load(bundle, graph, options)`; only these three import the
+engine.
 """
 
 import importlib
-import importlib.util
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -31,61 +32,93 @@ def backends() -> dict[str, BackendModule]:
 def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     """The engine for `options.device`, loaded with the bundle's graph for it.
 
-    Raises EngineNotInstalled naming the extra, or BackendError when no backend or no graph fits. Never falls back
-    from a backend that was asked for.
+    Raises EngineNotInstalled naming the extra, EngineUnusable or BackendError when no backend or no graph fits. Never
+    falls back from a backend that was asked for.
     """
-    device, colon, index = options.device.partition(":")
-    module = _choose(bundle, device)
-    if colon and not (module.HAS_INDEX and index.isdigit()):
-        raise BackendError(f"device {options.device!r}: {module.NAME} takes no device number {index!r}; say {device!r}")
-    if not _readable(bundle, module):
-        have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))
-        raise BackendError(
-            f"device {options.device!r} runs {module.NAME}, which reads {', '.join(module.DIALECTS)} graphs; "
-            f"this bundle has: {have}. Export it again with this version of rmexport"
-        )
-    if not _installed(module):
-        raise EngineNotInstalled(_missing([module]))
+    module = _choose(bundle, options)
     return module.load(bundle, _graph_for(bundle, module, options), options)
 
 
-def _choose(bundle: Bundle, device: str) -> BackendModule:
+def _choose(bundle: Bundle, options: BackendOptions) -> BackendModule:
+    """The preferred of the backends that the device names, which nothing keeps from running."""
+    fitting = _fitting(options.device_name)
+    _check_index(fitting, options)
+    readable = [m for m in fitting if _readable(bundle, m, options)]
+    if not readable:
+        raise BackendError(_unreadable(bundle, fitting, options))
+    obstacles: list[BackendError] = []
+    for module in readable:
+        obstacle = module.obstacle(bundle, options)
+        if obstacle is None:
+            return module
+        obstacles.append(obstacle)
+    raise _joined(readable, obstacles)
+
+
+def _fitting(device: str) -> list[BackendModule]:
     known = backends()
     if device in known:
-        return known[device]
+        return [known[device]]
     fitting = [m for m in known.values() if device == "auto" or device in m.DEVICES]
     if not fitting:
         names = sorted({"auto", *known, *(d for m in known.values() for d in m.DEVICES)})
         raise BackendError(f"unknown device {device!r}; expected one of {', '.join(names)}")
-    readable = [m for m in fitting if _readable(bundle, m)] or fitting
-    installed = [m for m in readable if _installed(m)]
-    if not installed:
-        raise EngineNotInstalled(_missing(readable))
-    return installed[0]
+    return fitting
 
 
-def _readable(bundle: Bundle, module: BackendModule) -> bool:
-    return any(graph.dialect in module.DIALECTS for graph in bundle.manifest.graphs)
+def _check_index(fitting: list[BackendModule], options: BackendOptions) -> None:
+    device, colon, index = options.device.partition(":")
+    if not colon:
+        return
+    numbered = device != "auto" and any(m.HAS_INDEX for m in fitting)
+    if not (numbered and index.isdigit()):
+        name = fitting[0].NAME if len(fitting) == 1 else device
+        expected = f"{device!r}, or {device + ':0'!r} and so on" if numbered else repr(device)
+        raise BackendError(f"device {options.device!r}: {name} takes no device number {index!r}; say {expected}")
+
+
+def _readable(bundle: Bundle, module: BackendModule, options: BackendOptions) -> bool:
+    return bool(_graphs(bundle, module, options))
+
+
+def _graphs(bundle: Bundle, module: BackendModule, options: BackendOptions) -> list[Graph]:
+    """The bundle's graphs that the engine may run."""
+    reads = [d for d in module.DIALECTS if options.dialect in (None, d)]
+    return [graph for graph in bundle.manifest.graphs if graph.dialect in reads]
+
+
+def _unreadable(bundle: Bundle, fitting: Iterable[BackendModule], options: BackendOptions) -> str:
+    have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))
+    reads = " or ".join(f"{m.NAME}, which reads {', '.join(m.DIALECTS)} graphs" for m in fitting)
+    asked = "" if options.dialect is None else f" with dialect {options.dialect!r}"
+    return (
+        f"device {options.device!r}{asked} runs {reads}; this bundle has: {have}. "
+        "Export it again with this version of rmexport"
+    )
 
 
 def _graph_for(bundle: Bundle, module: BackendModule, options: BackendOptions) -> Graph:
     manifest = bundle.manifest
-    known = {(graph.dialect, graph.compute_dtype): graph for graph in manifest.graphs}
+    graphs = _graphs(bundle, module, options)
+    known = {(graph.dialect, graph.compute_dtype): graph for graph in graphs}
     wanted = module.compute_dtypes(manifest.dtype, options.precision)
     for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted):
         if key in known:
             return known[key]
-    have = ", ".join(sorted({g.compute_dtype for g in manifest.graphs if g.dialect in module.DIALECTS}))
+    have = ", ".join(sorted({g.compute_dtype for g in graphs}))
     raise BackendError(
         f"{module.NAME} cannot compute this {manifest.dtype} bundle with precision {options.precision!r} on this "
         f"machine; its graphs compute in {have}. Leave the precision to 'auto', or choose another device"
     )
 
 
-def _installed(module: BackendModule) -> bool:
-    return importlib.util.find_spec(module.PACKAGE) is not None
-
-
-def _missing(modules: list[BackendModule]) -> str:
-    ways = " or ".join(f"pip install 'rmruntime[{m.EXTRA}]' ({m.PACKAGE})" for m in modules)
-    return f"no engine is installed that can run this bundle: {ways}"
+def _joined(modules: list[BackendModule], obstacles: list[BackendError]) -> BackendError:
+    """One error of all obstacles: what can be installed, or else why what is installed cannot run."""
+    if len(obstacles) == 1:
+        return obstacles[0]
+    if not any(isinstance(obstacle, EngineNotInstalled) for obstacle in obstacles):
+        return BackendError("; ".join(str(obstacle) for obstacle in obstacles))
+    missing = [m for m, o in zip(modules, obstacles, strict=True) if isinstance(o, EngineNotInstalled)]
+    ways = " or ".join(f"pip install 'rmruntime[{m.EXTRA}]' ({m.PACKAGE})" for m in missing)
+    others = "".join(f"; {o}" for o in obstacles if not isinstance(o, EngineNotInstalled))
+    return EngineNotInstalled(f"no engine is installed that can run this bundle: {ways}{others}")

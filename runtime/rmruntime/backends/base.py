@@ -1,5 +1,6 @@
 """The seam between scoring and engines: index arrays in, named fp32 arrays out."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmruntime.bundle import Bundle
-from rmruntime.errors import OptionError
+from rmruntime.errors import BackendError, EngineNotInstalled, OptionError
 from rmruntime.manifest import Graph
 
 Feeds = Mapping[str, NDArray[np.int64]]
@@ -21,11 +22,12 @@ class BackendOptions:
     """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under.
 
     `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's dtype; otherwise that
-    arithmetic or an error.
+    arithmetic or an error. `dialect` names the graph to run, where an engine reads several; None: the engine's best.
     """
 
     device: str = "auto"
     precision: str = "auto"
+    dialect: str | None = None
     threads: int = 0
     memory_limit: int | None = None
 
@@ -35,16 +37,35 @@ class BackendOptions:
         if self.precision not in PRECISIONS:
             raise OptionError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
+    @property
+    def device_name(self) -> str:
+        """The device without its number."""
+        return self.device.partition(":")[0]
+
+    @property
+    def device_index(self) -> int:
+        """The number behind the colon, 0 without one."""
+        number = self.device.partition(":")[2]
+        return int(number) if number.isdigit() else 0
+
 
 class Backend(Protocol):
-    """A loaded graph. `precision` is the arithmetic that runs, `name` the engine; both are reported with scores."""
+    """A loaded graph. `precision` is the arithmetic that runs, `name` the engine; both are reported with scores.
+
+    `batch_tokens` is how many tokens a pass had best compute, where the user does not say.
+    """
 
     name: str
     precision: str
     graph: Graph
+    batch_tokens: int
 
     def run(self, feeds: Feeds) -> Outputs:
-        """One pass. Raises BackendError with the engine's message when it fails."""
+        """One pass.
+
+        Raises DeviceMemoryError or PassTooLarge where a smaller pass may succeed, and else BackendError with the
+        engine's message when it fails.
+        """
         ...
 
     def close(self) -> None:
@@ -67,7 +88,23 @@ class BackendModule(Protocol):
         """Compute dtypes of the graphs that give this precision, best first; empty when it cannot."""
         ...
 
+    def obstacle(self, bundle: Bundle, options: BackendOptions) -> BackendError | None:
+        """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
+        ...
+
     def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend: ...
+
+
+CPU_BATCH_TOKENS = 4096
+
+
+def package_obstacle(package: str, extra: str) -> EngineNotInstalled | None:
+    """The error that names the extra, where the package is not installed."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return EngineNotInstalled(
+        f"no engine is installed that can run this bundle: pip install 'rmruntime[{extra}]' ({package})"
+    )
 
 
 def engine_module(name: str) -> Any:

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module
+from rmruntime.backends.base import (
+    CPU_BATCH_TOKENS,
+    BackendOptions,
+    Feeds,
+    Outputs,
+    engine_module,
+    package_obstacle,
+)
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
 from rmruntime.manifest import Graph
@@ -30,6 +37,11 @@ def has_bf16() -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+    """The package that is missing."""
+    return package_obstacle(PACKAGE, EXTRA)
+
+
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OpenVinoBackend":
     """The graph compiled for this processor; weights stay memory-mapped until the first pass packs them."""
     return OpenVinoBackend(bundle, graph, options)
@@ -39,6 +51,7 @@ class OpenVinoBackend:
     """One compiled model and its only request."""
 
     name = NAME
+    batch_tokens = CPU_BATCH_TOKENS
 
     def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
         self.graph = graph

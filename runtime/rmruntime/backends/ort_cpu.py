@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module
+from rmruntime.backends.base import (
+    CPU_BATCH_TOKENS,
+    BackendOptions,
+    Feeds,
+    Outputs,
+    engine_module,
+    package_obstacle,
+)
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
 from rmruntime.manifest import Graph
@@ -24,6 +31,11 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
     return ("fp32",) if precision in ("auto", "fp32") else ()
 
 
+def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+    """The package that is missing."""
+    return package_obstacle(PACKAGE, EXTRA)
+
+
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCpuBackend":
     """A session over the bundle's shards, which stay memory-mapped where the weights are used as stored."""
     return OrtCpuBackend(bundle, graph, options)
@@ -33,6 +45,7 @@ class OrtCpuBackend:
     """One onnxruntime session."""
 
     name = NAME
+    batch_tokens = CPU_BATCH_TOKENS
     precision = "fp32"
 
     def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:

@@ -34,7 +34,7 @@ COMPARISON = (
 class Judge:
     """An engine whose answer is a number made of the tokens: it needs them alone in a pass."""
 
-    name, precision = "judge", "fp32"
+    name, precision, batch_tokens = "judge", "fp32", 4096
     graph = Graph(file="none", dialect="none", compute_dtype="fp32")
 
     def run(self, feeds):

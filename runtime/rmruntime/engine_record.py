@@ -1,0 +1,99 @@
+"""What a compiled engine says of itself: `engines/<target>/<name>/engine.json`, written by `compile`, read by backends.
+
+An engine is good for one content of the bundle, one version of its library and one kind of GPU; the record names all
+three, so that another is refused before it is loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rmruntime.errors import BundleError
+from rmruntime.manifest import Manifest, canonical
+from rmruntime.strict_json import decode_dataclass
+
+ENGINES_FOLDER = "engines"
+RECORD_NAME = "engine.json"
+ENGINE_NAME = "model.engine"
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """What one dimension of the inputs may be: least, the size that is tuned for, most."""
+
+    least: int
+    tuned: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Sizes that an engine takes, by the name of the graph inputs' dimension."""
+
+    name: str
+    dimensions: Mapping[str, Extent]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """`library` (its import name) of `version` compiled `graph` of the bundle whose manifest has the sha256 `manifest`.
+
+    It runs on `gpu` (its name, or what it was built for without one) of `compute_capability` ("9.0"). `size` and
+    `sha256` are those of the engine's file; `batch_tokens` the most tokens that a pass may compute.
+    """
+
+    record_version: int
+    created_by: str
+    target: str
+    library: str
+    version: str
+    gpu: str
+    compute_capability: str
+    manifest: str
+    graph: str
+    compute_dtype: str
+    batch_tokens: int
+    profiles: tuple[Profile, ...]
+    size: int
+    sha256: str
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """sha256 of a manifest: what an engine was compiled from."""
+    return hashlib.sha256(canonical(json.loads(json.dumps(asdict(manifest))))).hexdigest()
+
+
+def encode_record(record: EngineRecord) -> bytes:
+    """The bytes of `engine.json`, with a digest of the rest."""
+    data: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return (json.dumps({**data, "digest": hashlib.sha256(canonical(data)).hexdigest()}, indent=1) + "\n").encode()
+
+
+def read_record(path: Path) -> EngineRecord:
+    """Parse `engine.json`. Raises BundleError for anything but an unchanged record of this version or an older one."""
+    again = "compile it again with `rmexport compile`"
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); {again}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("record_version"), int):
+        raise BundleError(f"{path} is no record of a compiled engine; {again}")
+    if data["record_version"] > RECORD_VERSION:
+        raise BundleError(
+            f"{path} has record_version {data['record_version']}, this rmruntime reads up to {RECORD_VERSION}: "
+            f"upgrade rmruntime, or {again}"
+        )
+    stated = data.pop("digest", None)
+    if stated != hashlib.sha256(canonical(data)).hexdigest():
+        raise BundleError(f"{path} does not match its own digest: it was changed after it was compiled; {again}")
+    return decode_dataclass(EngineRecord, data, where=str(path))
+
+
+def find_records(bundle: Path, target: str) -> tuple[tuple[Path, EngineRecord], ...]:
+    """The folders of a bundle's engines for `target`, each with its record, by name."""
+    folder = bundle / ENGINES_FOLDER / target
+    return tuple((path.parent, read_record(path)) for path in sorted(folder.glob(f"*/{RECORD_NAME}")))
