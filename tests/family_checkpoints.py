@@ -15,7 +15,7 @@ from conversations import messages_of, ragged_records
 from rmexport import ExportOptions, export
 from rmexport.cli import main
 from rmexport.verify import VerifyOptions, table, verify
-from rmruntime import ScoreOptions
+from rmruntime import RewardModel, ScoreOptions
 from rmruntime.batching import plan_batches
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
@@ -69,9 +69,11 @@ def check_scores(checkpoint: TinyCheckpoint, bundle: Path, recipe: str | None = 
     expected = expected_scores(checkpoint, records)
     assert np.std(expected) > 0.05  # random weights, but not all the same score
     for device in ("ort-cpu", "openvino"):
-        for count in COUNTS:
-            found = command_scores(bundle, records[:count], device)
-            np.testing.assert_allclose(found, expected[:count], atol=TOLERANCE, err_msg=device)
+        with RewardModel.load(bundle, device=device, precision="fp32") as model:
+            for count in COUNTS:
+                found = [score.value for score in model.score(records[:count])]
+                np.testing.assert_allclose(found, expected[:count], atol=TOLERANCE, err_msg=device)
+    assert command_scores(bundle, records, device) == found
     np.testing.assert_allclose(portable_scores(bundle, records), expected, atol=TOLERANCE, err_msg="portable")
 
 
