@@ -53,7 +53,7 @@ def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="as for score (default: auto)")
     group.add_argument("--precision", default="auto", help="of the bundle's arithmetic: auto, fp32, bf16 or fp16")
     group.add_argument("--threads", type=int, default=0, help="of every contestant (default: the engines decide)")
-    group.add_argument("--max-batch-tokens", type=int, default=4096, help="tokens of one of our passes (default: 4096)")
+    group.add_argument("--max-batch-tokens", type=int, help="tokens of one of our passes (default: the engine's)")
     group.add_argument("--warmup", type=int, default=5, help="requests of a warm-up window (default: 5)")
     group.add_argument("--repeats", type=int, default=3, help="of single-stream and offline (default: 3)")
     group.add_argument("--requests", type=int, default=64, help="of a single-stream repeat (default: 64)")

@@ -20,7 +20,8 @@ class BenchOptions:
     the path of a peer module; `peer_python` says in which Python a NAME runs. `warmup` is the size of a warm-up window
     in requests, `requests` the number of a single-stream repeat, `duration_s` the most seconds of a repeat and of a
     server run. `rates` are requests a second; without any, the server scenario looks for the knee. `timeout_s` is the
-    patience with one answer of a contestant. `peer_cache` keeps converted checkpoints.
+    patience with one answer of a contestant. `peer_cache` keeps
+    converted checkpoints. `max_batch_tokens` None is each engine's own choice.
     """
 
     scenarios: tuple[str, ...] = ("single-stream", "offline")
@@ -34,7 +35,7 @@ class BenchOptions:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int | None = None
     warmup: int = 5
     repeats: int = 3
     requests: int = 64
@@ -52,8 +53,10 @@ class BenchOptions:
         _check("profile", self.profile, self.profile in (None, *PROFILES), f"one of {', '.join(PROFILES)}")
         if self.workload is not None and self.profile is not None:
             raise OptionError("found both --workload and --profile, expected one of them")
-        for count in ("peer_batch", "max_batch_tokens", "warmup", "repeats", "requests"):
+        for count in ("peer_batch", "warmup", "repeats", "requests"):
             _check(count, getattr(self, count), getattr(self, count) >= 1, "at least 1")
+        budget = self.max_batch_tokens
+        _check("max_batch_tokens", budget, budget is None or budget >= 1, "at least 1")
         _check("threads", self.threads, self.threads >= 0, "a number of threads, or 0 for the engine's choice")
         for seconds in ("duration_s", "timeout_s", "slo_ms"):
             value = getattr(self, seconds)

@@ -81,6 +81,11 @@ class RewardModel:
         """The arithmetic that runs: fp32, bf16 or fp16."""
         return self._backend.precision
 
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens a pass computes at most, where the options do not say."""
+        return self._backend.batch_tokens
+
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
         """Scores in input order; a pair gives [chosen, rejected], candidates a list.
 
@@ -156,7 +161,7 @@ class RewardModel:
 
         A sequence that the device cannot compute has a DeviceLimit instead.
         """
-        budget = options.max_batch_tokens or self._backend.batch_tokens
+        budget = options.max_batch_tokens or self.batch_tokens
         return self._passes.run(sequences, self._plan(sequences, budget) if sequences else [], advance)
 
     def close(self) -> None:

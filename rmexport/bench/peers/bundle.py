@@ -10,7 +10,10 @@ from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 
 NAME = "bundle"
 PACKAGES = ("rmruntime",)
-DISTRIBUTIONS = ("rmexport", "rmruntime", "onnxruntime", "openvino", "tokenizers", "numpy")
+DISTRIBUTIONS = (
+    "rmexport", "rmruntime", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx",
+    "tokenizers", "numpy",
+)  # fmt: skip
 DTYPES = ("auto",)
 HEADS = ()
 PARTS = ("template", "tokenize", "plan", "engine", "output")
@@ -22,7 +25,8 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
     # Another bundle may run in a Python with an rmruntime that knows no precision yet.
     precision: dict[str, Any] = {} if options.precision == "auto" else {"precision": options.precision}
     model = runtime.RewardModel.load(folder, device=options.device, threads=threads, **precision)
-    return BundleScorer(model, options.max_batch_tokens)
+    own = getattr(model, "batch_tokens", 4096)  # an older rmruntime has this number for all engines
+    return BundleScorer(model, options.max_batch_tokens or own)
 
 
 class PartClock:

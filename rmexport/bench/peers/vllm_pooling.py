@@ -11,6 +11,7 @@ PACKAGES = ("vllm",)
 DISTRIBUTIONS = ("vllm", "torch", "transformers")
 DTYPES = ("bf16", "fp32", "fp16")
 HEADS = ("sequence_classification",)
+BUDGETS = {True: 4096, False: 16384}  # tokens, on CPUs and elsewhere: as our own engines have them
 VLLM_NAMES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
 
@@ -28,7 +29,7 @@ class VllmScorer:
 
     def __init__(self, model: Any, pooling: Any, dtype: str, options: LoadOptions) -> None:
         self._model, self._pooling, self._label = model, pooling, options.label
-        self.precision, self.budget = dtype, options.max_batch_tokens
+        self.precision, self.budget = dtype, options.max_batch_tokens or BUDGETS[options.device == "cpu"]
         self.settings = (
             f"{dtype}, LLM(runner='pooling', convert='classify'), prefix cache emptied between passes, from ids"
         )

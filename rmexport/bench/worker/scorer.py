@@ -40,7 +40,7 @@ class LoadOptions:
     device: str = "cpu"
     precision: str = "auto"
     batch: int = 8
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int | None = None
     label: int = 0
     spare_id: int = 0
     cache: str | None = None
