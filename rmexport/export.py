@@ -72,6 +72,8 @@ def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
         key_multiple=dialect.KEY_MULTIPLE,
         row_groups=dialect.ROW_GROUPS,
         token_chunk=dialect.TOKEN_CHUNK,
+        attention="pages" if dialect.PAGE_SIZE else "rows",
+        page_size=dialect.PAGE_SIZE,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from rmexport.graph.paged import PageTable, declare_page_table
 from rmexport.graph.writer import GraphWriter
 
 MASKED = -30000.0  # below any score, and finite in fp16
@@ -22,16 +23,20 @@ class AttentionRows:
     each token's output lies in the flattened rows. `take` [tokens of the set] selects the set out of all tokens, None
     when the set is all of them. `others` are further groups of rows with lengths of their own, whose flattened rows
     follow these; they share this group's unpack_index.
+
+    Where all tokens find their keys by `pages`, there are no rows: the row inputs are None, and unpack_index [tokens of
+    the set] says where each token's output lies among those of the pages' slots.
     """
 
     prefix: str
-    query_index: ir.Value
-    query_positions: ir.Value
-    key_index: ir.Value
-    key_positions: ir.Value
+    query_index: ir.Value | None
+    query_positions: ir.Value | None
+    key_index: ir.Value | None
+    key_positions: ir.Value | None
     unpack_index: ir.Value | None
     take: ir.Value | None
     others: tuple["AttentionRows", ...] = ()
+    pages: PageTable | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +62,29 @@ class HeadRows:
     bias: ir.Value
 
 
-def declare_packed_inputs(writer: GraphWriter, row_groups: int = 1, *, chunked: bool = False) -> PackedInputs:
+def declare_packed_inputs(
+    writer: GraphWriter, row_groups: int = 1, *, chunked: bool = False, paged: bool = False
+) -> PackedInputs:
     """All inputs; `row_groups` groups of attention rows, the first without a number in its inputs' names.
 
     `chunked`: input_ids comes as [chunks, tokens of each], T tokens in all, which tells how to cut the others.
+    `paged`: all tokens find their keys by pages, not rows.
     """
     input_ids = writer.input("input_ids", ["C", "T/C"] if chunked else ["T"])
     position_ids = writer.input("position_ids", ["T"])
-    others = tuple(_declare_rows(writer, "", None, None, f"_{i}") for i in range(1, row_groups))
-    all_rows = replace(_declare_rows(writer, "", "T", None), others=others)
+    all_rows = _declare_pages(writer) if paged else _declare_groups(writer, row_groups)
     read_index = writer.input("read_index", ["N"])
     return PackedInputs(input_ids, position_ids, all_rows, _declare_rows(writer, "read_", "N", read_index))
+
+
+def _declare_groups(writer: GraphWriter, row_groups: int) -> AttentionRows:
+    others = tuple(_declare_rows(writer, "", None, None, f"_{i}") for i in range(1, row_groups))
+    return replace(_declare_rows(writer, "", "T", None), others=others)
+
+
+def _declare_pages(writer: GraphWriter) -> AttentionRows:
+    table = declare_page_table(writer)
+    return AttentionRows("all_", None, None, None, None, writer.input("unpack_index", ["T"]), None, pages=table)
 
 
 def _declare_rows(
@@ -99,7 +116,7 @@ def expand_head_rows(
     q = w.op("Reshape", w.op("Add", q, head_of), w.op("Concat", n_rows, n_kv, rest, axis=0))
     k = w.op("Mul", w.op("Unsqueeze", rows.key_index, axis1), n_kv)
     k = w.op("Add", k, w.constant("kv_head_of", np.arange(kv_heads).reshape(1, kv_heads, 1)))
-    bias = w.op("Unsqueeze", _mask(w, rows, window, dtype), axis2)  # [R, Sq, 1, Sk]
+    bias = w.op("Unsqueeze", additive_mask(w, rows, window, dtype), axis2)  # [R, Sq, 1, Sk]
     bias = w.op("Expand", bias, w.op("Concat", n_rows, n_queries, n_group, n_keys, axis=0))
     bias = w.op("Reshape", bias, w.op("Concat", n_rows, rest, n_keys, axis=0))
     unpack = _head_places(w, rows, heads, kv_heads) if rows.unpack_index is not None else None
@@ -133,7 +150,7 @@ def _rows_first(w: GraphWriter, group: AttentionRows) -> ir.Value:
     return w.op("Concat", n_rows, w.constant("rest", [-1]), axis=0)
 
 
-def _mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:
+def additive_mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:
     """[R, Sq, Sk]: 0 where the key may be seen, MASKED elsewhere."""
     seen = visible_keys(w, rows, window)
     return w.op("Where", seen, w.constant("zero", 0.0, dtype), w.constant("masked", MASKED, dtype))

@@ -59,13 +59,16 @@ class Dialect(ABC):
     KEY_MULTIPLE: ClassVar[int] = 16
     ROW_GROUPS: ClassVar[int] = 1
     STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: as all else
+    PAGE_SIZE: ClassVar[int] = 0  # keys a page, where all tokens find their keys by pages; 0: by attention rows
     TOKEN_CHUNK: ClassVar[int] = 0  # tokens that token-by-token work likes to be done in at a time; 0: all at once
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         self.w = writer
         self.dtype = compute_dtype
         self.stream_dtype = self.STREAM_DTYPE or self.dtype
-        self.inputs: PackedInputs = declare_packed_inputs(writer, self.ROW_GROUPS, chunked=bool(self.TOKEN_CHUNK))
+        self.inputs: PackedInputs = declare_packed_inputs(
+            writer, self.ROW_GROUPS, chunked=bool(self.TOKEN_CHUNK), paged=bool(self.PAGE_SIZE)
+        )
 
     @classmethod
     @abstractmethod

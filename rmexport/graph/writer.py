@@ -17,8 +17,11 @@ DATA_TYPES = {
     "fp32": ir.DataType.FLOAT,
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
+    "int32": ir.DataType.INT32,
     "int64": ir.DataType.INT64,
 }
+
+Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,14 @@ class Slice:
 
 @dataclass
 class GraphWriter:
-    """Collects one graph. `locations` None makes a dry run that only records which weights are read."""
+    """Collects one graph. `locations` None makes a dry run that only records which weights are read.
+
+    `rewrites` are run over the nodes of the finished graph, in turn.
+    """
 
     locations: Mapping[str, WeightLocation] | None
     requests: dict[str, WeightRequest] = field(default_factory=dict)
+    rewrites: list[Rewrite] = field(default_factory=list)
     _nodes: list[ir.Node] = field(default_factory=list)
     _inputs: list[ir.Value] = field(default_factory=list)
     _outputs: list[ir.Value] = field(default_factory=list)
@@ -160,9 +167,9 @@ class GraphWriter:
             name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
 
-    def input(self, name: str, dims: Sequence[int | str]) -> ir.Value:
-        """An int64 input with symbolic dimensions."""
-        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.INT64))
+    def input(self, name: str, dims: Sequence[int | str], dtype: str = "int64") -> ir.Value:
+        """An input with symbolic dimensions; index arrays are int64 unless an op wants them otherwise."""
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(DATA_TYPES[dtype]))
         self._inputs.append(value)
         return value
 
@@ -184,12 +191,15 @@ class GraphWriter:
 
     def model(self, name: str) -> ir.Model:
         """The finished model."""
+        for rewrite in self.rewrites:
+            self._nodes = rewrite(self._nodes)
+        domains = self._domains | {node.domain: 1 for node in self._nodes if node.domain}
         graph = ir.Graph(
             self._inputs,
             self._outputs,
             nodes=self._ordered_nodes(),
             initializers=list(self._initializers.values()),
-            opset_imports=self._domains,
+            opset_imports=domains,
             name=name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="rmexport")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmruntime.manifest import Graph
+from rmruntime.paging import page_feeds
 from rmruntime.sequences import TokenSequence
 from rmruntime.trie import TokenTrie, build_trie
 
@@ -26,18 +27,21 @@ class RowShape:
     """Limits of attention rows: at most `query_block` queries, key lengths a multiple of `key_multiple`.
 
     Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
-    of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding.
+    of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding. With a `page_size` other
+    than 0, only read tokens stand in rows; all tokens find their keys by pages.
     """
 
     query_block: int
     key_multiple: int
     groups: int = 1
     token_chunk: int = 0
+    page_size: int = 0
 
 
 def row_shape(graph: Graph) -> RowShape:
     """What a graph of the manifest asks for."""
-    return RowShape(graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk)
+    page_size = graph.page_size if graph.attention == "pages" else 0
+    return RowShape(graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk, page_size)
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ class PassInputs:
     """Graph inputs of one pass by name, and the figures that statistics are made of.
 
     `given` counts the tokens of all sequences, `computed` those left after sharing (packed: of the trie), `padded` the
-    slots computed beyond them (packed: of query rows); `reads[i]` is how many results sequence i has. Results come in
-    the order of the sequences, then of their reads; a lone result of a packed graph is followed by its copy.
+    slots computed beyond them (packed: of query rows, or of tokens fed to pages again); `reads[i]` is how many results
+    sequence i has. Results come in the order of the sequences, then of their reads; a lone result of a packed graph is
+    followed by its copy.
     """
 
     feeds: Mapping[str, Ints]
@@ -69,14 +74,15 @@ def pack(sequences: Sequence[TokenSequence], shape: RowShape) -> PassInputs:
     """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P]."""
     trie = build_trie([s.ids for s in sequences])
     feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
-    feeds |= _grouped_feeds(_token_rows(trie, shape), trie.tokens, shape)
+    attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, shape)
+    slots = sum(array.size for name, array in attention.items() if name.startswith(("query_index", "page_tokens")))
+    feeds |= attention
     feeds |= _read_feeds(trie, sequences, shape)
     if shape.token_chunk:
         feeds |= _chunked_feeds(feeds, trie.tokens, shape.token_chunk)
     elif trie.tokens == 1:
         feeds |= {name: _at_least_two(feeds[name]) for name in ("input_ids", "position_ids", "unpack_index")}
     reads = tuple(len(next(iter(s.reads.values()))) for s in sequences)
-    slots = sum(array.size for name, array in feeds.items() if name.startswith("query_index"))
     return PassInputs(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads, slots - trie.tokens)
 
 
@@ -101,6 +107,11 @@ def chunk_plan(tokens: int, limit: int) -> tuple[int, int]:
     least = max(1, -(-tokens // limit))
     choices = [(n, CHUNK_MULTIPLE * -(-tokens // (n * CHUNK_MULTIPLE))) for n in range(least, 2 * least + 1)]
     return min(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
+
+
+def _row_feeds(trie: TokenTrie, shape: RowShape) -> dict[str, Ints]:
+    """All tokens in attention rows."""
+    return _grouped_feeds(_token_rows(trie, shape), trie.tokens, shape)
 
 
 def _token_rows(trie: TokenTrie, shape: RowShape) -> list[_Row]:
