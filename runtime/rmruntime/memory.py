@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNLIMITED = 1 << 62
+# What would help a model that does not fit into its device, and cannot be had.
+NOT_YET = "quantised weights, and more stages on more GPUs, are not in this release"
 _GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -62,7 +62,12 @@ class RewardModel:
         """
         bundle = Bundle.open(Path(folder), check=check)
         options = BackendOptions(
-            device=device, precision=precision, threads=threads, memory_limit=memory_limit, dialect=dialect
+            device=device,
+            precision=precision,
+            dialect=dialect,
+            check=check,
+            threads=threads,
+            memory_limit=memory_limit,
         )
         return cls(bundle, load_backend(bundle, options))
 

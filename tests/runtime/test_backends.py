@@ -26,8 +26,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_backend_keeps_the_contract(bundle: Path, name: str) -> None:
     module: Any = backends()[name]
     assert module.NAME == name and module.DEVICES and module.DIALECTS and module.EXTRA
-    if importlib.util.find_spec(module.PACKAGE) is None:
-        pytest.skip(f"{module.PACKAGE} is not installed")
+    obstacle = module.obstacle(Bundle.open(bundle), BackendOptions(device=name))
+    if obstacle is not None:  # its package, its GPU or its compiled engine is missing
+        pytest.skip(str(obstacle))
     with RewardModel.load(bundle, device=name) as model:
         assert model.backend == name
         assert model.precision in ("fp32", "bf16", "fp16")

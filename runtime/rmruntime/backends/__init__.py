@@ -15,7 +15,7 @@ from typing import Any
 
 from rmruntime.backends.base import Backend, BackendModule, BackendOptions
 from rmruntime.bundle import Bundle
-from rmruntime.errors import BackendError, EngineNotInstalled
+from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
 from rmruntime.manifest import Graph
 
 
@@ -117,8 +117,10 @@ def _joined(modules: list[BackendModule], obstacles: list[BackendError]) -> Back
     if len(obstacles) == 1:
         return obstacles[0]
     if not any(isinstance(obstacle, EngineNotInstalled) for obstacle in obstacles):
-        return BackendError("; ".join(str(obstacle) for obstacle in obstacles))
+        return EngineUnusable("; ".join(dict.fromkeys(map(str, obstacles))))  # one driver is missing to several
     missing = [m for m, o in zip(modules, obstacles, strict=True) if isinstance(o, EngineNotInstalled)]
     ways = " or ".join(f"pip install 'rmruntime[{m.EXTRA}]' ({m.PACKAGE})" for m in missing)
-    others = "".join(f"; {o}" for o in obstacles if not isinstance(o, EngineNotInstalled))
+    others = "".join(
+        f"; {o}" for o in dict.fromkeys(str(o) for o in obstacles if not isinstance(o, EngineNotInstalled))
+    )
     return EngineNotInstalled(f"no engine is installed that can run this bundle: {ways}{others}")

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ class BackendOptions:
 
     `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's dtype; otherwise that
     arithmetic or an error. `dialect` names the graph to run, where an engine reads several; None: the engine's best.
+    `check` "full" has compiled engines hashed.
     """
 
     device: str = "auto"
     precision: str = "auto"
     dialect: str | None = None
+    check: Literal["fast", "full"] = "fast"
     threads: int = 0
     memory_limit: int | None = None
 

@@ -1,0 +1,165 @@
+"""ONNX Runtime on NVIDIA GPUs, in the bundle's own dtype, or in fp32 on request."""
+
+from typing import Any
+
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
+from rmruntime.bundle import Bundle
+from rmruntime.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
+from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
+from rmruntime.manifest import Graph
+from rmruntime.memory import NOT_YET
+from rmruntime.ort_binding import DeviceBinding
+from rmruntime.ort_cuda_session import (
+    PROVIDER,
+    SIZE_OPS,
+    check_placement,
+    cuda_major,
+    open_session,
+    provider_options,
+    session_error,
+)
+
+NAME = "ort-cuda"
+DEVICES = ("cuda",)
+PRIORITY = 30
+HAS_INDEX = True
+PACKAGE = "onnxruntime"
+EXTRA = "cuda"
+OWN_DIALECTS = ("ort-cuda", "ort-cuda-paged")  # written for CUDA, in the bundle's dtype; the first is the default
+# The others are fp32: a 16-bit bundle's graph for fp32 arithmetic, and the graph of an encoder.
+DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")
+
+# Estimates, none of them measured on a GPU.
+BATCH_TOKENS = 16384  # a Gemm of a few thousand rows fills a large GPU; more rows hide the launches of small kernels
+LEAST_TOKENS = 512  # less than this in a pass and the GPU is no use
+TOKEN_VALUES = {"rows": 64, "pages": 24}  # of the hidden size, that a token takes at a time; rows gather keys anew
+ENGINE_BYTES = 1 << 29  # workspaces, and cuBLAS's and cuDNN's code
+
+
+def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
+    """The bundle's dtype, which is the graph's; fp32 on request, and where an encoder has no other graph."""
+    if precision == "auto":
+        return tuple(dict.fromkeys((bundle_dtype, "fp32")))
+    return (precision,) if precision in (bundle_dtype, "fp32") else ()
+
+
+def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+    """What is missing of driver, GPU, package and graph."""
+    try:
+        device = cuda_device(options.device_index)
+    except EngineUnusable as error:
+        return error
+    return package_obstacle(PACKAGE, EXTRA) or _build_obstacle() or _bundle_obstacle(bundle, options, device)
+
+
+def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCudaBackend":
+    """A session with the weights on the GPU. Raises DeviceMemoryError where it has no room for them and a pass."""
+    return OrtCudaBackend(bundle, graph, options)
+
+
+class OrtCudaBackend:
+    """One onnxruntime session and its binding."""
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+        ort = engine_module(PACKAGE)
+        self.graph, self.precision = graph, graph.compute_dtype
+        self.batch_tokens = _room(bundle, graph, options)
+        self._session = open_session(
+            ort,
+            bundle.folder / graph.file,
+            provider_options(options.device_index, options.memory_limit),
+            threads=options.threads,
+            # Folding would widen 16-bit weights on the host and keep them wide; so every pass widens them on the GPU.
+            fold=graph.compute_dtype == bundle.manifest.dtype,
+        )
+        check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
+        self._binding: Any = DeviceBinding(ort, self._session)
+        self._usual, self._tidy = ort.RunOptions(), ort.RunOptions()
+        self._tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{options.device_index}")
+        self._memory_was_short = False
+
+    def run(self, feeds: Feeds) -> Outputs:
+        # Memory kept for passes of other sizes is given back once, behind the first pass that succeeds again.
+        run_options = self._tidy if self._memory_was_short else self._usual
+        try:
+            outputs: Outputs = self._binding.run(feeds, run_options)
+        except BackendError:
+            raise
+        except Exception as error:  # onnxruntime raises a dozen types without a common base
+            problem = session_error(f"onnxruntime failed on a pass of {feeds['input_ids'].size} tokens", error)
+            self._memory_was_short |= isinstance(problem, DeviceMemoryError)
+            raise problem from error
+        self._memory_was_short = False
+        return outputs
+
+    def close(self) -> None:
+        self._binding = None  # first: it holds memory of the session
+        self._session = None
+
+
+def _build_obstacle() -> BackendError | None:
+    """An onnxruntime without CUDA, or one for a newer CUDA than the driver's."""
+    ort = engine_module(PACKAGE)
+    if PROVIDER not in ort.get_available_providers():
+        return EngineUnusable(
+            f"the installed onnxruntime {ort.__version__} was built without CUDA: onnxruntime and onnxruntime-gpu "
+            f"overwrite each other. pip uninstall onnxruntime onnxruntime-gpu, then pip install 'rmruntime[{EXTRA}]'"
+        )
+    serves, wanted = driver_version(), cuda_major(ort)
+    if serves[0] < wanted:
+        return EngineUnusable(
+            f"the NVIDIA driver serves CUDA {serves[0]}.{serves[1]}, onnxruntime-gpu {ort.__version__} wants CUDA "
+            f"{wanted}: install a newer driver, or an onnxruntime-gpu built for CUDA {serves[0]}"
+        )
+    return None
+
+
+def _bundle_obstacle(bundle: Bundle, options: BackendOptions, device: CudaDevice) -> BackendError | None:
+    """No graph of this precision; only the slow one in fp32, which was not asked for; bf16 on a GPU without it."""
+    dtype = bundle.manifest.dtype
+    wanted = compute_dtypes(dtype, options.precision)
+    dialects = [dialect for dialect in DIALECTS if options.dialect in (None, dialect)]
+    graphs = [g for g in bundle.manifest.graphs if g.dialect in dialects and g.compute_dtype in wanted]
+    if not graphs:
+        return EngineUnusable(
+            f"{NAME} has no graph that computes this {dtype} bundle with precision {options.precision!r}: leave the "
+            "precision to 'auto', or choose another device"
+        )
+    if options.precision == "auto" and options.dialect is None and {g.dialect for g in graphs} == {"ort-cpu"}:
+        return EngineUnusable(
+            f"this bundle has no {OWN_DIALECTS[0]} graph, only a slower one in fp32: export it again with this version "
+            "of rmexport, or say precision fp32"
+        )
+    if any(graph.compute_dtype == "bf16" for graph in graphs) and device.compute_capability < (8, 0):
+        return EngineUnusable(
+            f"{device} has no bf16 arithmetic, which takes compute capability 8.0: say precision fp32, or export the "
+            "bundle in fp16"
+        )
+    return None
+
+
+def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
+    return frozenset() if graph.dialect in OWN_DIALECTS else SIZE_OPS
+
+
+def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
+    """How many tokens a pass may have beside the weights. Raises DeviceMemoryError where it is too few."""
+    device = cuda_device(options.device_index)
+    free = free_memory(device.index)
+    if options.memory_limit is not None:
+        free = min(free, options.memory_limit)
+    weights = sum(file.size for file in bundle.manifest.files if file.role == "weights")
+    size = 4 if graph.compute_dtype == "fp32" else 2
+    token = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
+    tokens = (free - weights - ENGINE_BYTES) // token
+    if tokens < LEAST_TOKENS:
+        least = weights + ENGINE_BYTES + LEAST_TOKENS * token
+        limit = "" if options.memory_limit is None else ", raise the memory limit"
+        raise DeviceMemoryError(
+            f"{graph.file} needs about {least / 1e9:.1f} GB of {device}: {weights / 1e9:.1f} GB for weights, the rest "
+            f"for a pass of {LEAST_TOKENS} tokens; {free / 1e9:.1f} GB may be used. Free memory on it{limit}, "
+            f"or choose a GPU with more (cuda:1), or narrower weights (export --dtype bf16); {NOT_YET}"
+        )
+    return int(min(BATCH_TOKENS, tokens))

@@ -1,0 +1,144 @@
+"""An ONNX Runtime session whose nodes all run on the GPU: ORT falls back to the CPU by itself, and this refuses it."""
+
+import io
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
+
+PROVIDER = "CUDAExecutionProvider"
+
+# What sizes are computed with: ORT keeps that arithmetic on small integers on the host, where kernels are launched from
+# (GetCpuPreferredNodes in its source). Graphs that were written for CUDA have none of it.
+SIZE_OPS = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Expand",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Range",
+        "ReduceProd",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Slice",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Unsqueeze",
+        "Where",
+    }
+)
+
+_SHOWN = 8  # nodes that an error names
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|out of memory|out_of_memory|alloc_failed|cudaErrorMemoryAllocation|bfc_?arena|"
+    r"available memory of \d+ is smaller",
+    re.IGNORECASE,
+)
+
+
+def provider_options(device: int, memory_limit: int | None) -> dict[str, str]:
+    """How the provider computes: fp32 as fp32, sums in fp32, memory as it is needed.
+
+    TF32 would leave fp32 products 10 bits of mantissa; without the strict mode SkipSimplifiedLayerNormalization sums
+    squares in 16 bits; the default search for convolutions would try all of them for every new length.
+    """
+    options = {
+        "device_id": str(device),
+        "use_tf32": "0",
+        "enable_skip_layer_norm_strict_mode": "1",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return options | ({} if memory_limit is None else {"gpu_mem_limit": str(memory_limit)})
+
+
+def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: int, fold: bool) -> Any:
+    """A session on the GPU; `fold` lets ORT compute what is constant at load, on the host.
+
+    Raises EngineUnusable where the provider does not load, DeviceMemoryError, and BackendError for a graph that cannot
+    be loaded.
+    """
+    missing = _preload(ort)
+    ort.set_default_logger_severity(3)  # it warns of plugins that it looked for and nobody asked for
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4  # of warnings, what matters is checked here; errors are raised as well
+    settings.intra_op_num_threads = threads
+    settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = ort.InferenceSession(
+            str(path),
+            settings,
+            providers=[(PROVIDER, dict(options))],
+            disabled_optimizers=[] if fold else ["ConstantFolding"],
+            enable_fallback=0,  # it would print, and load the graph for the CPU
+        )
+    except Exception as error:  # onnxruntime raises a dozen types without a common base
+        raise session_error(f"onnxruntime cannot load {path.name} for CUDA", error) from error
+    if PROVIDER not in session.get_providers()[:1]:
+        raise EngineUnusable(_no_provider(ort, missing))
+    return session
+
+
+def check_placement(session: Any, file: str, allowed: frozenset[str]) -> None:
+    """Raises BackendError for nodes that ORT put on another provider, less the operators in `allowed`."""
+    stray = [
+        f"{node.op_type} ({node.name})"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != PROVIDER
+        for node in part.get_nodes()
+        if node.op_type not in allowed
+    ]
+    if stray:
+        more = f" and {len(stray) - _SHOWN} more" if len(stray) > _SHOWN else ""
+        raise BackendError(
+            f"this onnxruntime-gpu has no CUDA kernel for {len(stray)} nodes of {file}, which would run on the CPU: "
+            f"{', '.join(stray[:_SHOWN])}{more}. Install the version that rmruntime[cuda] asks for, or choose another "
+            "device"
+        )
+
+
+def session_error(what: str, error: Exception) -> BackendError:
+    """The runtime's error for one of ORT's: DeviceMemoryError where memory was short, EngineUnusable without cuDNN."""
+    if "cuDNN is unavailable" in str(error):  # which only some kernels need, and only when they first run
+        return EngineUnusable(f"{what}: {error}; pip install 'rmruntime[cuda]' brings cuDNN 9")
+    kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(error)) else BackendError
+    return kind(f"{what}: {error}")
+
+
+def cuda_major(ort: Any) -> int:
+    """The version of CUDA that this build wants, 0 where it does not say."""
+    version = re.match(r"\d+", str(getattr(ort, "cuda_version", "")))
+    return int(version[0]) if version else 0
+
+
+def _preload(ort: Any) -> str:
+    """Load CUDA's libraries out of their wheels; what onnxruntime says of those that are missing.
+
+    It says so on stdout, where scores may be going.
+    """
+    said = io.StringIO()
+    with redirect_stdout(said):
+        ort.preload_dlls()
+    reasons = re.findall(r"^Failed to load [^:]+: (.+)", said.getvalue(), re.MULTILINE)
+    return "; ".join(reasons)
+
+
+def _no_provider(ort: Any, missing: str) -> str:
+    major = cuda_major(ort)
+    return (
+        f"onnxruntime-gpu {ort.__version__} cannot load its CUDA provider"
+        + (f" ({missing})" if missing else "")
+        + f"; it wants CUDA {major or 'of its build'} and cuDNN 9: pip install 'rmruntime[cuda]' brings both"
+    )

@@ -1,0 +1,185 @@
+"""A GPU that is not there: the driver's library as ctypes calls it, and onnxruntime with a CUDA provider.
+
+The fake provider computes on the CPU, with the real onnxruntime and the graph that it is given, so its scores are
+scores; what a real provider would have been told is recorded.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime
+
+GB = 10**9
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+
+
+@dataclass
+class FakeDriver:
+    """libcuda with GPUs of one kind. `fails` maps a function to the CUresult that it returns."""
+
+    count: int = 1
+    capability: tuple[int, int] = (9, 0)
+    version: int = 13000
+    free: int = 90 * GB
+    total: int = 100 * GB
+    fails: dict[str, int] = field(default_factory=dict)
+    contexts: int = 0
+    current: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+        return lambda *arguments: self.fails.get(name, 0) or self._do(name, [_target(a) for a in arguments])
+
+    def _do(self, name: str, a: list[Any]) -> int:
+        if name == "cuDriverGetVersion":
+            a[0].value = self.version
+        elif name == "cuDeviceGetCount":
+            a[0].value = self.count
+        elif name == "cuDeviceGet":
+            a[0].value = a[1]
+        elif name == "cuDeviceGetName":
+            a[0].value = f"Fake GPU {a[2].value}".encode()
+        elif name == "cuDeviceTotalMem_v2":
+            a[0].value = self.total
+        elif name == "cuDeviceGetAttribute":
+            a[0].value = self.capability[{75: 0, 76: 1}[a[1]]]
+        elif name == "cuGetErrorName":
+            a[1].value = b"CUDA_ERROR_FAKE"
+        else:
+            self._context(name, a)
+        return 0
+
+    def _context(self, name: str, a: list[Any]) -> None:
+        if name == "cuDevicePrimaryCtxRetain":
+            a[0].value, self.contexts = 4096, self.contexts + 1
+        elif name == "cuDevicePrimaryCtxRelease_v2":
+            self.contexts -= 1
+        elif name == "cuCtxPushCurrent_v2":
+            assert a[0].value == 4096 and self.contexts
+            self.current += 1
+        elif name == "cuCtxPopCurrent_v2":
+            self.current -= 1
+        elif name == "cuMemGetInfo_v2":
+            assert self.current, "there is no current context"
+            a[0].value, a[1].value = self.free, self.total
+        else:
+            assert name == "cuInit", name
+
+
+def _target(argument: Any) -> Any:
+    """What byref() points to."""
+    return getattr(argument, "_obj", argument)
+
+
+@dataclass
+class FakeOnnxRuntime:
+    """onnxruntime-gpu as a module. `missing` libraries keep the provider from loading, which it then leaves out.
+
+    `on_host`: operators that it places on the CPU. `failures`: what the next passes raise, None for a pass that runs.
+    """
+
+    missing: tuple[str, ...] = ()
+    built_with: tuple[str, ...] = (CUDA, CPU)
+    cuda_version: str = "13.0"
+    on_host: tuple[str, ...] = ()
+    cannot_open: Exception | None = None
+    failures: list[Exception | None] = field(default_factory=list)
+    sessions: list["FakeSession"] = field(default_factory=list)
+
+    __version__ = "1.31.1"
+    OrtValue = onnxruntime.OrtValue
+    SessionOptions = onnxruntime.SessionOptions
+    RunOptions = onnxruntime.RunOptions
+
+    def get_available_providers(self) -> list[str]:
+        return list(self.built_with)
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        pass
+
+    def preload_dlls(self) -> None:
+        for library in self.missing:
+            sys.stdout.write(f"Failed to load {library}: {library}: cannot open shared object file\n")
+
+    def InferenceSession(self, path: str, settings: Any, **given: Any) -> "FakeSession":
+        """Named as in onnxruntime."""
+        if self.cannot_open is not None:
+            raise self.cannot_open
+        self.sessions.append(FakeSession(self, path, settings, given))
+        return self.sessions[-1]
+
+
+class FakeSession:
+    """A session of the real onnxruntime on the CPU that says it is on a GPU; `given` are its arguments.
+
+    `bound` and `fetched` count the inputs and outputs of each pass, `tidied` says which passes shrink the arena.
+    """
+
+    def __init__(self, module: FakeOnnxRuntime, path: str, settings: Any, given: dict[str, Any]) -> None:
+        self.module, self.path, self.settings, self.given = module, path, settings, given
+        self.bound: list[dict[str, int]] = []
+        self.fetched: list[dict[str, str]] = []
+        self.tidied: list[bool] = []
+        self.real: Any = onnxruntime.InferenceSession(
+            path, settings, providers=[CPU], disabled_optimizers=given["disabled_optimizers"]
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def get_providers(self) -> list[str]:
+        return [CPU] if self.module.missing else [CUDA, CPU]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return [
+            SimpleNamespace(ep_name=CPU if node.op_type in self.module.on_host else CUDA, get_nodes=lambda n=node: [n])
+            for part in self.real.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
+
+    def io_binding(self) -> "FakeBinding":
+        return FakeBinding(self.real.io_binding())
+
+    def run_with_iobinding(self, binding: "FakeBinding", options: Any) -> None:
+        try:
+            self.tidied.append(bool(options.get_run_config_entry(SHRINKAGE)))
+        except RuntimeError:  # it has no such entry
+            self.tidied.append(False)
+        failure = self.module.failures.pop(0) if self.module.failures else None
+        if failure is not None:
+            raise failure
+        self.bound.append(binding.bound)
+        self.fetched.append(binding.fetched)
+        binding.bound, binding.fetched = {}, {}
+        self.real.run_with_iobinding(binding.real)
+
+
+class FakeBinding:
+    """An IOBinding on the CPU; `bound` counts how often each input was bound since the last pass."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.bound: dict[str, int] = {}
+        self.fetched: dict[str, str] = {}
+
+    def bind_cpu_input(self, name: str, array: Any) -> None:
+        self.bound[name] = self.bound.get(name, 0) + 1
+        self.real.bind_cpu_input(name, array)
+
+    def bind_output(self, name: str, device: str) -> None:
+        self.fetched[name] = device
+        self.real.bind_output(name, device)
+
+    def copy_outputs_to_cpu(self) -> Sequence[Any]:
+        outputs: Sequence[Any] = self.real.copy_outputs_to_cpu()
+        return outputs
+
+
+def missing_driver(*arguments: Any) -> Any:
+    """ctypes.CDLL where there is no driver."""
+    raise OSError("libcuda.so.1: cannot open shared object file: No such file or directory")
