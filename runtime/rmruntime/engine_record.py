@@ -42,8 +42,9 @@ class Profile:
 class EngineRecord:
     """`library` (its import name) of `version` compiled `graph` of the bundle whose manifest has the sha256 `manifest`.
 
-    It runs on `gpu` (its name, or what it was built for without one) of `compute_capability` ("9.0"). `size` and
-    `sha256` are those of the engine's file; `batch_tokens` the most tokens that a pass may compute.
+    `graph` is the graph's file. The engine runs on `gpu` (its name, or what it was built for without one) of
+    `compute_capability` ("9.0"; "8.6, 8.9" where it is good for several). `size` and `sha256` are those of the engine's
+    file; `batch_tokens` the most tokens that a pass may compute.
     """
 
     record_version: int
@@ -93,7 +94,11 @@ def read_record(path: Path) -> EngineRecord:
     return decode_dataclass(EngineRecord, data, where=str(path))
 
 
-def find_records(bundle: Path, target: str) -> tuple[tuple[Path, EngineRecord], ...]:
-    """The folders of a bundle's engines for `target`, each with its record, by name."""
-    folder = bundle / ENGINES_FOLDER / target
-    return tuple((path.parent, read_record(path)) for path in sorted(folder.glob(f"*/{RECORD_NAME}")))
+def engine_folders(bundle: Path, target: str) -> tuple[Path, ...]:
+    """The folders of a bundle's engines for `target`, by name; those that are still being written are left out."""
+    return tuple(folder for folder in compiled_engines(bundle) if folder.parent.name == target)
+
+
+def compiled_engines(bundle: Path) -> tuple[Path, ...]:
+    """The folders of all of a bundle's engines, by target and name; those still being written are left out."""
+    return tuple(path.parent for path in sorted((bundle / ENGINES_FOLDER).glob(f"*/[!.]*/{RECORD_NAME}")))
