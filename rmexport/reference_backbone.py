@@ -33,11 +33,14 @@ class LayerPeak:
     magnitude: float
 
 
-def as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
-    """A torch copy of a checkpoint array; torch cannot read ml_dtypes' bf16, but takes its bits."""
+def as_tensor(array: NDArray[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A copy of a checkpoint array on `device`; torch cannot read ml_dtypes' bf16, but takes its bits.
+
+    Uploaded as it is stored, widened there.
+    """
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).to(dtype)
-    return torch.from_numpy(np.array(array)).to(dtype)
+        return torch.from_numpy(array.view(np.int16).copy()).to(device).view(torch.bfloat16).to(dtype)
+    return torch.from_numpy(np.array(array)).to(device).to(dtype)
 
 
 def read_derived(checkpoint: Checkpoint, derived: Derived) -> NDArray[Any]:
@@ -51,19 +54,21 @@ def read_derived(checkpoint: Checkpoint, derived: Derived) -> NDArray[Any]:
 class _Parameters:
     """transformers' parameters by their names in the bare backbone, out of the checkpoint's tensors."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, prefix: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, spec: ModelSpec, prefix: str, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._checkpoint, self._prefixes, self._dtype = checkpoint, spec.prefixes, dtype
-        self._prefix, self._config = prefix, spec.config
+        self._prefix, self._config, self._device = prefix, spec.config, device
         self._made: Callable[[Any, str], Derived | None] | None = getattr(spec.family, "reference_tensor", None)
 
     def read(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A parameter; a stack of tensors takes its shape. Raises CheckpointError for a tensor that is not there."""
         found = read_derived(self._checkpoint, self._parts(name))
-        return as_tensor(found.reshape(tuple(shape)), self._dtype).requires_grad_(False)
+        return as_tensor(found.reshape(tuple(shape)), self._dtype, self._device).requires_grad_(False)
 
     def rows(self, name: str, rows: NDArray[np.int64]) -> torch.Tensor:
         """Some rows of an embedding table."""
-        return as_tensor(read_derived(self._checkpoint, self._parts(name))[rows], self._dtype)
+        return as_tensor(read_derived(self._checkpoint, self._parts(name))[rows], self._dtype, self._device)
 
     def _parts(self, name: str) -> Derived:
         own = rename(self._prefix + name, self._prefixes)
@@ -94,10 +99,10 @@ class _Recorder(nn.Module):  # type: ignore[misc] # torch is untyped here
 
 
 class ReferenceBackbone:
-    """A transformers backbone whose parameters come and go."""
+    """A transformers backbone whose parameters come and go on `device`, one layer's at a time."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
         try:
             config = _config(checkpoint, spec)
             # transformers' fused attention knows no softcap
@@ -109,12 +114,13 @@ class ReferenceBackbone:
         names = {id(module): name for name, module in self._model.named_modules()}
         self._table = self._model.get_input_embeddings()
         self._table_name, self._norm_name = names[id(self._table)], _final_norm(self._model, self._table)
-        self._parameters = _Parameters(checkpoint, spec, f"{self._model.base_model_prefix}.", dtype)
+        self._parameters = _Parameters(checkpoint, spec, f"{self._model.base_model_prefix}.", dtype, device)
+        _move_buffers(self._model, device)
 
     def hidden_states(
         self, sequences: Sequence[TokenSequence]
     ) -> tuple[dict[str, torch.Tensor], tuple[LayerPeak, ...]]:
-        """Final hidden states at every role's reads, [P, hidden] in this dtype, sequences in order."""
+        """Final hidden states at every role's reads, [P, hidden] in this dtype on the device, sequences in order."""
         states, calls = self._record([s.ids for s in sequences])
         peaks = []
         bar = tqdm(self._model.layers, f"reference in {self._dtype}", unit=" layer", disable=None, delay=DELAY)
@@ -131,7 +137,7 @@ class ReferenceBackbone:
             states = [norm(x)[0] for x in states]
         roles = sequences[0].reads if sequences else {}
         read = {
-            role: torch.cat([x[torch.from_numpy(s.reads[role])] for x, s in zip(states, sequences, strict=True)])
+            role: torch.cat([x[self._indices(s.reads[role])] for x, s in zip(states, sequences, strict=True)])
             for role in roles
         }
         return read, tuple(peaks)
@@ -141,16 +147,19 @@ class ReferenceBackbone:
         distinct, places = np.unique(np.concatenate(ids), return_inverse=True)
         recorders = [_Recorder(layer) for layer in self._model.layers]
         cuts = np.cumsum([len(x) for x in ids])[:-1]
-        parts = [torch.from_numpy(part)[None] for part in np.split(places, cuts)]
+        parts = [self._indices(part)[None] for part in np.split(places, cuts)]
         with self._without_layers(recorders, self._parameters.rows(f"{self._table_name}.weight", distinct)):
             states = [self._run(part) for part in parts]
         return states, [recorder.calls for recorder in recorders]
+
+    def _indices(self, values: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device)
 
     def _run(self, ids: torch.Tensor) -> torch.Tensor:
         """The recorders' pass. Rotary frequencies that depend on the length forget the sequence before."""
         for module in self._model.modules():
             if hasattr(module, "original_inv_freq") and hasattr(module, "original_max_seq_len"):
-                module.inv_freq = module.original_inv_freq.clone()  # longrope writes into it
+                module.inv_freq = module.original_inv_freq.clone().to(self._device)  # longrope writes into it
                 module.max_seq_len_cached = module.original_max_seq_len
         state: torch.Tensor = self._model(input_ids=ids, use_cache=False).last_hidden_state
         return state
@@ -216,14 +225,26 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Buffers alone: `model.to(device)` refuses parameters without storage."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
 class _Peak:
-    """The running largest magnitude of a layer."""
+    """The running largest magnitude of a layer, kept on the device: reading it every time would wait every time."""
 
     def __init__(self) -> None:
-        self.magnitude = 0.0
+        self._largest: torch.Tensor | None = None
 
     def see(self, x: torch.Tensor) -> None:
-        self.magnitude = max(self.magnitude, float(x.abs().max()))
+        found = x.abs().max()
+        self._largest = found if self._largest is None else torch.maximum(self._largest, found)
+
+    @property
+    def magnitude(self) -> float:
+        return 0.0 if self._largest is None else float(self._largest)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         checks=tuple(checks),
         peak_layer=peak.layer if peak else None,
         peak_magnitude=peak.magnitude if peak else None,
-        versions={"rmexport": __version__, **versions()},
+        versions={"rmexport": __version__, **versions(torch_device)},
     )
     if options.write:
         _write(Path(bundle), manifest, report, sequences, reference)

@@ -281,7 +281,7 @@ def test_a_package_that_cannot_be_imported(bundle: Path, machine: Machine, monke
 
 def test_a_precision_that_no_graph_has(bundle: Path, machine: Machine) -> None:
     compile_engine(bundle)
-    assert "computes in bf16" in str(obstacle(bundle, precision="bf16"))
+    assert "no graph that computes this fp32 bundle with precision 'bf16'" in str(obstacle(bundle, precision="bf16"))
     assert obstacle(bundle, precision="fp32") is None
 
 

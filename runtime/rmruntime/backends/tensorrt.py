@@ -33,8 +33,9 @@ LIBRARIES = {"tensorrt": EXTRA, "tensorrt_rtx": "tensorrt-rtx"}  # what may have
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
     """The graph's own types decide: the bundle's dtype, or fp32 where the bundle has such a graph."""
-    wanted = (bundle_dtype, "fp32") if precision == "auto" else (precision,)
-    return tuple(dict.fromkeys(wanted))
+    if precision == "auto":
+        return tuple(dict.fromkeys((bundle_dtype, "fp32")))
+    return (precision,) if precision in (bundle_dtype, "fp32") else ()
 
 
 def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
@@ -43,7 +44,10 @@ def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     dialects = [dialect for dialect in DIALECTS if options.dialect in (None, dialect)]
     graphs = [g for g in bundle.manifest.graphs if g.dialect in dialects and g.compute_dtype in wanted]
     if not graphs:
-        return EngineUnusable(f"{NAME} has no graph of this bundle that computes in {' or '.join(wanted)}")
+        return EngineUnusable(
+            f"{NAME} has no graph that computes this {bundle.manifest.dtype} bundle with precision "
+            f"{options.precision!r}: leave the precision to 'auto', or choose another device"
+        )
     try:
         _choose_engine(bundle, graphs, options)
     except BackendError as error:

@@ -1,0 +1,1 @@
+"""Contestants of bench_gpu.py: modules that `rmexport bench`'s worker loads by their file."""
