@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from rmexport.errors import TargetExists, WriteError
@@ -16,17 +16,23 @@ from rmruntime.manifest import MANIFEST_NAME, FileRecord, FileRole
 _LOCK = ".writing"
 
 
+def new_bundle(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """`new_folder` for a bundle."""
+    return new_folder(target, overwrite=overwrite, kind="bundle", marker=_is_bundle)
+
+
 @contextmanager
-def new_bundle(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool, kind: str, marker: Callable[[Path], bool]) -> Iterator[Path]:
     """A temporary folder beside `target` to write into; it becomes `target` when the block ends without an error.
 
-    Whatever happens, `target` is then the complete new bundle, or what it was before, or (when the process is killed
+    `marker` tells whether a folder is of the `kind` that `overwrite` may replace.
+    Whatever happens, `target` is then the complete new folder, or what it was before, or (when the process is killed
     between two renames of an overwrite) absent. A killed process leaves its temporary folder, which the next export to
     the same target removes. Raises TargetExists when there is something at `target` that must not be replaced, and
     WriteError when folders cannot be made or renamed.
     """
     target = Path(os.path.realpath(target))  # through a link, the folder it points to is replaced
-    _check_target(target, overwrite)
+    _check_target(target, overwrite, kind, marker)
     with _translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         for folder in _siblings(target, "partial"):
@@ -37,7 +43,7 @@ def new_bundle(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield folder
         with _translated(target):
             _sync_tree(folder)
-            _check_target(target, overwrite)
+            _check_target(target, overwrite, kind, marker)
             _replace(target, folder)
             (target / _LOCK).unlink()
     except BaseException:
@@ -71,13 +77,13 @@ def replace_file(folder: Path, name: str, data: bytes) -> None:
         _sync(folder)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool, kind: str, marker: Callable[[Path], bool]) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise TargetExists(f"{target} exists already; choose another target, or replace the bundle with --overwrite")
-    if not _is_bundle(target):
-        raise TargetExists(f"{target} exists and is not a bundle, so --overwrite leaves it alone; remove it yourself")
+        raise TargetExists(f"{target} exists already; choose another target, or replace the {kind} with --overwrite")
+    if not marker(target):
+        raise TargetExists(f"{target} exists and is not a {kind}, so --overwrite leaves it alone; remove it yourself")
 
 
 def _is_bundle(target: Path) -> bool:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rmexport.bench.cli import add_bench_arguments
+from rmexport.compile.cli import add_compile_arguments
 from rmexport.errors import ExportError, VerificationError
 from rmexport.export import export
 from rmexport.inspection import inspect, text
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_inspect(commands.add_parser("inspect", help="what a checkpoint or bundle is"))
     _add_export(commands.add_parser("export", help="turn a checkpoint into a bundle"))
+    add_compile_arguments(commands.add_parser("compile", help="compile a bundle's graph for a GPU"))
     _add_verify(commands.add_parser("verify", help="measure a bundle against transformers"))
     score = commands.add_parser("score", help="score a file of records with a bundle")
     add_score_arguments(score)

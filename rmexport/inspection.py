@@ -8,6 +8,8 @@ from rmexport.checkpoint import Checkpoint, check_weights, open_checkpoint
 from rmexport.description import Description, read_description
 from rmexport.options import ExportOptions
 from rmruntime.bundle import Bundle
+from rmruntime.engine_record import RECORD_NAME, compiled_engines, manifest_digest, read_record
+from rmruntime.errors import BundleError
 from rmruntime.manifest import MANIFEST_NAME, Manifest, Output, PositionRule
 
 
@@ -17,7 +19,7 @@ def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[st
     `full` also reads all weights: a checkpoint's for NaN/Inf, a bundle's for their hashes. Raises what opening raises.
     """
     if (Path(path) / MANIFEST_NAME).is_file():
-        return _bundle_facts(Bundle.open(Path(path), check="full" if full else "fast").manifest)
+        return _bundle_facts(Bundle.open(Path(path), check="full" if full else "fast"))
     checkpoint = open_checkpoint(path, revision=options.revision)
     facts = _checkpoint_facts(checkpoint, read_description(checkpoint, options))
     if full:
@@ -47,7 +49,8 @@ def _checkpoint_facts(checkpoint: Checkpoint, found: Description) -> dict[str, A
     }
 
 
-def _bundle_facts(manifest: Manifest) -> dict[str, Any]:
+def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
     return {
         "kind": "bundle",
         "created_by": manifest.created_by,
@@ -60,10 +63,25 @@ def _bundle_facts(manifest: Manifest) -> dict[str, Any]:
         "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
         "outputs": [_output(output) for output in manifest.outputs],
         "graphs": [f"{g.file} ({g.dialect}, computes in {g.compute_dtype})" for g in manifest.graphs],
+        "engines": [_engine(folder, manifest) for folder in compiled_engines(bundle.folder)],
         "bytes": sum(f.size for f in manifest.files),
         "options": dict(manifest.options),
         "notes": list(manifest.notes),
     }
+
+
+def _engine(folder: Path, manifest: Manifest) -> str:
+    """A compiled engine in a line; one that no backend will take, with the reason."""
+    name = f"{folder.parent.name}/{folder.name}"
+    try:
+        found = read_record(folder / RECORD_NAME)
+    except BundleError as error:
+        return f"{name}: {error}"
+    stale = "" if found.manifest == manifest_digest(manifest) else "; stale: the bundle was exported again since"
+    return (
+        f"{name}: {found.library} {found.version} for {found.gpu} (compute capability {found.compute_capability}), "
+        f"computes in {found.compute_dtype}, {found.batch_tokens} tokens a pass, {found.size / 1e6:.1f} MB{stale}"
+    )
 
 
 def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:

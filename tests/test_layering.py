@@ -37,7 +37,7 @@ EXPORT_LAYERS = (
     {"spec", "bundle_writer", "encoders"},
     {"description", "reference_backbone"},
     {"export", "reference", "parity", "verification_set", "inspection"},
-    {"verify"},
+    {"verify", "compile"},
     {"bench"},
     {"cli", "__main__", "__init__"},
 )

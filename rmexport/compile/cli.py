@@ -1,0 +1,82 @@
+"""`rmexport compile`: its arguments, and what is printed; no decisions beyond reading them."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from rmexport.compile.compiled import compile_bundle
+from rmexport.compile.options import LIBRARIES, TARGETS, CompileOptions
+from rmexport.progress import DELAY
+
+REFRESH = 0.1  # seconds between two states of the bar
+
+
+def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compile`."""
+    defaults = CompileOptions()
+    parser.add_argument("bundle", help="folder written by rmexport export")
+    parser.add_argument("--target", choices=TARGETS, required=True, help="what to compile for")
+    parser.add_argument(
+        "--library", choices=("auto", *LIBRARIES), default=defaults.library,
+        help="which package compiles (default: tensorrt where it is installed, else tensorrt_rtx)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compute-capability", metavar="X.Y", help="of the GPU to compile for, with tensorrt_rtx (default: this GPU's)"
+    )
+    parser.add_argument(
+        "--max-batch-tokens", type=int, default=defaults.max_batch_tokens,
+        help=f"most tokens of one pass (default: {defaults.max_batch_tokens})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-length", type=int, help="most tokens of one sequence (default: the model's limit, or what memory allows)"
+    )
+    parser.add_argument(
+        "--max-sequences", type=int, default=defaults.max_sequences,
+        help=f"most sequences of one pass (default: {defaults.max_sequences})",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the engine of the same name")
+    parser.set_defaults(run=run_compile_command)
+
+
+def run_compile_command(arguments: argparse.Namespace) -> int:
+    """Compile, and say what was made."""
+    known = {name: value for name, value in vars(arguments).items() if name in CompileOptions.__dataclass_fields__}
+    with _phase_bar() as progress:
+        made = compile_bundle(arguments.bundle, CompileOptions(**known), progress)
+    record = made.record
+    _print(
+        f"{made.folder}: {record.compute_dtype} engine of {record.size / 1e6:.1f} MB for {record.gpu} (compute "
+        f"capability {record.compute_capability}), by {record.library} {record.version}; passes of up to "
+        f"{record.batch_tokens} tokens, sequences of up to {made.max_length}"
+    )
+    if made.max_length < made.model_length:
+        _print(
+            f"note: the model takes sequences of up to {made.model_length} tokens; this engine refuses those beyond "
+            f"{made.max_length}"
+        )
+    return 0
+
+
+@contextmanager
+def _phase_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for the phase that the compiler is in; call it with (phase, steps done, steps in total)."""
+    begin = shown = time.monotonic()
+    with tqdm(unit=" steps", disable=None, delay=DELAY, leave=False) as bar:
+
+        def show(phase: str, done: int, total: int) -> None:
+            nonlocal shown
+            bar.set_description_str(phase, refresh=False)
+            bar.total, bar.n = total, done
+            now = time.monotonic()
+            if now - begin >= DELAY and now - shown >= REFRESH:  # phases begin again at 0: the bar does not see that
+                shown = now
+                bar.refresh()
+
+        yield show
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201 # the command line's own output

@@ -1,0 +1,123 @@
+"""The recipe of a compilation, a step a line: bundle -> network -> profiles -> engine beside the bundle's graphs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmexport.bundle_writer import new_folder, write_file
+from rmexport.compile.device import TargetDevice, engine_name, find_device
+from rmexport.compile.engine_file import Progress, build_engine
+from rmexport.compile.errors import NotCompilable
+from rmexport.compile.interruption import deferred_interrupt
+from rmexport.compile.key_slots import packed_key_slots, padded_key_slots
+from rmexport.compile.library import find_library
+from rmexport.compile.network import Network, parse
+from rmexport.compile.options import CompileOptions
+from rmexport.compile.parser_forms import ParserModel, parser_model
+from rmexport.compile.profiles import Limits, chosen_length, longest_packed, packed_profiles, padded_profiles
+from rmexport.compile.room import check_room
+from rmexport.version import __version__
+from rmruntime.bundle import Bundle
+from rmruntime.engine_record import (
+    ENGINE_NAME,
+    ENGINES_FOLDER,
+    RECORD_NAME,
+    RECORD_VERSION,
+    EngineRecord,
+    Profile,
+    encode_record,
+    manifest_digest,
+)
+from rmruntime.manifest import Graph, Manifest
+
+DIALECTS = ("portable", "traced")  # what TensorRT's parser reads, and its backend runs
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An engine's folder and record; it takes sequences of up to `max_length` of the model's `model_length` tokens."""
+
+    folder: Path
+    record: EngineRecord
+    max_length: int
+    model_length: int
+
+
+def compile_bundle(
+    bundle: str | Path, options: CompileOptions | None = None, progress: Progress | None = None
+) -> Compiled:
+    """Compile an engine into `bundle`/engines; engines of other names stay.
+
+    `progress` is told (phase, steps done, steps in total). Raises BundleError, OptionError, CompilerNotInstalled,
+    NotCompilable, CompilationFailed, TargetExists or WriteError; the bundle is then as it was.
+    """
+    options = options or CompileOptions()
+    opened = Bundle.open(bundle)
+    graph = _graph(opened)
+    library = find_library(options)
+    device = find_device(library, options)
+    target = opened.folder / ENGINES_FOLDER / options.target / engine_name(library, device)
+    with new_folder(target, overwrite=options.overwrite, kind="engine", marker=_is_engine) as folder:
+        model = parser_model(opened.path(graph.file), graph)
+        check_room(model.weights, folder, library, device)
+        with deferred_interrupt() as interruption:
+            network = parse(library, model)
+            limits, profiles = _plan(opened.manifest, graph, model, network, device, options)
+            size, sha256 = build_engine(
+                network, profiles, device, folder / ENGINE_NAME, interruption=interruption, progress=progress
+            )
+        record = EngineRecord(
+            record_version=RECORD_VERSION,
+            created_by=f"rmexport {__version__}",
+            target=options.target,
+            library=library.name,
+            version=library.version,
+            gpu=device.gpu,
+            compute_capability=device.compute_capability,
+            manifest=manifest_digest(opened.manifest),
+            graph=graph.file,
+            compute_dtype=graph.compute_dtype,
+            batch_tokens=limits.tokens,
+            profiles=profiles,
+            size=size,
+            sha256=sha256,
+        )
+        write_file(folder, RECORD_NAME, encode_record(record))
+    return Compiled(target, record, limits.length, opened.manifest.backbone.max_length)
+
+
+def _graph(bundle: Bundle) -> Graph:
+    """The graph to compile: of the bundle's own dtype, which is the only one of its dialect."""
+    graphs = {graph.dialect: graph for graph in bundle.manifest.graphs}
+    found = next((graphs[dialect] for dialect in DIALECTS if dialect in graphs), None)
+    if found is None:
+        raise NotCompilable(
+            f"tensorrt reads {' or '.join(DIALECTS)} graphs; this bundle has: {', '.join(sorted(graphs))}. Export it "
+            "again with this version of rmexport"
+        )
+    return found
+
+
+def _plan(
+    manifest: Manifest, graph: Graph, model: ParserModel, network: Network, device: TargetDevice, o: CompileOptions
+) -> tuple[Limits, tuple[Profile, ...]]:
+    """What the engine's passes may be. Raises OptionError for lengths that cannot be."""
+    packed, longest = graph.layout == "packed", manifest.backbone.max_length
+    if packed:
+        slots = packed_key_slots(graph, model.model, network.shapes(), device)
+        possible = longest_packed(slots, graph.query_block, graph.key_multiple)
+    else:
+        slots = padded_key_slots(graph, manifest.backbone.hidden_size, device)
+        possible = int(slots**0.5)
+    limits = Limits(
+        tokens=o.max_batch_tokens,
+        length=chosen_length(o.max_length, longest, possible),
+        sequences=o.max_sequences,
+        key_slots=slots,
+        query_block=graph.query_block,
+        key_multiple=graph.key_multiple,
+    )
+    return limits, packed_profiles(limits) if packed else padded_profiles(limits, *network.inputs["input_ids"])
+
+
+def _is_engine(folder: Path) -> bool:
+    return (folder / RECORD_NAME).is_file()

@@ -1,0 +1,80 @@
+"""TensorRT's network of a graph: strongly typed, so that every number has the type it has in the bundle."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmexport.compile.errors import CompilationFailed
+from rmexport.compile.library import Library
+from rmexport.compile.parser_forms import ParserModel
+
+
+@dataclass
+class Messages:
+    """What the library logs as errors; one pass of a compilation may log several."""
+
+    errors: list[str] = field(default_factory=list)
+
+    def failure(self, what: str) -> CompilationFailed:
+        """An error with the library's own words."""
+        words = "; ".join(" ".join(error.split()) for error in self.errors) or "it does not say why"
+        return CompilationFailed(f"{what}: {words}")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed network. The weights are the parser's, so it lives as long as the network."""
+
+    library: Library
+    messages: Messages
+    builder: Any
+    definition: Any
+    parser: Any
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """The names of the dimensions of each input."""
+        values = [self.definition.get_input(i) for i in range(self.definition.num_inputs)]
+        return {v.name: tuple(v.get_dimension_name(axis) for axis in range(len(v.shape))) for v in values}
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The kind of every layer, such as "ATTENTION_INPUT"."""
+        return [str(layer.type).rpartition(".")[2] for layer in self._layers()]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what the layers compute by name, -1 for dimensions that the inputs decide."""
+        outputs = [layer.get_output(i) for layer in self._layers() for i in range(layer.num_outputs)]
+        return {value.name: tuple(value.shape) for value in outputs}
+
+    def _layers(self) -> list[Any]:
+        return [self.definition.get_layer(i) for i in range(self.definition.num_layers)]
+
+
+def parse(library: Library, model: ParserModel) -> Network:
+    """The network of `model`. Raises CompilationFailed with all that the parser says."""
+    trt, messages = library.module, Messages()
+    try:
+        builder = trt.Builder(_logger(trt, messages))
+    except TypeError as error:  # its constructor gave nothing
+        raise messages.failure(f"{library.name} {library.version} cannot start here") from error
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    definition = builder.create_network(typed)
+    parser = trt.OnnxParser(definition, builder.logger)
+    if not parser.parse(model.proto, str(model.path)):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        messages.errors[:] = [f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors] or messages.errors
+        raise messages.failure(f"{library.name} {library.version} cannot read {model.path.name}")
+    messages.errors.clear()
+    return Network(library, messages, builder, definition, parser)
+
+
+def _logger(trt: Any, messages: Messages) -> Any:
+    class ErrorLogger(trt.ILogger):  # type: ignore[misc] # the library is untyped
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.errors.append(text)
+
+    return ErrorLogger()

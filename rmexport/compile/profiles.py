@@ -1,0 +1,151 @@
+"""Optimization profiles: which sizes of a pass an engine takes, and which it is tuned for.
+
+A profile bounds every dimension by itself, and TensorRT sets memory aside for all of them at their most at once. So a
+profile for long sequences cannot have as many attention rows as one for short ones: `throughput` takes usual lengths,
+`long` the rest. What fits into no profile, the runtime cuts in two.
+"""
+
+from dataclasses import dataclass
+from math import isqrt
+
+from rmexport.errors import OptionError
+from rmruntime.engine_record import Extent, Profile
+
+LATENCY_TOKENS = 512  # the conversation that `latency` is tuned for
+USUAL_LENGTH = 2048  # tokens of the sequences that `throughput` takes
+TUNED_LENGTH = 1024  # of the sequences that it is tuned for
+USUAL_PADDED_LENGTH = 512  # the same of padded graphs, where every sequence costs the longest's square
+LEAST_BLOCK = 16  # the fewest queries that packing puts into full rows
+# Rows of one sequence beyond its full blocks: packing takes smaller blocks where that computes less.
+SPARE_ROWS = 20
+LATENCY_SEQUENCES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a pass may have: `tokens`, `sequences` of up to `length` tokens each.
+
+    `key_slots`: how many keys may stand in all attention rows together; `query_block` and `key_multiple` as in the
+    manifest's Graph.
+    """
+
+    tokens: int
+    length: int
+    sequences: int
+    key_slots: int
+    query_block: int
+    key_multiple: int
+
+    def rows(self, length: int) -> int:
+        """The most attention rows of one sequence."""
+        return -(-length // self.query_block) + SPARE_ROWS
+
+    def keys(self, length: int) -> int:
+        """The length of attention rows for sequences of so many tokens."""
+        return -(-length // self.key_multiple) * self.key_multiple
+
+
+def chosen_length(asked: int | None, model: int, possible: int) -> int:
+    """Tokens of the longest sequence: as asked, else the model's or, where less, what memory allows.
+
+    Raises OptionError where more is asked for than is possible.
+    """
+    if asked is None:
+        return min(model, possible)
+    if asked > model:
+        raise OptionError(f"--max-length is {asked}, but the model takes sequences of up to {model} tokens")
+    if asked > possible:
+        raise OptionError(
+            f"--max-length is {asked}, but the keys of one sequence in attention rows take too much memory beyond "
+            f"{possible} tokens; use --max-length {possible}, or another engine for such sequences"
+        )
+    return asked
+
+
+def longest_packed(key_slots: int, query_block: int, key_multiple: int) -> int:
+    """The longest sequence whose rows have at most so many keys together.
+
+    Rows are length / query_block + SPARE_ROWS, of up to `length` keys each: a quadratic equation.
+    """
+    spare = SPARE_ROWS + 1
+    length = query_block * (isqrt(spare * spare + 4 * key_slots // query_block) - spare) // 2
+    return max(length // key_multiple * key_multiple, key_multiple)
+
+
+def packed_profiles(limits: Limits) -> tuple[Profile, ...]:
+    """Profiles of a packed graph's dimensions, as `rmexport.graph.packed` names them."""
+    usual = min(limits.length, USUAL_LENGTH)
+    profiles = [_latency(limits, usual), _throughput(limits, "throughput", usual, min(usual, TUNED_LENGTH))]
+    if limits.length > usual:
+        profiles.append(_throughput(limits, "long", limits.length, (usual + limits.length) // 2))
+    return tuple(profiles)
+
+
+def padded_profiles(limits: Limits, batch: str, sequence: str) -> tuple[Profile, ...]:
+    """Profiles of a padded graph, whose inputs have the dimensions `batch` and `sequence`.
+
+    `key_slots` are here the most pairs of a query and a key of all sequences together.
+    """
+
+    def profile(name: str, length: int, tuned: int, sequences: int) -> Profile:
+        most = max(1, min(sequences, limits.tokens // 2, limits.key_slots // length**2))
+        tuned_batch = 1 if name == "latency" else limits.tokens // tuned
+        sizes = {batch: _extent(1, tuned_batch, most), sequence: _extent(2, tuned, length)}
+        return Profile(name=name, dimensions=sizes)
+
+    usual = min(limits.length, USUAL_PADDED_LENGTH)
+    profiles = [
+        profile("latency", usual, LATENCY_TOKENS, LATENCY_SEQUENCES),
+        profile("throughput", usual, usual, limits.sequences),
+    ]
+    if limits.length > usual:
+        profiles.append(profile("long", limits.length, (usual + limits.length) // 2, limits.sequences))
+    return tuple(profiles)
+
+
+def _latency(limits: Limits, length: int) -> Profile:
+    """One conversation, or a few short ones."""
+    tuned = min(LATENCY_TOKENS, length)
+    rows = Extent(least=1, tuned=-(-tuned // limits.query_block), most=limits.rows(length))
+    sequences = min(limits.sequences, LATENCY_SEQUENCES)
+    return _profile("latency", limits, tokens=(tuned, length), rows=rows, keys=(tuned, length), reads=(1, sequences))
+
+
+def _throughput(limits: Limits, name: str, length: int, tuned: int) -> Profile:
+    """Passes of `limits.tokens` tokens, of sequences of about `tuned` and at most `length` tokens."""
+    tokens = max(limits.tokens, length)
+    sequences = max(1, limits.tokens // tuned)
+    slots = limits.key_slots // limits.keys(length)
+    most = min(slots, -(-tokens // LEAST_BLOCK) + limits.sequences)
+    rows = _extent(1, -(-tokens // limits.query_block) + sequences, most)
+    reads = (sequences, min(limits.sequences, slots))
+    return _profile(name, limits, tokens=(limits.tokens, tokens), rows=rows, keys=(tuned, length), reads=reads)
+
+
+def _profile(
+    name: str, limits: Limits, *, tokens: tuple[int, int], rows: Extent, keys: tuple[int, int], reads: tuple[int, int]
+) -> Profile:
+    """`tokens`, `keys` and `reads` (sequences that are read) are the tuned size and the most."""
+    least_keys, tuned, most = limits.key_multiple, limits.keys(keys[0]), limits.keys(keys[1])
+    read = _extent(2, reads[0], max(tokens[1], reads[1]))
+    return Profile(
+        name=name,
+        dimensions={
+            "T": _extent(2, *tokens),
+            "R": rows,
+            "Sq": _extent(2, min(limits.query_block, tokens[0]), limits.query_block),
+            "Sk": _extent(least_keys, tuned, most),
+            "N": read,
+            "P": read,
+            "read_R": _extent(1, *reads),
+            "read_Sq": _extent(2, 2, limits.query_block),
+            "read_Sk": _extent(least_keys, tuned, most),
+        },
+    )
+
+
+def _extent(least: int, tuned: int, most: int) -> Extent:
+    """With `least` and `tuned` inside what is possible."""
+    most = max(1, most)
+    least = min(least, most)
+    return Extent(least=least, tuned=min(max(tuned, least), most), most=most)

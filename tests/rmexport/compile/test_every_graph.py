@@ -1,0 +1,117 @@
+"""TensorRT takes the graph of every family: parsed and built for compute capability 8.9 by tensorrt_rtx, without a GPU.
+
+Whether the engines compute what they should can only be seen on a GPU.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from family_checkpoints import family_checkpoint
+from internlm2_model import Internlm2ForSequenceClassification, Internlm2Shape
+from rmexport import ExportOptions, export
+from rmexport.compile import Compiled, CompileOptions, compile_bundle
+from rmexport.compile.library import Library
+from rmexport.compile.network import parse
+from rmexport.compile.parser_forms import parser_model
+from rmexport.families import families
+from rmruntime.bundle import Bundle
+from rmruntime.engine_record import ENGINE_NAME
+from tiny_checkpoints import TinyShape, causal_lm, gated, shaken
+from tiny_tokenizer import build_tokenizer
+
+KERNELS = 64 << 20  # most bytes of an engine beyond its weights
+LAYERS = 2
+LLAMA: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+WINDOWS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 32}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gemma": LLAMA | {"head_dim": 256},
+    "gemma2": LLAMA | WINDOWS | {"query_pre_attn_scalar": 5},
+    "gemma3_text": LLAMA | WINDOWS | {"query_pre_attn_scalar": 20},
+    "gpt_neox": {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"},
+    "llama": LLAMA | {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+    "mistral": LLAMA | {"sliding_window": 24},
+    "mixtral": LLAMA | {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "olmo2": LLAMA,
+    "phi3": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA | {"head_dim": 32},
+    "qwen3_moe": LLAMA | {"moe_intermediate_size": 24, "head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2},
+}
+SAME_GRAPH = {"gemma3": "gemma3_text", "gpt_neox_reward_model": "gpt_neox"}  # other names of a family's checkpoints
+CAPPED = {"gemma2"}  # TensorRT's attention has no softcap: written out
+
+
+def test_no_family_is_forgotten() -> None:
+    assert {SAME_GRAPH.get(name, name) for name in families()} == {*FAMILIES, "internlm2"}
+
+
+def compiled(rtx: Library, bundle: Path) -> Compiled:
+    options = CompileOptions(library=rtx.name, compute_capability="8.9", max_batch_tokens=2048, max_length=512)
+    return compile_bundle(bundle, options)
+
+
+def check_engine(rtx: Library, bundle: Path, *, fused: int) -> None:
+    """Both profiles, a size of weights and kernels, and as many fused attentions as the parser was given."""
+    made = compiled(rtx, bundle)
+    record, opened = made.record, Bundle.open(bundle)
+    graph = next(g for g in opened.manifest.graphs if g.file == record.graph)
+    model = parser_model(opened.path(graph.file), graph)
+    assert [profile.name for profile in record.profiles] == ["latency", "throughput"]
+    assert model.weights <= record.size <= model.weights + KERNELS
+    assert (made.folder / ENGINE_NAME).stat().st_size == record.size
+    assert record.compute_dtype == graph.compute_dtype
+    assert parse(rtx, model).layer_kinds.count("ATTENTION_INPUT") == fused
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_families_in_bf16(rtx: Library, tmp_path: Path, model_type: str) -> None:
+    checkpoint = family_checkpoint(tmp_path / "c", model_type, FAMILIES[model_type], dtype=torch.bfloat16)
+    export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype="bf16"))
+    check_engine(rtx, tmp_path / "b", fused=0 if model_type in CAPPED else LAYERS)
+
+
+def test_internlm2(rtx: Library, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "c")
+    shape = Internlm2Shape(vocab_size=tokenizer.vocab_size, num_hidden_layers=LAYERS)
+    model = shaken(Internlm2ForSequenceClassification(shape), torch.bfloat16)
+    save_file(model.state_dict(), tmp_path / "c" / "model.safetensors")
+    raw = {"model_type": "internlm2", "architectures": ["InternLM2ForSequenceClassification"], "hidden_act": "silu"}
+    fields = {name: value for name, value in asdict(shape).items() if name != "factor"}
+    (tmp_path / "c" / "config.json").write_text(json.dumps({**raw, **fields, "pad_token_id": tokenizer.pad_id}))
+    export(str(tmp_path / "c"), tmp_path / "b", ExportOptions(dtype="bf16"))
+    check_engine(rtx, tmp_path / "b", fused=LAYERS)
+
+
+@pytest.mark.parametrize(("model_type", "dtype"), [("llama", "fp16"), ("llama", "fp32")])
+def test_other_dtypes(rtx: Library, tmp_path: Path, model_type: str, dtype: Any) -> None:
+    """There is no fused attention in fp32; the parser is allowed to write it out."""
+    checkpoint = family_checkpoint(tmp_path / "c", model_type, FAMILIES[model_type])
+    export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype=dtype))
+    check_engine(rtx, tmp_path / "b", fused=LAYERS)
+
+
+def test_a_gated_head(rtx: Library, tmp_path: Path) -> None:
+    shape = TinyShape(num_hidden_layers=LAYERS)
+    export(str(gated(tmp_path / "c", shape).folder), tmp_path / "b", ExportOptions(dtype="bf16"))
+    check_engine(rtx, tmp_path / "b", fused=LAYERS)
+
+
+def test_a_head_that_reads_logits(rtx: Library, tmp_path: Path) -> None:
+    checkpoint = causal_lm(tmp_path / "c", TinyShape(num_hidden_layers=LAYERS))
+    recipe = tmp_path / "row.json"
+    recipe.write_text(json.dumps({"name": "row", "description": "d", "head": "token_logits", "token_ids": [7]}))
+    export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype="bf16", recipe=str(recipe)))
+    check_engine(rtx, tmp_path / "b", fused=LAYERS)
