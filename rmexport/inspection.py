@@ -10,7 +10,7 @@ from rmexport.options import ExportOptions
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import RECORD_NAME, compiled_engines, manifest_digest, read_record
 from rmruntime.errors import BundleError
-from rmruntime.manifest import MANIFEST_NAME, Manifest, Output, PositionRule
+from rmruntime.manifest import MANIFEST_NAME, Output, PositionRule
 
 
 def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[str, Any]:
@@ -63,21 +63,21 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
         "outputs": [_output(output) for output in manifest.outputs],
         "graphs": [f"{g.file} ({g.dialect}, computes in {g.compute_dtype})" for g in manifest.graphs],
-        "engines": [_engine(folder, manifest) for folder in compiled_engines(bundle.folder)],
+        "engines": [_engine(folder, bundle.folder) for folder in compiled_engines(bundle.folder)],
         "bytes": sum(f.size for f in manifest.files),
         "options": dict(manifest.options),
         "notes": list(manifest.notes),
     }
 
 
-def _engine(folder: Path, manifest: Manifest) -> str:
+def _engine(folder: Path, bundle: Path) -> str:
     """A compiled engine in a line; one that no backend will take, with the reason."""
     name = f"{folder.parent.name}/{folder.name}"
     try:
         found = read_record(folder / RECORD_NAME)
     except BundleError as error:
         return f"{name}: {error}"
-    stale = "" if found.manifest == manifest_digest(manifest) else "; stale: the bundle was exported again since"
+    stale = "" if found.manifest == manifest_digest(bundle) else "; stale: the bundle was exported again since"
     return (
         f"{name}: {found.library} {found.version} for {found.gpu} (compute capability {found.compute_capability}), "
         f"computes in {found.compute_dtype}, {found.batch_tokens} tokens a pass, {found.size / 1e6:.1f} MB{stale}"

@@ -92,9 +92,19 @@ class FakeOnnxRuntime:
     sessions: list["FakeSession"] = field(default_factory=list)
 
     __version__ = "1.31.1"
-    OrtValue = onnxruntime.OrtValue
     SessionOptions = onnxruntime.SessionOptions
     RunOptions = onnxruntime.RunOptions
+
+    @property
+    def OrtValue(self) -> Any:
+        """Named as in onnxruntime."""
+        made = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
+        return SimpleNamespace(ortvalue_from_numpy_with_onnx_type=made, ortvalue_from_numpy=self._on_the_device)
+
+    def _on_the_device(self, array: Any, device: str, index: int) -> None:
+        assert device == "cuda"
+        if self.missing:
+            raise RuntimeError("provider_bridge_ort.cc:2465 CUDA Provider not available, can't get interface for it")
 
     def get_available_providers(self) -> list[str]:
         return list(self.built_with)

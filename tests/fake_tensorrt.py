@@ -65,7 +65,7 @@ def compile_engine(
         version="10.15.1.29",
         gpu=DEVICE.name,
         compute_capability="9.0",
-        manifest=manifest_digest(manifest),
+        manifest=manifest_digest(bundle),
         graph=graph.file,
         compute_dtype="fp32",
         batch_tokens=4096,

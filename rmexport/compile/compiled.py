@@ -73,7 +73,7 @@ def compile_bundle(
             version=library.version,
             gpu=device.gpu,
             compute_capability=device.compute_capability,
-            manifest=manifest_digest(opened.manifest),
+            manifest=manifest_digest(opened.folder),
             graph=graph.file,
             compute_dtype=graph.compute_dtype,
             batch_tokens=limits.tokens,

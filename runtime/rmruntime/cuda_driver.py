@@ -11,11 +11,14 @@ from typing import Any
 from rmruntime.errors import EngineUnusable
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-_STUB_LIBRARY, _INSUFFICIENT_DRIVER, _NO_DEVICE = 34, 35, 100  # CUresult
+_OUT_OF_MEMORY, _NOT_INITIALIZED, _STUB_LIBRARY, _INSUFFICIENT_DRIVER, _NO_DEVICE = 2, 3, 34, 35, 100  # CUresult
 _NOT_READY, _DRIVER_MISMATCH, _COMPAT_NOT_SUPPORTED = 802, 803, 804
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 _ADVICE = {
+    _OUT_OF_MEMORY: "the GPU's memory is taken, there is none for a process of its own; see nvidia-smi for whose it is",
+    _NOT_INITIALIZED: "CUDA does not start; in a process forked from one that used CUDA it never does (use spawn, not "
+    "fork, or load the model in the child alone)",
     _STUB_LIBRARY: f"the {LIBRARY} that was found is the toolkit's stub; take the stubs folder out of LD_LIBRARY_PATH",
     _INSUFFICIENT_DRIVER: "the NVIDIA driver is too old; install a newer one",
     _NO_DEVICE: "the NVIDIA driver sees no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES, and in a container the option "

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ LEAST_SIZE = 1 << 16
 class CudaMemory:
     """The device of that number, with a stream of its own.
 
-    CUDA's current device belongs to the calling thread: call `use` before anything else in a thread. Every method
-    raises BackendError with CUDA's message, DeviceMemoryError where memory is exhausted.
+    CUDA's current device belongs to the calling thread: call `use` before anything else in a thread. Methods raise
+    BackendError with CUDA's message, DeviceMemoryError where memory is exhausted. Those that free raise nothing: their
+    errors are those of earlier work, which was told of, and would hide it.
     """
 
     def __init__(self, index: int) -> None:
@@ -51,14 +53,14 @@ class CudaMemory:
         return int(self._call("cudaMalloc", size))
 
     def free(self, address: int) -> None:
-        self._call("cudaFree", address)
+        self._release("cudaFree", address)
 
     def allocate_host(self, size: int) -> int:
         """The address of `size` page-locked bytes of the host, which copies need in order not to block."""
         return int(self._call("cudaHostAlloc", size, 0))
 
     def free_host(self, address: int) -> None:
-        self._call("cudaFreeHost", address)
+        self._release("cudaFreeHost", address)
 
     def upload(self, device: int, host: int, size: int) -> None:
         """Copy to the device, on the stream."""
@@ -70,7 +72,7 @@ class CudaMemory:
 
     def close(self) -> None:
         """Destroy the stream."""
-        self._call("cudaStreamDestroy", self._stream)
+        self._release("cudaStreamDestroy", self._stream)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """A function's result, a tuple of them where it has several."""
@@ -79,15 +81,18 @@ class CudaMemory:
             raise self._error(function, status)
         return results[0] if len(results) == 1 else tuple(results)
 
+    def _release(self, function: str, *arguments: Any) -> None:
+        with suppress(BackendError):
+            self._call(function, *arguments)
+
     def _error(self, function: str, status: Any) -> BackendError:
         _, text = self._cuda.cudaGetErrorString(status)
+        self._cuda.cudaGetLastError()  # else the next to ask, maybe the engine, takes this error for its own
         message = f"cuda:{self._index}: {text.decode()} ({function}, cudaError {int(status)})"
         if status == self._cuda.cudaError_t.cudaErrorInsufficientDriver:
             return BackendError(f"{message}; update the NVIDIA driver, or install packages for the CUDA that it serves")
-        if status != self._cuda.cudaError_t.cudaErrorMemoryAllocation:
-            return BackendError(message)
-        self._cuda.cudaGetLastError()  # else the next to ask, maybe the engine, takes this error for its own
-        return DeviceMemoryError(message)
+        exhausted = status == self._cuda.cudaError_t.cudaErrorMemoryAllocation
+        return DeviceMemoryError(message) if exhausted else BackendError(message)
 
 
 class StagedArrays:

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rmruntime.bundle import file_sha256
 from rmruntime.errors import BundleError
-from rmruntime.manifest import Manifest, canonical
+from rmruntime.manifest import MANIFEST_NAME, canonical
 from rmruntime.strict_json import decode_dataclass
 
 ENGINES_FOLDER = "engines"
@@ -40,11 +41,11 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """`library` (its import name) of `version` compiled `graph` of the bundle whose manifest has the sha256 `manifest`.
+    """`library` (its import name) of `version` compiled the file `graph` of a bundle.
 
-    `graph` is the graph's file. The engine runs on `gpu` (its name, or what it was built for without one) of
-    `compute_capability` ("9.0"; "8.6, 8.9" where it is good for several). `size` and `sha256` are those of the engine's
-    file; `batch_tokens` the most tokens that a pass may compute.
+    `manifest` is the sha256 of the bundle's manifest.json. The engine runs on `gpu` (its name, or what it was built for
+    without one) of `compute_capability` ("9.0"; "8.6, 8.9" where it is good for several). `size` and `sha256` are those
+    of the engine's file; `batch_tokens` the most tokens that a pass may compute.
     """
 
     record_version: int
@@ -63,9 +64,12 @@ class EngineRecord:
     sha256: str
 
 
-def manifest_digest(manifest: Manifest) -> str:
-    """sha256 of a manifest: what an engine was compiled from."""
-    return hashlib.sha256(canonical(json.loads(json.dumps(asdict(manifest))))).hexdigest()
+def manifest_digest(bundle: Path) -> str:
+    """sha256 of the manifest's file in the folder `bundle`: what an engine was compiled from. Raises OSError.
+
+    Of the file, not of what it says: a later release that knows more fields would find other values.
+    """
+    return file_sha256(bundle / MANIFEST_NAME)
 
 
 def encode_record(record: EngineRecord) -> bytes:

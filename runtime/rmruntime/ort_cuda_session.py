@@ -7,6 +7,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
 
 PROVIDER = "CUDAExecutionProvider"
@@ -74,6 +76,9 @@ def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: i
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # of warnings, what matters is checked here; errors are raised as well
     settings.intra_op_num_threads = threads
+    # Passes hardly ever have the sizes of an earlier one. For each that does, ORT takes all its memory anew, in one
+    # block beside the many of the first; and it never forgets a plan.
+    settings.enable_mem_pattern = False
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
@@ -85,6 +90,8 @@ def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: i
             enable_fallback=0,  # it would print, and load the graph for the CPU
         )
     except Exception as error:  # onnxruntime raises a dozen types without a common base
+        if not _provider_loads(ort, int(options["device_id"])):  # it tried the CPU, which has not all kernels
+            raise EngineUnusable(_no_provider(ort, missing)) from error
         raise session_error(f"onnxruntime cannot load {path.name} for CUDA", error) from error
     if PROVIDER not in session.get_providers()[:1]:
         raise EngineUnusable(_no_provider(ort, missing))
@@ -133,6 +140,14 @@ def _preload(ort: Any) -> str:
         ort.preload_dlls()
     reasons = re.findall(r"^Failed to load [^:]+: (.+)", said.getvalue(), re.MULTILINE)
     return "; ".join(reasons)
+
+
+def _provider_loads(ort: Any, device: int) -> bool:
+    try:
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", device)
+    except Exception as error:  # of no type of its own
+        return "CUDA Provider not available" not in str(error)
+    return True
 
 
 def _no_provider(ort: Any, missing: str) -> str:

@@ -121,8 +121,9 @@ class Passes:
 
 
 def _limit(problem: Exception, sequences: Sequence[TokenSequence], inputs: PassInputs) -> DeviceLimit:
-    longest = max(len(s.ids) for s in sequences)
-    return DeviceLimit(
-        f"a pass of {inputs.computed} tokens, of {len(sequences)} sequences of up to {longest}, does not fit into the "
-        f"device ({problem}); lower --max-batch-tokens, or --max-length with --truncate"
-    )
+    if len(sequences) == 1:
+        what, way = f"of one sequence of {inputs.given}", "shorten it with --max-length and --truncate"
+    else:
+        longest = max(len(s.ids) for s in sequences)
+        what, way = f"of {len(sequences)} sequences of up to {longest}", "lower --max-batch-tokens"
+    return DeviceLimit(f"a pass of {inputs.computed} tokens, {what}, does not fit into the device ({problem}); {way}")

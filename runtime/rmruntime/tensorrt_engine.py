@@ -4,6 +4,7 @@ The packages `tensorrt` (10.15 and newer) and `tensorrt_rtx` have one interface;
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ class TensorRtEngine:
         return {name: array.astype(np.float32) for name, array in found.items()}
 
     def close(self) -> None:
-        """Free the engine and its buffers."""
-        self._memory.use()
+        """Free the engine and its buffers; a device that was lost is no error here."""
+        with suppress(BackendError):
+            self._memory.use()
+            self._memory.synchronize()  # a pass that failed may have left kernels at work in them
         self._context = self._engine = self._runtime = None  # in this order: each uses the next
         self._staged_inputs.close()
         self._staged_outputs.close()
@@ -147,7 +150,10 @@ class TensorRtEngine:
             if profile.holds(shapes):
                 return profile
         if excess := min((profile.excess(shapes) for profile in reversed(self._profiles)), key=len):
-            raise PassTooLarge(f"no profile of the engine takes {'; '.join(excess)}")
+            raise PassTooLarge(
+                f"no profile of the engine takes {'; '.join(excess)}: what it takes is settled by the options of "
+                "`rmexport compile`"
+            )
         raise BackendError(
             f"the engine takes no inputs as small as {dict(shapes)}; compile it with this version of rmexport"
         )

@@ -44,6 +44,8 @@ def error_recorder(trt: Any, messages: Messages) -> Any:
         def num_errors(self) -> int:
             return len(messages)
 
+        get_num_errors = num_errors  # by which name the packages call it; they document the other
+
         def get_error_code(self, i: int) -> Any:
             return trt.ErrorCodeTRT.UNSPECIFIED_ERROR
 

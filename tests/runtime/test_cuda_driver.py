@@ -45,6 +45,7 @@ def test_no_device(driver: FakeDriver) -> None:
 @pytest.mark.parametrize(
     ("code", "advice"),
     [
+        (3, "forked"),
         (34, "stub"),
         (35, "too old"),
         (100, "sees no GPU"),
@@ -78,3 +79,6 @@ def test_free_memory_leaves_no_context_behind(driver: FakeDriver) -> None:
     with pytest.raises(EngineUnusable, match="cuMemGetInfo_v2"):
         free_memory(0)
     assert (driver.contexts, driver.current) == (0, 0)
+    driver.fails["cuDevicePrimaryCtxRetain"] = 2
+    with pytest.raises(EngineUnusable, match="memory is taken"):
+        free_memory(0)

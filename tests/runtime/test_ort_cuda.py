@@ -97,6 +97,7 @@ def test_fp32_is_fp32(bundles: dict[str, Path], ort: FakeOnnxRuntime, driver: Fa
     assert options["use_tf32"] == "0" and options["enable_skip_layer_norm_strict_mode"] == "1"
     for key in ("session.use_device_allocator_for_initializers", "session.record_ep_graph_assignment_info"):
         assert session.settings.get_session_config_entry(key) == "1"
+    assert not session.settings.enable_mem_pattern
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -135,6 +136,20 @@ def test_without_a_driver_cuda_says_so_and_auto_takes_a_cpu(
     assert obstacle(Bundle.open(bundles["fp32"])).startswith("no NVIDIA driver was found (libcuda")
     with RewardModel.load(bundles["fp32"]) as model:
         assert model.backend in ("openvino", "ort-cpu")
+
+
+def test_every_engine_of_a_device_says_what_is_in_its_way(
+    bundles: dict[str, Path], ort: FakeOnnxRuntime, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort.built_with = (CPU,)
+    with pytest.raises(EngineUnusable, match=r"^tensorrt: the bundle has no .*; ort-cuda: the installed onnxruntime"):
+        RewardModel.load(bundles["fp32"], device="cuda")
+    driver.count = 0
+    with pytest.raises(EngineUnusable, match=r"^tensorrt and ort-cuda: the NVIDIA driver sees no GPU"):
+        RewardModel.load(bundles["fp32"], device="cuda")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EngineNotInstalled, match=r"rmruntime\[cpu\].*; tensorrt and ort-cuda: the NVIDIA driver sees"):
+        RewardModel.load(bundles["fp32"])
 
 
 def test_a_missing_package_is_named_with_its_extra(
@@ -176,12 +191,14 @@ def test_a_bundle_from_before_is_not_run_slowly_in_silence(bundles: dict[str, Pa
     load_backend(old, BackendOptions(device="ort-cuda", precision="fp32")).close()
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_silent_fallback_to_the_cpu_is_refused(
-    bundles: dict[str, Path], ort: FakeOnnxRuntime, capsys: pytest.CaptureFixture[str]
+    bundles: dict[str, Path], ort: FakeOnnxRuntime, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
+    """The CPU takes the first graph; of the second it says that it has no kernels, which is not the reason."""
     ort.missing = ("libcublasLt.so.13", "libcurand.so.10")
     with pytest.raises(EngineUnusable) as caught:
-        RewardModel.load(bundles["fp32"], device="ort-cuda")
+        RewardModel.load(bundles[dtype], device="ort-cuda")
     assert str(caught.value) == (
         "onnxruntime-gpu 1.31.1 cannot load its CUDA provider (libcublasLt.so.13: cannot open shared object file; "
         "libcurand.so.10: cannot open shared object file); it wants CUDA 13 and cuDNN 9: pip install 'rmruntime[cuda]' "

@@ -400,6 +400,18 @@ def test_an_error_of_the_device_shows_when_it_is_waited_for(bundle: Path, machin
         machine.cuda.cudaGetLastError()
 
 
+def test_closing_does_not_hide_why_a_device_was_lost(bundle: Path, machine: Machine) -> None:
+    """Every call fails from then on, those that free among them."""
+    compile_engine(bundle)
+    with pytest.raises(BackendError, match="cudaStreamSynchronize, cudaError 700"):
+        with RewardModel.load(bundle, device="tensorrt") as model:
+            for function in ("cudaSetDevice", "cudaStreamSynchronize", "cudaFree", "cudaFreeHost", "cudaStreamDestroy"):
+                machine.cuda.failures[function] = [cudaError_t.cudaErrorIllegalAddress] * 9
+            machine.cuda.failures["cudaSetDevice"].insert(0, cudaError_t.cudaSuccess)
+            model.score(RECORDS[:1])
+    assert not machine.trt.alive
+
+
 def test_a_pass_without_an_input_that_the_engine_has(bundle: Path, machine: Machine) -> None:
     compile_engine(bundle)
     backend = load_backend(Bundle.open(bundle), BackendOptions(device="tensorrt"))

@@ -93,3 +93,8 @@ def test_tensorrt_rtx_speaks_to_our_recorder() -> None:
     runtime.error_recorder = recorder
     assert runtime.deserialize_cuda_engine(b"no engine" * 100) is None
     assert len(messages) and str(messages) != str(Messages())
+    assert trt.IErrorRecorder.num_errors(recorder) == len(messages)  # through the package, as the library asks
+    assert trt.IErrorRecorder.get_error_desc(recorder, 0) == messages[0]
+    assert not trt.IErrorRecorder.has_overflowed(recorder)
+    trt.IErrorRecorder.clear(recorder)
+    assert trt.IErrorRecorder.num_errors(recorder) == 0

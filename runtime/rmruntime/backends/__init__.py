@@ -116,11 +116,17 @@ def _joined(modules: list[BackendModule], obstacles: list[BackendError]) -> Back
     """One error of all obstacles: what can be installed, or else why what is installed cannot run."""
     if len(obstacles) == 1:
         return obstacles[0]
-    if not any(isinstance(obstacle, EngineNotInstalled) for obstacle in obstacles):
-        return EngineUnusable("; ".join(dict.fromkeys(map(str, obstacles))))  # one driver is missing to several
-    missing = [m for m, o in zip(modules, obstacles, strict=True) if isinstance(o, EngineNotInstalled)]
+    missing: list[BackendModule] = []
+    others: dict[str, list[str]] = {}  # one driver is missing to several
+    for module, obstacle in zip(modules, obstacles, strict=True):
+        if isinstance(obstacle, EngineNotInstalled):
+            missing.append(module)
+        else:
+            others.setdefault(str(obstacle), []).append(module.NAME)
+    unusable = "; ".join(f"{' and '.join(names)}: {why}" for why, names in others.items())
+    if not missing:
+        return EngineUnusable(unusable)
     ways = " or ".join(f"pip install 'rmruntime[{m.EXTRA}]' ({m.PACKAGE})" for m in missing)
-    others = "".join(
-        f"; {o}" for o in dict.fromkeys(str(o) for o in obstacles if not isinstance(o, EngineNotInstalled))
+    return EngineNotInstalled(
+        "; ".join(filter(None, (f"no engine is installed that can run this bundle: {ways}", unusable)))
     )
-    return EngineNotInstalled(f"no engine is installed that can run this bundle: {ways}{others}")

@@ -160,6 +160,6 @@ def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
         raise DeviceMemoryError(
             f"{graph.file} needs about {least / 1e9:.1f} GB of {device}: {weights / 1e9:.1f} GB for weights, the rest "
             f"for a pass of {LEAST_TOKENS} tokens; {free / 1e9:.1f} GB may be used. Free memory on it{limit}, "
-            f"or choose a GPU with more (cuda:1), or narrower weights (export --dtype bf16); {NOT_YET}"
+            f"or choose a GPU with more (cuda:1), or narrower weights (export --dtype bf16), or --device cpu; {NOT_YET}"
         )
     return int(min(BATCH_TOKENS, tokens))

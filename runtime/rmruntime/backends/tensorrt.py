@@ -108,7 +108,7 @@ def _choose_engine(bundle: Bundle, graphs: list[Graph], options: BackendOptions)
 def _checked(folder: Path, bundle: Bundle, graphs: list[Graph], device: CudaDevice) -> EngineRecord:
     """The record of an engine that can run here."""
     record, name = read_record(folder / RECORD_NAME), f"the engine {folder.name}"
-    if record.manifest != manifest_digest(bundle.manifest):
+    if record.manifest != manifest_digest(bundle.folder):
         raise EngineUnusable(f"{name} was compiled before the bundle was exported as it is now")
     if record.graph not in [graph.file for graph in graphs]:
         raise EngineUnusable(f"{name} was compiled from {record.graph}, not {' or '.join(g.file for g in graphs)}")
