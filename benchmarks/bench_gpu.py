@@ -12,7 +12,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]  # the checkout need not be in
 
 from gpu import loading, parity, report  # noqa: E402
 from gpu.children import Budget, ChildFailed, OutOfTime, make_importable, run_json  # noqa: E402
-from gpu.contestants import contestants, measure_all  # noqa: E402
+from gpu.contestants import compare, contestants, measure_all  # noqa: E402
 from gpu.device import facts  # noqa: E402
 from gpu.models import Models  # noqa: E402
-from gpu.plan import FULL, SMOKE, Plan  # noqa: E402
-from gpu.workloads import workloads  # noqa: E402
+from gpu.plan import FULL, KINDS, SMOKE, Plan, Shape  # noqa: E402
+from gpu.workloads import Workload, workloads  # noqa: E402
 
 from rmruntime.errors import EngineUnusable  # noqa: E402
 
@@ -50,15 +51,26 @@ class Run:
         """One section; what fails in it, or finds no time, is a message, and the others still run."""
         begin = time.monotonic()
         print(f"# {name}", flush=True)
-        self.results["messages"].pop(name, None)
         try:
-            self._do[name]()
+            with self._noting(name):
+                self._do[name]()
         except OutOfTime:
             self.results["messages"][name] = "the budget was spent"
-        except Exception:  # whatever one section meets, time on a GPU is too dear to lose the others
-            self.results["messages"][name] = traceback.format_exc()[-2000:]
         self.results.setdefault("seconds", {})[name] = time.monotonic() - begin
         self.save()
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """What fails is a message: time on a GPU is too dear to lose the rest. Raises OutOfTime."""
+        self.results["messages"].pop(name, None)
+        try:
+            yield
+        except OutOfTime:
+            raise
+        except ChildFailed as error:
+            self.results["messages"][name] = str(error)
+        except Exception:  # whatever it meets
+            self.results["messages"][name] = traceback.format_exc()[-2000:]
 
     @property
     def _do(self) -> dict[str, Callable[[], None]]:
@@ -81,19 +93,21 @@ class Run:
 
     def _ceilings(self) -> None:
         if "ceilings" not in self.results:
-            self.results["ceilings"] = run_json("gpu.ceilings", self._smoke, self._budget)
+            with self._noting("ceilings"):
+                self.results["ceilings"] = run_json("gpu.ceilings", self._smoke, self._budget)
             self.save()
 
     def _probes(self) -> None:
         self._ceilings()
-        found: Results = {}
+        found: Results = {"tensorrt": []}
         self.results["probes"] = found
+        for kind in KINDS:  # a process each: a kernel that fails badly takes the process with it
+            with self._noting(f"probes of {kind}"):
+                found[kind] = run_json("gpu.operator_probes", [kind, *self._smoke], self._budget)["found"]
+            self.save()
         for library in ("tensorrt", "tensorrt_rtx"):
-            found.setdefault("tensorrt", []).append(run_json("gpu.tensorrt_probe", [library], self._budget))
-        try:
-            found |= run_json("gpu.operator_probes", self._smoke, self._budget)
-        except ChildFailed as error:
-            found["message"] = str(error)
+            with self._noting(f"probe of {library}"):
+                found["tensorrt"].append(run_json("gpu.tensorrt_probe", [library], self._budget))
 
     def _parity(self) -> None:
         self.results["parity"] = []
@@ -106,18 +120,21 @@ class Run:
     def _contest(self, *sections: str) -> None:
         """Every contestant on every shape, one process at a time: a model is loaded once for both sections."""
         self._ceilings()
-        wanted = workloads(self._plan, sections)
         for size, shape in (("small", self._plan.small), ("big", self._plan.big)):
-            if self._arguments.shape and shape.name not in self._arguments.shape:
-                continue
-            bundle, checkpoint = (make(size, "classifier") for make in (self._models.bundle, self._models.checkpoint))
-            known, only = contestants(self._plan, bundle, checkpoint), self._arguments.only
-            chosen = [one for one in known if not only or one.name in only]
-            records = self.results.setdefault("contestants", {}).setdefault(shape.name, [])
-            for record in measure_all(chosen, wanted, self._plan, self._budget, records):
-                _merge(records, record)
-                print(f"{shape.name}: {record['name']}: {record['status']} ({record['wall_s']:.0f} s)", flush=True)
-                self.save()
+            if not self._arguments.shape or shape.name in self._arguments.shape:
+                with self._noting(f"contestants of {shape.name}"):
+                    self._contest_of(size, shape, workloads(self._plan, sections))
+
+    def _contest_of(self, size: str, shape: Shape, wanted: list[Workload]) -> None:
+        bundle, checkpoint = (make(size, "classifier") for make in (self._models.bundle, self._models.checkpoint))
+        known, only = contestants(self._plan, bundle, checkpoint), self._arguments.only
+        chosen = [one for one in known if not only or one.name in only]
+        records = self.results.setdefault("contestants", {}).setdefault(shape.name, [])
+        for record in measure_all(chosen, wanted, self._plan, self._budget):
+            _merge(records, record)
+            compare(records)
+            print(f"{shape.name}: {record['name']}: {record['status']} ({record['wall_s']:.0f} s)", flush=True)
+            self.save()
 
     def _load(self) -> None:
         self.results["load"] = []

@@ -1,11 +1,10 @@
 """Section `load`: a bundle from page cache to its first score, with the memory of host and device."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from gpu.children import Budget
+from gpu.children import Budget, TimedWorker
 from gpu.contestants import OWN_PEERS
 from gpu.device import used_memory
 from gpu.models import Models, warm_page_cache
@@ -13,7 +12,6 @@ from gpu.plan import Engine, Plan
 from gpu.workloads import parity_records
 from rmexport.bench.errors import ContestantError
 from rmexport.bench.worker.scorer import LoadOptions
-from rmexport.bench.worker_process import WorkerProcess
 from rmruntime.bundle import Bundle
 
 Record = dict[str, Any]
@@ -27,7 +25,7 @@ def measure(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
     nbytes = warm_page_cache(bundle)
     for engine in plan.engines:
         record: Record = {"engine": engine.name, "bundle_bytes": nbytes}
-        process = WorkerProcess(sys.executable, OWN_PEERS / "bundle_engine.py", budget.left)
+        process = TimedWorker(OWN_PEERS / "bundle_engine.py", budget)
         try:
             record |= _loaded(process, str(bundle), engine, plan, records)
         except ContestantError as error:
@@ -37,7 +35,7 @@ def measure(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
         yield record
 
 
-def _loaded(process: WorkerProcess, folder: str, engine: Engine, plan: Plan, records: list[Record]) -> Record:
+def _loaded(process: TimedWorker, folder: str, engine: Engine, plan: Plan, records: list[Record]) -> Record:
     options = LoadOptions(
         device=engine.device, max_batch_tokens=plan.pass_tokens[-1], extra={"dialect": engine.dialect}
     )

@@ -47,6 +47,8 @@ def write_checkpoints(work: Path, shape: Shape, device: str) -> list[Path]:
     folders: list[Path] = []
     for head, config in configs.items():
         folder = work / f"{shape.name}-{head}"
+        if folder.exists():  # a run that was ended has left it
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         if folders:
             for name in sorted(set(trunk.values())):

@@ -1,4 +1,4 @@
-"""The open choices of the CUDA graphs, one operator at a time, through ONNX Runtime: `python -m gpu.operator_probes`.
+"""The open choices of the CUDA graphs, through ONNX Runtime: `python -m gpu.operator_probes KIND`.
 
 Every variant computes the same thing, and its largest difference from torch is printed beside its time: a fast wrong
 kernel is no choice. Prints JSON.
@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 import torch
 
-from gpu.plan import FULL, SMOKE, Plan
+from gpu.plan import FULL, KINDS, SMOKE, Plan
 from gpu.probe_graph import CONTRIB, ProbeGraph
 
 PAGE = 256  # positions of a page: what FlashAttention reads for every head size
@@ -23,11 +23,14 @@ Record = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--smoke", action="store_true")
-    plan = SMOKE if parser.parse_args().smoke else FULL
+    arguments = parser.parse_args()
+    plan = SMOKE if arguments.smoke else FULL
     if plan.torch_device == "cuda":
         onnxruntime.preload_dlls()  # cuBLAS and the like lie in packages of their own
-    print(json.dumps({"linear": list(linear(plan)), "fused": list(fused(plan)), "attention": list(attention(plan))}))
+    probes = dict(zip(KINDS, (linear, fused, attention), strict=True))
+    print(json.dumps({"found": list(probes[arguments.kind](plan))}))
 
 
 def dtype_of(plan: Plan) -> torch.dtype:

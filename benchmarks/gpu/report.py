@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpu.contestants import PEER
+from gpu.plan import KINDS
+
 Results = Mapping[str, Any]
-PEER = "transformers-sdpa"
 PARITY = "parity"
 LOAD_SECONDS, HOST_BYTES = 30.0, 2e9
 GEMM_SHARE, RAGGED_RATIO, BEST_OF_RATIO, LATENCY_RATIO = 0.65, 1.3, 5.0, 2.0
@@ -144,14 +146,12 @@ def _ceilings(results: Results) -> Iterator[Row]:
 
 def _probes(results: Results) -> Iterator[Row]:
     probes = results.get("probes", {})
-    for kind in ("linear", "fused", "attention"):
+    for kind in KINDS:
         for r in probes.get(kind, []):
             place = f" {r['in']} -> {r['out']}" if kind == "linear" else f" {r['of']}" if kind == "fused" else ""
             yield Row(what=f"{kind}{place}: {r['variant']}", measured=_probe(r))
     for r in probes.get("tensorrt", []):
         yield Row(what=r["library"], measured=f"reached {r['reached']}; {r.get('message', '')[:80]}".strip("; "))
-    if "message" in probes:
-        yield Row(what="operator probes", measured=probes["message"])
 
 
 def _probe(record: Results) -> str:
@@ -176,11 +176,18 @@ def _figures(results: Results, shape: str, found: Results) -> str:
         return f"p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms ({found['tokens']} tokens)"
     ceiling = results.get("ceilings", {}).get("best")
     rate = found["tokens_per_s"]
-    share = f", {rate * results['flops_per_token'][shape] / ceiling:.1%} of the ceiling" if ceiling else ""
+    done = rate * _computed_share(found) * results["flops_per_token"][shape]
+    share = f", {done / ceiling:.1%} of the ceiling" if ceiling else ""
     parity = found.get("parity")
     scores = "" if parity is None else ", same scores" if parity["same"] else f", WRONG SCORES ({parity['max_abs']})"
     batch = "" if found["batch"] is None else f", batch {found['batch']}"
     return f"{rate:,.0f} tokens/s{share}{batch}{scores}"
+
+
+def _computed_share(found: Results) -> float:
+    """Of the tokens as given, those that were computed: fewer where prefixes are shared. Padding is no work done."""
+    computed = found["computed"]
+    return 1.0 if computed is None else min(1.0, float(computed) / float(found["tokens"]))
 
 
 def _loads(results: Results) -> Iterator[Row]:

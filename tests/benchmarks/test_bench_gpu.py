@@ -1,7 +1,10 @@
 """bench_gpu.py: what it refuses, how contestants are measured, what the table judges, and a small run on the CPU."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,9 @@ from typing import Any
 import bench_gpu
 import pytest
 from gpu import make_checkpoint, report
-from gpu.children import Budget, ChildFailed, OutOfTime, make_importable, run_json
-from gpu.contestants import Contestant, contestants, measure_all
-from gpu.plan import FULL, SMOKE
+from gpu.children import Budget, ChildFailed, OutOfTime, TimedWorker, _run, make_importable, run_json
+from gpu.contestants import PEER, Contestant, compare, contestants, measure_all
+from gpu.plan import FULL, KINDS, SMOKE
 from gpu.workloads import Workload
 
 from fake_peers import fake_peer
@@ -19,12 +22,14 @@ from rmexport.cli import _parser
 from rmruntime.errors import EngineUnusable
 
 SUMS = Workload("ragged", "offline", (([1, 2],), ([3],)))
+CEILINGS = {"gemm": {"square": 2e12}, "sizes": {"square": [1, 1, 1]}, "best": 2e12, "copy": 1}
 SINGLE = Workload("single", "single", (([5, 6],),))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["bench_gpu.py", *arguments])
-    monkeypatch.setenv("PYTHONPATH", "")  # restored afterwards
+    for variable in ("PYTHONPATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(variable, "")  # restored afterwards
     return bench_gpu.main()
 
 
@@ -72,11 +77,7 @@ def test_a_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """Ours on the CPU: sections one at a time, joined in one file."""
     monkeypatch.setattr("gpu.models.run_json", in_process)
     file = tmp_path / "gpu.json"
-    earlier = {
-        "smoke": True,
-        "ceilings": {"gemm": {"square": 2e12}, "sizes": {"square": [1, 1, 1]}, "best": 2e12, "copy": 1},
-    }
-    file.write_text(json.dumps(earlier))
+    file.write_text(json.dumps({"smoke": True, "ceilings": CEILINGS}))
     arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--only", "ort-cpu"]
     assert run(monkeypatch, *arguments, "--shape", "8b", "--sections", "throughput") == 0
     assert run(monkeypatch, *arguments, "--shape", "8b", "--sections", "latency,load") == 0
@@ -113,7 +114,7 @@ def test_parity_is_verify_with_the_reference_on_the_device(
 
     monkeypatch.setattr("gpu.models.run_json", in_process)
     monkeypatch.setattr("gpu.parity.run_json", verified)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())  # TensorRT is installed
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nvidia" else object())
     file = tmp_path / "gpu.json"
     arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--sections", "parity"]
     assert run(monkeypatch, *arguments) == 1
@@ -145,7 +146,31 @@ def test_a_failing_section_does_not_end_the_others(tmp_path: Path, monkeypatch: 
     arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--sections", "probes,load"]
     assert run(monkeypatch, *arguments) == 1
     messages = json.loads(file.read_text())["messages"]
-    assert set(messages) == {"probes", "load"} and "an engine's last words" in messages["load"]
+    probes = {"ceilings", *(f"probes of {kind}" for kind in KINDS), "probe of tensorrt", "probe of tensorrt_rtx"}
+    assert set(messages) == {*probes, "load"} and set(messages.values()) == {"an engine's last words"}
+    probed = {"found": [], "library": "x", "reached": None}
+    monkeypatch.setattr("bench_gpu.run_json", lambda module, *_: CEILINGS if module == "gpu.ceilings" else probed)
+    assert run(monkeypatch, *arguments[:-1], "probes") == 1  # the section that was not run again failed before
+    assert set(json.loads(file.read_text())["messages"]) == {"load"}
+
+
+def test_a_failing_shape_does_not_end_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_big(module: str, arguments: list[str], budget: Budget, accept: tuple[int, ...] = (0,)) -> Any:
+        if "small" in arguments:
+            raise ChildFailed("no room")
+        return in_process(module, arguments, budget)
+
+    monkeypatch.setattr("gpu.models.run_json", only_big)
+    monkeypatch.setattr("bench_gpu.run_json", lambda *_: CEILINGS)
+    monkeypatch.setattr(
+        "bench_gpu.measure_all", lambda *_: iter([contest(1, 1) | {"name": "x", "ours": True, "wall_s": 1}])
+    )
+    monkeypatch.setattr("bench_gpu.compare", lambda records: None)
+    file = tmp_path / "gpu.json"
+    arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--sections", "throughput"]
+    assert run(monkeypatch, *arguments) == 1
+    found = json.loads(file.read_text())
+    assert found["messages"] == {"contestants of 0.6b": "no room"} and set(found["contestants"]) == {"8b"}
 
 
 def test_figures_of_another_kind_of_run_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,26 +186,38 @@ def entrant(module: Path, **more: Any) -> Contestant:
     )
 
 
-def measured(tmp_path: Path, *chosen: Contestant, earlier: tuple[Any, ...] = ()) -> list[Any]:
-    return list(measure_all(list(chosen), [SINGLE, SUMS], SMOKE, Budget(60), list(earlier)))
+def measured(*chosen: Contestant) -> list[Any]:
+    return list(measure_all(list(chosen), [SINGLE, SUMS], SMOKE, Budget(60)))
 
 
 def test_contestants_are_measured_and_compared(tmp_path: Path) -> None:
     sums, nan = (fake_peer(tmp_path, action) for action in ("sums", "nan"))
-    first, second = measured(tmp_path, entrant(sums, ours=True), entrant(nan))
+    first, second = measured(entrant(sums, ours=True), entrant(nan))
+    compare([first, second])
     ragged = first["workloads"]["ragged"]
     assert ragged["scores"] == [3.0, 3.0] and ragged["parity"]["same"] and set(ragged["tried"]) == {1, 2}
     assert ragged["tokens"] == 3 and ragged["tokens_per_s"] == 3 / ragged["seconds"] and ragged["batch"] in (1, 2)
     assert first["workloads"]["single"]["latency_ms"]["count"] == SMOKE.single_samples
     assert second["status"] == "ok" and second["workloads"]["ragged"]["parity"]["same"] is False
-    [third] = measured(tmp_path, entrant(sums), earlier=(first,))
-    assert third["workloads"]["ragged"]["parity"]["same"]  # with what an earlier command measured
+    assert ragged["parity"]["reference"] == "sums"
+
+
+def scored(name: str, *scores: float) -> dict[str, Any]:
+    return {"name": name, "precision": "bf16", "workloads": {"ragged": {"scores": list(scores)}, "single": {}}}
+
+
+def test_scores_are_judged_by_the_peers() -> None:
+    """An engine of ours that is wrong must not be what the others are compared with."""
+    wrong, right, peer = scored("ort-cuda", 1.0, -1.0), scored("ort-cuda-paged", -1.0, 1.01), scored(PEER, -1.0, 1.0)
+    compare([wrong, right])
+    assert [r["workloads"]["ragged"]["parity"]["same"] for r in (wrong, right)] == [True, False]
+    compare([wrong, right, peer])
+    assert [r["workloads"]["ragged"]["parity"]["same"] for r in (wrong, right, peer)] == [False, True, True]
 
 
 def test_failures_are_records(tmp_path: Path) -> None:
     (tmp_path / "needs").mkdir()
     found = measured(
-        tmp_path,
         entrant(fake_peer(tmp_path, "refuse")),
         entrant(fake_peer(tmp_path, "crash")),
         entrant(fake_peer(tmp_path / "needs", "sums", ("no_such_package",))),
@@ -202,19 +239,63 @@ def test_who_takes_part() -> None:
     assert {one.dtype for one in peers} == {"bf16"} and {one.device for one in peers} == {"cuda"}
 
 
-def test_children(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    (tmp_path / "site" / "nvidia" / "cu13" / "lib").mkdir(parents=True)
+    (tmp_path / "site" / "nvidia" / "cudnn" / "include").mkdir(parents=True)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
     make_importable()
+    folders = os.environ["LD_LIBRARY_PATH"].split(os.pathsep)
+    assert str(tmp_path / "site" / "nvidia" / "cu13" / "lib") in folders and folders[-1] == "/before"
+    assert not any("include" in folder or "cudnn" in folder for folder in folders if str(tmp_path) in folder)
     with pytest.raises(OutOfTime):
         run_json("gpu.tensorrt_probe", ["json"], Budget(0))
     with pytest.raises(ChildFailed, match=r"exited with 1: .*no_such_module"):
         run_json("gpu.no_such_module", [], Budget(60))
     found = run_json("gpu.tensorrt_probe", ["string"], Budget(60))  # of the standard library, and no TensorRT
     assert found["library"] == "string" and found["reached"] is None and "__version__" in found["message"]
+    with pytest.raises(ChildFailed, match=r"platform exited with 0: \w"):  # it prints no JSON
+        run_json("platform", [], Budget(60))
 
 
-def contest(tokens_per_s: float, p50: float, *, same: bool = True) -> dict[str, Any]:
-    workload = {"tokens_per_s": tokens_per_s, "batch": 8, "parity": {"same": same, "max_abs": 0.5}}
+def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
+    """It may hold the device's memory."""
+    module = tmp_path / "slow_child.py"
+    module.write_text(
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        _run([sys.executable, str(module)], 0.5)
+    state = Path("/proc", (tmp_path / "pid").read_text(), "stat")
+    end = time.monotonic() + 10  # a signal takes a moment
+    while time.monotonic() < end and state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert time.monotonic() < end
+
+
+def test_no_contestant_outlives_the_budget(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    process = TimedWorker(tmp_path / "slow.py", Budget(0.3))
+    try:
+        with pytest.raises(OutOfTime):
+            process.ask("hello")
+    finally:
+        process.close()
+
+
+def contest(tokens_per_s: float, p50: float, *, same: bool = True, computed: int = 700) -> dict[str, Any]:
+    workload = {
+        "tokens_per_s": tokens_per_s,
+        "batch": 8,
+        "tokens": 600,
+        "computed": computed,
+        "parity": {"same": same, "max_abs": 0.5},
+    }
     single = {"latency_ms": {"p50": p50, "p99": 2 * p50}, "tokens": 512}
     return {"status": "ok", "workloads": {"ragged": workload, "best-of": workload, "single": single}}
 
@@ -281,6 +362,14 @@ def test_figures_without_a_target_are_told() -> None:
     assert "load, y (16.0 GB)" in text and "1.00 GB anonymous, 2.10 GB resident, device 17.0 GB, 20.0 GB after" in text
     assert "8b, single: ort-cuda" in text and "p50 10.00 ms, p99 20.00 ms (512 tokens)" in text
     assert "50,000 tokens/s, 50.0% of the ceiling, batch 8, same scores" in text
+
+
+def test_shared_tokens_are_no_work_done() -> None:
+    """A ceiling cannot be passed by leaving work out."""
+    found = results(share=0.5, ratio=2.0)
+    found["contestants"] = {"8b": [contest(1e5, 1.0, computed=120) | {"name": "x", "ours": True}]}
+    text = report.text(report.rows(found))
+    assert "8b, best-of: x" in text and "100,000 tokens/s, 20.0% of the ceiling" in text
 
 
 def test_nothing_measured_is_nothing_judged() -> None:

@@ -43,6 +43,14 @@ def test_both_heads_share_one_trunk(folders: dict[str, Path]) -> None:
     assert trunks[0] and [p.stat().st_ino for p in trunks[0]] == [p.stat().st_ino for p in trunks[1]]
 
 
+def test_what_an_ended_run_left_is_written_again(tmp_path: Path, folders: dict[str, Path]) -> None:
+    (tmp_path / "8b-classifier").mkdir()
+    (tmp_path / "8b-classifier" / "model-trunk-00000.safetensors").write_bytes(b"half")
+    assert [folder.name for folder in write_checkpoints(tmp_path, SMOKE.big, "cpu")] == ["8b-classifier", "8b-armorm"]
+    sizes = [folder / "model-trunk-00000.safetensors" for folder in (tmp_path / "8b-classifier", folders["8b-armorm"])]
+    assert sizes[0].stat().st_size == sizes[1].stat().st_size
+
+
 def test_shards_hold_what_the_index_says(
     tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
