@@ -1,13 +1,9 @@
 """Tensors in safetensors files: an inventory from the headers, elements by positioned reads."""
 
-import os
-import threading
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
+from rmexport.checkpoint.file_reads import FileReads
 from rmexport.checkpoint.tensors import Array, TensorInfo
 from rmexport.errors import CheckpointError
 from rmruntime.safetensors_header import HeaderError, read_header
@@ -34,36 +30,10 @@ class SafetensorsReader:
     """Reads elements straight into the caller's memory; nothing is mapped, so no page counts as this process's."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._descriptors: dict[str, int] = {}
-        self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._descriptors)
+        self._reads = FileReads(folder)
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
         """See TensorReader. Raises CheckpointError when the file cannot be read or became shorter."""
         if info.offset is None:
             raise ValueError(f"{info.name} lies in {info.file}, which is no safetensors file")
-        target = out.view(np.uint8).data
-        at = info.offset + start * out.itemsize
-        try:
-            descriptor = self._descriptor(info.file)
-            while target:
-                count = os.preadv(descriptor, [target], at)
-                if not count:
-                    raise CheckpointError(f"{self._folder / info.file} became shorter while it was read")
-                target, at = target[count:], at + count
-        except OSError as error:
-            raise CheckpointError(f"{self._folder / info.file} cannot be read: {error.strerror}") from error
-
-    def _descriptor(self, file: str) -> int:
-        with self._lock:
-            if file not in self._descriptors:
-                descriptor = os.open(self._folder / file, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                self._descriptors[file] = descriptor
-            return self._descriptors[file]
-
-
-def _close_all(descriptors: dict[str, int]) -> None:
-    for descriptor in descriptors.values():
-        os.close(descriptor)
+        self._reads.read(info.file, info.offset + start * out.itemsize, out)

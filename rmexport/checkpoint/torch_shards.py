@@ -1,6 +1,7 @@
-"""Tensors in torch's .bin files (pickles): the only file of rmexport's own that imports torch.
+"""Tensors in .bin files that are no plain archives, read by torch: the format before torch 1.6, compressed files.
 
-It is imported when a checkpoint has no safetensors. Files are unpickled with `weights_only`, which runs no code.
+It is imported when a checkpoint has such a file, and says what is wrong with files that nothing reads. Files are
+unpickled with `weights_only`, which runs no code.
 """
 
 import pickle

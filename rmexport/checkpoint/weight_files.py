@@ -1,12 +1,11 @@
 """Which files of a folder hold its weights, and what they hold."""
 
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmexport.checkpoint import safetensors_source
+from rmexport.checkpoint import bin_files, safetensors_source
 from rmexport.checkpoint.shard_index import listing, sharded_inventory
 from rmexport.checkpoint.tensors import TensorInfo, TensorReader
 from rmexport.errors import CheckpointError
@@ -70,22 +69,13 @@ def _files(tensors: Iterable[TensorInfo]) -> tuple[str, ...]:
 
 def _source(file: Path) -> Any:
     """The module that reads the format of `file`: a .safetensors file, a pickle, or the index of either."""
-    if ".safetensors" in file.suffixes:
-        return safetensors_source
-    try:
-        return importlib.import_module("rmexport.checkpoint.torch_shards")
-    except ImportError as error:
-        raise CheckpointError(
-            f"{file} is a pickle, which only torch reads ({error}): pip install 'rmexport[torch]', "
-            "or use a checkpoint with safetensors"
-        ) from error
+    return safetensors_source if ".safetensors" in file.suffixes else bin_files
 
 
 def _reader(source: Any, folder: Path) -> TensorReader:
-    reader: TensorReader = (
-        source.SafetensorsReader(folder) if source is safetensors_source else source.TorchReader(folder)
-    )
-    return reader
+    if source is safetensors_source:
+        return safetensors_source.SafetensorsReader(folder)
+    return bin_files.BinReader(folder)
 
 
 def _no_weights(folder: Path) -> str:

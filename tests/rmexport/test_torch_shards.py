@@ -1,9 +1,11 @@
-"""Torch's .bin files: read without running their code, whatever their strides, and never without torch."""
+"""Torch's .bin files: read without running their code, whatever their strides; plain ones without torch."""
 
+import ast
 import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,16 @@ def many_kinds() -> dict[str, torch.Tensor]:
     }
 
 
+def compressed(folder: Path, name: str = "pytorch_model.bin") -> Path:
+    """The archive as someone's zip tool packs it again, in which no tensor can be read in place."""
+    with zipfile.ZipFile(folder / name) as archive:
+        content = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) as archive:
+        for file, data in content.items():
+            archive.writestr(file, data, zipfile.ZIP_DEFLATED if file.endswith("/version") else zipfile.ZIP_STORED)
+    return folder
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
 def test_every_kind_of_tensor(tmp_path: Path, zipped: bool) -> None:
     tensors = many_kinds()
@@ -83,7 +95,7 @@ def test_maps_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch_shards, "_REMAP_BYTES", 1000)
     tensor = torch.randn(64, 64)
-    checkpoint = open_checkpoint(str(save(tmp_path, {"t": tensor})))
+    checkpoint = open_checkpoint(str(compressed(save(tmp_path, {"t": tensor}))))
     assert b"".join(chunk.tobytes() for chunk in checkpoint.chunks("t", 512)) == bits(tensor)
 
 
@@ -134,26 +146,81 @@ def test_damaged_files(tmp_path: Path, cut: int, zipped: bool) -> None:
         open_checkpoint(str(tmp_path))
 
 
-def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
-    """In a process of its own, where torch cannot be imported; safetensors need no torch at all."""
-    save(tmp_path, {"t": torch.ones(2)})
-    code = f"""
+def without_torch(folder: Path, code: str) -> str:
+    """What a process prints in which torch cannot be imported."""
+    script = f"""
 import sys
 sys.modules["torch"] = None
 from rmexport.checkpoint import open_checkpoint
 from rmexport.errors import CheckpointError
 try:
-    open_checkpoint({str(tmp_path)!r})
+    checkpoint = open_checkpoint({str(folder)!r})
+    {code}
 except CheckpointError as error:
-    assert "rmexport[torch]" in str(error), error
-else:
-    raise SystemExit("no error")
+    print(error)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, env=environment, capture_output=True, text=True)
+    return done.stdout
+
+
+def test_plain_archives_need_no_torch_and_the_extra_is_named_for_the_others(tmp_path: Path) -> None:
+    tensors = {name: tensor for name, tensor in many_kinds().items() if tensor.numel()}
+    save(tmp_path, tensors)
+    code = "print({name: checkpoint.read(name).tobytes().hex() for name in checkpoint.tensors})"
+    assert ast.literal_eval(without_torch(tmp_path, code)) == {n: bits(t).hex() for n, t in tensors.items()}
+    save(tmp_path, tensors, _use_new_zipfile_serialization=False)
+    assert "rmexport[torch]" in without_torch(tmp_path, code)
 
 
 def test_an_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, {"t": torch.ones(2)})
+    save(tmp_path, {"t": torch.ones(2)}, _use_new_zipfile_serialization=False)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(CheckpointError, match=r"rmexport\[torch\]"):
         open_checkpoint(str(tmp_path))
+
+
+def test_eight_bit_tensors_have_a_dtype_of_their_own(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(4, 3).to(torch.float8_e4m3fn), "b": torch.randn(5).to(torch.float8_e5m2)}
+    checkpoint = open_checkpoint(str(save(tmp_path, tensors)))
+    assert {n: i.dtype for n, i in checkpoint.tensors.items()} == {"a": "fp8_e4m3", "b": "fp8_e5m2"}
+    assert all(checkpoint.read(name).tobytes() == bits(tensor) for name, tensor in tensors.items())
+
+
+def tampered(path: Path, old: bytes, new: bytes) -> None:
+    """The archive with another pickle."""
+    with zipfile.ZipFile(path) as archive:
+        content = {info.filename: archive.read(info) for info in archive.infolist()}
+    [name] = [name for name in content if name.endswith("data.pkl")]
+    assert old in content[name]
+    content[name] = content[name].replace(old, new)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file, data in content.items():
+            archive.writestr(file, data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"K\x64\x85", b"K\x7f\x85"),  # 127 elements of a storage of 100
+        (b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x009"),  # a storage that is not there
+        (b"FloatStorage", b"HalfStorage"),  # of another size
+        (b"K\x64t", b"K\x7ft"),  # a storage that states more elements than its file has
+    ],
+)
+def test_a_pickle_that_lies_about_its_storages(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = save(tmp_path, {"t": torch.randn(100)}) / "pytorch_model.bin"
+    tampered(path, old, new)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        open_checkpoint(str(tmp_path)).read("t")
+
+
+def test_a_file_that_became_shorter(tmp_path: Path) -> None:
+    path = save(tmp_path, {"t": torch.randn(100), "v": torch.randn(100, 9)[:, 3]}) / "pytorch_model.bin"
+    checkpoint = open_checkpoint(str(tmp_path))
+    checkpoint.read("t")
+    with path.open("r+b") as file:
+        file.truncate(200)
+    for name in ("t", "v"):
+        with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+            checkpoint.read(name)

@@ -375,4 +375,4 @@ print(peak() - before)
 """
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]}
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
-    assert int(result.stdout) < (60 if kind == "safetensors" else 290) * 1024
+    assert int(result.stdout) < 60 * 1024

@@ -1,0 +1,93 @@
+"""Tensors in torch's .bin and .pt files: plain archives are read in place, all others by torch."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmexport.checkpoint.file_reads import FileReads
+from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo, TensorReader
+from rmexport.checkpoint.torch_archive import BrokenArchive, NotPlain, PlacedTensor, read_archive
+from rmexport.errors import CheckpointError
+
+
+def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
+    """The tensors of some files. Raises CheckpointError for files that are damaged or hold more than tensors.
+
+    Also when a file is no plain archive and torch, which reads the other kinds, is not installed.
+    """
+    return [info for file in files for info in _describe(folder, file)]
+
+
+def _describe(folder: Path, file: str) -> list[TensorInfo]:
+    try:
+        placed = _placed(folder / file)
+    except NotPlain as reason:
+        tensors: list[TensorInfo] = _torch_shards(folder / file, reason).file_inventory(folder, [file])
+        return tensors
+    return [
+        TensorInfo(name, t.dtype, t.shape, file, None, t.size * NUMPY_DTYPES[t.dtype].itemsize)
+        for name, t in placed.items()
+    ]
+
+
+def _placed(path: Path) -> dict[str, PlacedTensor]:
+    try:
+        return read_archive(path)
+    except BrokenArchive as error:
+        raise CheckpointError(f"{path} is damaged: {error}; download it again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _torch_shards(path: Path, reason: NotPlain) -> Any:
+    """The module that reads files by torch, imported only where one is needed."""
+    try:
+        return importlib.import_module("rmexport.checkpoint.torch_shards")
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is a pickle that only torch reads ({reason}; {error}): pip install 'rmexport[torch]', "
+            "or use a checkpoint with safetensors"
+        ) from error
+
+
+class BinReader:
+    """Reads elements of .bin files, shared storages and strided views included."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._reads = FileReads(folder)
+        self._known: dict[str, Mapping[str, PlacedTensor] | TensorReader] = {}
+
+    def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
+        """See TensorReader. Raises CheckpointError when the file cannot be read any more."""
+        known = self._known.get(info.file) or self._open(info.file)
+        if not isinstance(known, Mapping):
+            known.read_into(info, start, out)
+        elif known[info.name].is_contiguous:
+            self._reads.read(info.file, known[info.name].offset + start * out.itemsize, out)
+        else:
+            _read_strided(self._folder / info.file, known[info.name], start, out)
+
+    def _open(self, file: str) -> Mapping[str, PlacedTensor] | TensorReader:
+        """Two threads may both come here; they find the same."""
+        try:
+            known: Mapping[str, PlacedTensor] | TensorReader = _placed(self._folder / file)
+        except NotPlain as reason:
+            known = _torch_shards(self._folder / file, reason).TorchReader(self._folder)
+        return self._known.setdefault(file, known)
+
+
+def _read_strided(path: Path, tensor: PlacedTensor, start: int, out: Array) -> None:
+    """Elements in row-major order; only the rows in question are copied from a map of the file."""
+    dtype, width = NUMPY_DTYPES[tensor.dtype], tensor.size // tensor.shape[0]
+    try:
+        raw = np.memmap(path, np.uint8, "r", tensor.offset, (tensor.extent * dtype.itemsize,))
+    except (OSError, ValueError) as error:  # ValueError: the file is shorter than that
+        raise CheckpointError(f"{path} cannot be read: {error}; download it again") from error
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    view = np.ndarray(tensor.shape, dtype, raw.data, strides=strides)
+    first, last = start // width, -(-(start + out.size) // width)
+    out[:] = view[first:last].reshape(-1)[start - first * width : start - first * width + out.size]

@@ -1,0 +1,47 @@
+"""Positioned reads of a folder's files: straight into the caller's memory, with no map, by several threads at once."""
+
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from rmexport.checkpoint.tensors import Array
+from rmexport.errors import CheckpointError
+
+
+class FileReads:
+    """Opens each file once. Nothing is mapped, so no page counts as this process's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptors: dict[str, int] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._descriptors)
+
+    def read(self, file: str, at: int, out: Array) -> None:
+        """Fill `out` with the bytes of `file` from `at` on. Raises CheckpointError when that cannot be done."""
+        target = out.view(np.uint8).data
+        try:
+            descriptor = self._descriptor(file)
+            while target:
+                count = os.preadv(descriptor, [target], at)
+                if not count:
+                    raise CheckpointError(f"{self._folder / file} became shorter while it was read")
+                target, at = target[count:], at + count
+        except OSError as error:
+            raise CheckpointError(f"{self._folder / file} cannot be read: {error.strerror}") from error
+
+    def _descriptor(self, file: str) -> int:
+        with self._lock:
+            if file not in self._descriptors:
+                descriptor = os.open(self._folder / file, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                self._descriptors[file] = descriptor
+            return self._descriptors[file]
+
+
+def _close_all(descriptors: dict[str, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
