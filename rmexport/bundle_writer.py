@@ -1,56 +1,88 @@
 """Writes bundle folders that are there whole or not at all."""
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rmexport.errors import TargetExists, WriteError
+from rmexport.interruption import deferred_interrupt
+from rmexport.unfinished_folder import (
+    LOCK,
+    Notify,
+    Settle,
+    UnfinishedFolder,
+    ignore,
+    nothing_to_keep,
+    siblings,
+    take_folder,
+)
+from rmexport.weights.journal import settle
 from rmruntime.manifest import MANIFEST_NAME, FileRecord, FileRole
 
-_LOCK = ".writing"
 
-
-def new_bundle(target: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
-    """`new_folder` for a bundle."""
-    return new_folder(target, overwrite=overwrite, kind="bundle", marker=_is_bundle)
+def new_bundle(
+    target: Path, *, overwrite: bool, restart: bool = False, notify: Notify = ignore
+) -> AbstractContextManager[Path]:
+    """`new_folder` for a bundle, whose complete shards a later export can take over."""
+    return new_folder(
+        target, overwrite=overwrite, kind="bundle", marker=_is_bundle, settle=settle, restart=restart, notify=notify
+    )
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool, kind: str, marker: Callable[[Path], bool]) -> Iterator[Path]:
+def new_folder(
+    target: Path,
+    *,
+    overwrite: bool,
+    kind: str,
+    marker: Callable[[Path], bool],
+    settle: Settle = nothing_to_keep,
+    restart: bool = False,
+    notify: Notify = ignore,
+) -> Iterator[Path]:
     """A temporary folder beside `target` to write into; it becomes `target` when the block ends without an error.
 
-    `marker` tells whether a folder is of the `kind` that `overwrite` may replace.
+    `marker` tells whether a folder is of the `kind` that `overwrite` may replace. What `settle` leaves of an attempt
+    that failed is kept, with the temporary folder, and is what the next one finds there, unless it is to `restart`.
     Whatever happens, `target` is then the complete new folder, or what it was before, or (when the process is killed
     between two renames of an overwrite) absent. A killed process leaves its temporary folder, which the next export to
-    the same target removes. Raises TargetExists when there is something at `target` that must not be replaced, and
-    WriteError when folders cannot be made or renamed.
+    the same target continues or removes. Raises TargetExists when there is something at `target` that must not be
+    replaced, and WriteError when folders cannot be made or renamed.
     """
     target = Path(os.path.realpath(target))  # through a link, the folder it points to is replaced
     _check_target(target, overwrite, kind, marker)
     with _translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for folder in _siblings(target, "partial"):
-            if not _is_in_use(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-        folder, lock = _locked_folder(target)
+        folder = take_folder(target, nothing_to_keep if restart else settle, notify)
     try:
-        yield folder
+        yield folder.path
         with _translated(target):
-            _sync_tree(folder)
+            _sync_tree(folder.path)
             _check_target(target, overwrite, kind, marker)
-            _replace(target, folder)
-            (target / _LOCK).unlink()
+            with deferred_interrupt():
+                _replace(target, folder.path)
+                (target / LOCK).unlink()
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _abandon(folder, settle, notify)
         raise
     finally:
-        os.close(lock)
+        os.close(folder.lock)
+
+
+def _abandon(folder: UnfinishedFolder, settle: Settle, notify: Notify) -> None:
+    """Remove the folder, or all of it but what the next attempt can take over. Without locks it could not know."""
+    kept = settle(folder.path) if folder.locked else None
+    if kept is None:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    else:
+        notify(
+            f"{kept} are kept in {folder.path}: run the same command again to continue, or with --restart to start over"
+        )
 
 
 def write_file(folder: Path, name: str, data: bytes, role: FileRole | None = None) -> FileRecord:
@@ -103,36 +135,6 @@ def _translated(target: Path) -> Iterator[None]:
         raise WriteError(f"{target} cannot be written: {error.strerror}") from error
 
 
-def _siblings(target: Path, kind: str) -> list[Path]:
-    prefix = f".{target.name}.{kind}-"
-    return [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
-
-
-def _locked_folder(target: Path) -> tuple[Path, int]:
-    """A new temporary folder with a lock file, whose lock ends with this process however that ends."""
-    folder = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
-    folder.mkdir()
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    with suppress(OSError):  # where there are no locks, the folder counts as in use for ever
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return folder, descriptor
-
-
-def _is_in_use(folder: Path) -> bool:
-    """Whether a living process may be writing there: it holds the lock, or has not got to it yet."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _sync_tree(folder: Path) -> None:
     """Everything reaches the disk before the rename does: a name must never come to stand for half a bundle."""
     for path, _, files in os.walk(folder):
@@ -162,5 +164,5 @@ def _replace(target: Path, folder: Path) -> None:
             os.rename(old, target)
         raise
     _sync(target.parent)
-    for replaced in _siblings(target, "replaced"):
+    for replaced in siblings(target, "replaced"):
         shutil.rmtree(replaced, ignore_errors=True)

@@ -11,7 +11,7 @@ from rmexport.errors import ExportError, VerificationError
 from rmexport.export import export
 from rmexport.inspection import inspect, text
 from rmexport.options import ExportOptions
-from rmexport.progress import byte_bar
+from rmexport.progress import byte_bar, notify
 from rmexport.recipe import recipes
 from rmexport.version import __version__
 from rmruntime.backends.base import PRECISIONS
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _print_error("interrupted; nothing was left half-written")
+        _print_error("interrupted; nothing half-written was left")
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `| head`
@@ -77,7 +77,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="folder to write")
     _add_checkpoint_arguments(parser)
     parser.add_argument("--weights", choices=("copy", "link"), default="copy", help="link hard-links the shards")
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="most bytes of a weight file, such as 5GB; larger ones are split",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--restart", action="store_true", help="start over instead of continuing an interrupted export")
     parser.add_argument("--hash", action="store_true", help="hash weights even where nothing else reads them")
     parser.set_defaults(run=_export)
 
@@ -110,7 +116,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     with byte_bar("weights") as progress:
-        manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress)
+        manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress, notify)
     size = sum(f.size for f in manifest.files)
     backbone = manifest.backbone
     _print(

@@ -13,40 +13,48 @@ from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
 from rmexport.graph.vocabulary import Dialect
 from rmexport.options import ExportOptions
 from rmexport.spec import ModelSpec, build_graph, read_spec
+from rmexport.unfinished_folder import Notify, ignore
 from rmexport.version import __version__
-from rmexport.weights import Progress, StoredWeights, store_weights
+from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
 from rmruntime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Graph, Manifest, Source, encode_manifest
 
 
 def export(
-    checkpoint: str, bundle: str | Path, options: ExportOptions | None = None, progress: Progress | None = None
+    checkpoint: str,
+    bundle: str | Path,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+    notify: Notify = ignore,
 ) -> Manifest:
     """Turn a reward checkpoint (a local folder or a Hub id) into a bundle folder.
 
-    `progress` is told (bytes done, bytes in total) while weights are written. Raises CheckpointError,
-    UnsupportedModel, OptionError, TargetExists or WriteError; the target is then untouched.
+    `progress` is told (bytes done, bytes in total) while weights are written, and `notify` what of an interrupted
+    export is taken over, or kept for the next. Raises CheckpointError, UnsupportedModel, OptionError, TargetExists or
+    WriteError; the target is then untouched.
     """
     options = options or ExportOptions()
-    with new_bundle(Path(bundle), overwrite=options.overwrite) as folder:
+    replace, restart = options.overwrite, options.restart
+    with new_bundle(Path(bundle), overwrite=replace, restart=restart, notify=notify) as folder:
         source = open_checkpoint(checkpoint, revision=options.revision)
         write = _write_encoder if is_encoder(source.config) else _write_decoder
-        manifest = write(source, folder, options, progress)
+        manifest = write(source, folder, options, Reports(progress, notify, Journal(folder)))
         write_file(folder, MANIFEST_NAME, encode_manifest(manifest))
     return manifest
 
 
-def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, progress: Progress | None) -> Manifest:
+def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
     """Everything but the manifest of a checkpoint whose graphs are built."""
     spec = read_spec(source, options)
-    weights = store_weights(source, spec.stored, folder, options, progress)
+    weights = store_weights(source, spec.stored, folder, options, reports)
     graphs, graph_files = _write_graphs(spec, weights, folder)
     return _manifest(source, describe(spec), options, graphs, graph_files, weights, folder)
 
 
-def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, progress: Progress | None) -> Manifest:
+def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
     """Everything but the manifest of a checkpoint whose one graph is traced."""
     spec = read_encoder_spec(source, options)
-    stored = store_encoder(source, spec, folder, options, progress)
+    reports.journal.take_over({}, reports.notify)  # encoders are small: nothing of them is continued
+    stored = store_encoder(source, spec, folder, options, reports.progress)
     file = write_file(folder, stored.graph.file, stored.onnx, role="graph")
     return _manifest(source, describe_encoder(spec), options, (stored.graph,), (file,), stored.weights, folder)
 

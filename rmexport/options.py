@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rmexport.byte_size import parse_bytes
 from rmexport.errors import OptionError
 from rmruntime.manifest import BosPolicy
 
+SMALLEST_SHARD = 1_000_000  # bytes; a smaller limit would give nearly every tensor a file of its own
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 
@@ -15,6 +17,8 @@ class ExportOptions:
 
     `dtype` "auto" keeps the dtype that holds most of the backbone's bytes on disk. `weights` "link" hard-links the
     source shards instead of copying them. `hash` computes content hashes even where no byte would be read.
+    `max_shard_size` ("5GB") bounds every file of weights, and without it new ones have at most 5 GB. `restart` does not
+    continue an interrupted export to the same target.
     `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says.
     """
 
@@ -24,6 +28,8 @@ class ExportOptions:
     weights: Literal["copy", "link"] = "copy"
     overwrite: bool = False
     hash: bool = False
+    max_shard_size: str | None = None
+    restart: bool = False
     bos: BosPolicy | None = None
     step_joiner: str | None = None
     score_label: str | None = None
@@ -33,6 +39,16 @@ class ExportOptions:
         _check("dtype", self.dtype, ("auto", "bf16", "fp16", "fp32"))
         _check("weights", self.weights, ("copy", "link"))
         _check("bos", self.bos, ("one", "zero", "as-is", None))
+        if self.max_shard_bytes is not None and self.max_shard_bytes < SMALLEST_SHARD:
+            raise OptionError(f"max_shard_size is {self.max_shard_size}, expected {SMALLEST_SHARD:,} bytes or more")
+
+    @property
+    def max_shard_bytes(self) -> int | None:
+        """`max_shard_size` as a number. Raises OptionError when it is none."""
+        try:
+            return None if self.max_shard_size is None else parse_bytes(self.max_shard_size)
+        except ValueError as error:
+            raise OptionError(f"max_shard_size: {error}") from error
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -7,7 +7,6 @@ from rmexport.bundle_writer import new_folder, write_file
 from rmexport.compile.device import TargetDevice, engine_name, find_device
 from rmexport.compile.engine_file import Progress, build_engine
 from rmexport.compile.errors import NotCompilable
-from rmexport.compile.interruption import deferred_interrupt
 from rmexport.compile.key_slots import packed_key_slots, padded_key_slots
 from rmexport.compile.library import find_library
 from rmexport.compile.network import Network, parse
@@ -15,6 +14,7 @@ from rmexport.compile.options import CompileOptions
 from rmexport.compile.parser_forms import ParserModel, parser_model
 from rmexport.compile.profiles import Limits, chosen_length, longest_packed, packed_profiles, padded_profiles
 from rmexport.compile.room import check_room
+from rmexport.interruption import deferred_interrupt
 from rmexport.version import __version__
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import (

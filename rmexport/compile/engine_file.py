@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 from rmexport.compile.device import TargetDevice, rtx_capabilities
 from rmexport.compile.errors import CompilationFailed
-from rmexport.compile.interruption import Interruption
 from rmexport.compile.network import Network
 from rmexport.errors import WriteError
+from rmexport.interruption import Interruption
 from rmruntime.engine_record import Profile
 
 Progress = Callable[[str, int, int], object]  # a phase's name, its steps done and in total

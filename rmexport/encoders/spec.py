@@ -103,6 +103,8 @@ def _check_options(options: ExportOptions) -> None:
         )
     if options.weights == "link":
         raise OptionError("--weights link cannot be had for an encoder, whose weights are traced: use --weights copy")
+    if options.max_shard_size is not None:
+        raise OptionError("--max-shard-size cannot be had for an encoder, whose weights are one file: leave it out")
 
 
 def _check_architecture(config: Mapping[str, Any]) -> None:

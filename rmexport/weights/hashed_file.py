@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rmexport.errors import WriteError
 
 _BUFFERS = 4
+_WRITEBACK = 64 << 20  # bytes after which the system is told to begin to write, so that `sync` has little left to do
 
 
 class HashedFile:
@@ -27,6 +28,7 @@ class HashedFile:
         """Raises WriteError when the file cannot be made."""
         self._path = path
         self._descriptor = None if path is None else _create(path)
+        self._at = self._begun = 0  # bytes written, and bytes whose way to the disk has begun
         self._hash = hashlib.sha256()
         self._free: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
         self._written: queue.SimpleQueue[tuple[NDArray[np.uint8], int] | None] = queue.SimpleQueue()
@@ -59,6 +61,7 @@ class HashedFile:
         """Append the first `count` bytes of a buffer got from `buffer`. Raises WriteError."""
         if self._descriptor is not None and self._path is not None:
             _write_all(self._descriptor, buffer.data[:count], self._path)
+            self._begin_writeback(self._descriptor, count)
         self._written.put((buffer, count))
 
     def write_bytes(self, data: bytes) -> None:
@@ -76,6 +79,21 @@ class HashedFile:
         self._written.put(None)
         self._thread.join()
         return self._hash.hexdigest()
+
+    def sync(self) -> None:
+        """Wait until everything written has reached the disk. Raises WriteError."""
+        if self._descriptor is not None and self._path is not None:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def _begin_writeback(self, descriptor: int, count: int) -> None:
+        """Linux starts to write dirty pages that it is told are not needed, and drops them once they are clean."""
+        self._at += count
+        if self._at - self._begun >= _WRITEBACK:
+            os.posix_fadvise(descriptor, self._begun, self._at - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._at
 
     def _take_hash(self) -> None:
         while (item := self._written.get()) is not None:
@@ -103,5 +121,8 @@ def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
 def write_error(path: Path, error: OSError) -> WriteError:
     """A full disk and everything else that can go wrong with a file, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WriteError(f"the disk became full while {path} was written; free some space or choose another target")
+        return WriteError(
+            f"the disk became full while {path} was written; free some space and run the same command again, or choose "
+            "another target"
+        )
     return WriteError(f"{path} cannot be written: {error.strerror}")

@@ -9,13 +9,15 @@ from rmexport.checkpoint.finite import FLOATS
 from rmexport.errors import CheckpointError, OptionError
 from rmexport.graph.writer import WeightLocation
 from rmexport.options import ExportOptions
+from rmexport.weights.shard_sizes import cut_evenly
 from rmexport.weights.stored import StoredTensor
 from rmruntime.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
 
-SHARD_BYTES = 5_000_000_000  # about the most; the Hub's own shards have this size
+SHARD_BYTES = 5_000_000_000  # the most that a new shard has; the Hub's own have this size
 # Shards are written in parallel, so a model that would fit into one gets a few.
 _PARALLEL, _WORTH_SPLITTING = 4, 256 << 20
 _ALIGNMENT = 64  # bytes
+_HEADER_BYTES, _ENTRY_BYTES = 200, 200  # more than a header takes, and each entry without its name and shape
 _SAFETENSORS_NAMES = {ours: theirs for theirs, (ours, _) in DTYPES.items()}
 
 
@@ -68,18 +70,20 @@ class Plan:
 def plan_weights(checkpoint: Checkpoint, wanted: Sequence[StoredTensor], options: ExportOptions) -> Plan:
     """The weight files of a bundle.
 
-    A shard is kept when all its tensors are wanted unchanged, and with `--weights link` when any is; the other weights
-    go to new shards. Raises CheckpointError for weights that the checkpoint cannot give and OptionError for what links
-    cannot do.
+    A shard is kept when all its tensors are wanted unchanged, and with `--weights link` when any is, unless it is
+    larger than shards may be; the other weights go to new shards. Raises CheckpointError for weights that the
+    checkpoint cannot give and OptionError for what links cannot do.
     """
     _check_wanted(checkpoint, wanted)
     if options.weights == "link":
         _check_linkable(checkpoint, wanted)
     unchanged = {w.source for w in wanted if _is_unchanged(checkpoint.tensors[w.source], w)}
     kept = [_kept_shard(checkpoint, file, unchanged) for file in _kept_files(checkpoint, unchanged, options)]
+    kept = _within_size(kept, options)
     given = {piece.source.name for shard in kept for piece in shard.pieces}
     new = [w for w in wanted if w.source not in given or not _is_unchanged(checkpoint.tensors[w.source], w)]
-    shards = (*kept, *_new_shards(checkpoint, _once(new), stem="model-extra" if kept else "model"))
+    limit = options.max_shard_bytes or SHARD_BYTES
+    shards = (*kept, *_new_shards(checkpoint, _once(new), limit, stem="model-extra" if kept else "model"))
     return Plan(shards, _locations(shards, wanted))
 
 
@@ -150,26 +154,34 @@ def _kept_shard(checkpoint: Checkpoint, file: str, unchanged: Container[str]) ->
     return Shard(name=file, kept=file, header_bytes=pieces[0].offset, pieces=pieces)
 
 
+def _within_size(kept: list[Shard], options: ExportOptions) -> list[Shard]:
+    """The shards that are not larger than the user allows, or cannot be smaller."""
+    limit = options.max_shard_bytes
+    large = [shard for shard in kept if limit and shard.size > limit and len(shard.pieces) > 1]
+    if large and options.weights == "link":
+        raise OptionError(
+            f"--weights link keeps shards as they are, and {large[0].name} has {large[0].size:,} bytes, more than "
+            f"--max-shard-size {options.max_shard_size}: use --weights copy, or leave the size out"
+        )
+    return [shard for shard in kept if shard not in large]
+
+
 def _once(wanted: Iterable[StoredTensor]) -> list[StoredTensor]:
     """Tied weights are stored once."""
     return list({(w.source, w.dtype, w.rows, w.stack): w for w in reversed(list(wanted))}.values())[::-1]
 
 
-def _new_shards(checkpoint: Checkpoint, wanted: Iterable[StoredTensor], stem: str) -> list[Shard]:
-    """New shards of about equal size, in the order in which the checkpoint is read."""
+def _new_shards(checkpoint: Checkpoint, wanted: Iterable[StoredTensor], limit: int, stem: str) -> list[Shard]:
+    """New shards of about equal size, at most `limit` bytes, in the order in which the checkpoint is read."""
     infos = checkpoint.tensors
     in_file_order = sorted(wanted, key=lambda w: (infos[w.source].file, infos[w.source].offset or 0))
-    total = sum(_nbytes(w) for w in in_file_order)
-    count = max(1, -(-total // SHARD_BYTES), min(_PARALLEL, total // _WORTH_SPLITTING))
-    by_number: dict[int, list[StoredTensor]] = {}
-    at = 0
-    for w in in_file_order:
-        middle = at + _nbytes(w) // 2
-        by_number.setdefault(middle * count // max(1, total), []).append(w)
-        at += _nbytes(w)
-    groups = [by_number[number] for number in sorted(by_number)]
+    sizes = [_nbytes(w) + _ENTRY_BYTES + 2 * len(w.name.encode()) + 24 * len(w.shape) for w in in_file_order]
+    groups = cut_evenly(sizes, limit - _HEADER_BYTES, min(_PARALLEL, sum(sizes) // _WORTH_SPLITTING))
     names = [f"{stem}-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
-    return [_new_shard(checkpoint, name, group) for name, group in zip(names, groups, strict=True)]
+    return [
+        _new_shard(checkpoint, name, [in_file_order[i] for i in group])
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
 def _new_shard(checkpoint: Checkpoint, name: str, wanted: Iterable[StoredTensor]) -> Shard:

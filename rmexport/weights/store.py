@@ -1,10 +1,9 @@
 """Stores a bundle's weights: whole files where nothing changes, streamed shards for the rest, all faults together."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rmexport.checkpoint import Checkpoint
@@ -12,16 +11,14 @@ from rmexport.checkpoint.finite import Unstorable
 from rmexport.checkpoint.origin import hub_sha256
 from rmexport.errors import CheckpointError, WriteError
 from rmexport.options import ExportOptions
+from rmexport.weights.jobs import Job, run_jobs
+from rmexport.weights.journal import Entry, made_from
 from rmexport.weights.kept_files import link, reflink
 from rmexport.weights.plan import Shard, plan_weights
+from rmexport.weights.reports import NOBODY, Reports
 from rmexport.weights.stored import StoredTensor, StoredWeights
-from rmexport.weights.stream import Monitor, Stopped, stream_shard
-from rmruntime.bundle import file_sha256
+from rmexport.weights.stream import Monitor, hash_file, stream_shard
 from rmruntime.manifest import FileRecord
-
-Progress = Callable[[int, int], None]  # (bytes done, bytes in total); called from worker threads, one at a time
-
-_WORKERS = 4  # at most; each holds five buffers of a megabyte
 
 
 def store_weights(
@@ -29,26 +26,60 @@ def store_weights(
     wanted: Sequence[StoredTensor],
     folder: Path,
     options: ExportOptions,
-    progress: Progress | None = None,
+    reports: Reports = NOBODY,
 ) -> StoredWeights:
-    """Write the weights `wanted` into `folder`, which must exist and holds no weights yet.
+    """Write the weights `wanted` into `folder`, which must exist and holds no weights but those of its journal.
 
     Shards that need no change are linked, reflinked or copied as `options.weights` says; everything else is streamed
-    into new ones. Memory stays at a few megabytes a worker, whatever the tensors' sizes.
+    into new ones. What the journal says is complete, made from the same files in the same way, is taken over. Memory
+    stays at a few megabytes a worker, whatever the tensors' sizes.
     Raises CheckpointError for missing weights and, after all are read, for every tensor with NaN, Inf or values beyond
     the target's range; OptionError for what links cannot do; WriteError for too little space and failed writes.
     """
     plan = plan_weights(checkpoint, wanted, options)
-    whole = {shard.name for shard in plan.shards if shard.kept and _place_whole(checkpoint, shard, folder, options)}
-    written = [shard for shard in plan.shards if shard.name not in whole]
-    _check_space(folder, sum(shard.size for shard in written))
-    # A file that was not read is read now where its hash is asked for and nobody else has stated it.
-    hashed = [s for s in plan.shards if s.name in whole and options.hash and not _stated_hash(checkpoint, s)]
-    targets = [(shard, folder / shard.name) for shard in written] + [(shard, None) for shard in hashed]
-    hashes = _stream(checkpoint, targets, progress)
-    _check_stated(checkpoint, written, hashes)
+    origins = {shard.name: made_from(checkpoint, shard, options) for shard in plan.shards}
+    taken = reports.journal.take_over(origins, reports.notify)
+    whole = _place_files(checkpoint, plan.shards, taken, folder, options)
+    targets = _targets(checkpoint, plan.shards, taken, whole, folder, options)
+    _check_space(folder, sum(shard.size for shard, path in targets if path is not None))
+    reports.journal.begin(len(plan.shards))
+    jobs = [_shard_job(checkpoint, shard, path, origins[shard.name], reports) for shard, path in targets]
+    jobs += _source_jobs(checkpoint, plan.shards) if options.hash else []
+    hashes = {name: entry.sha256 for name, entry in taken.items()} | _run(jobs, taken.values(), reports)
+    _check_stated(checkpoint, [shard for shard in plan.shards if shard.name not in whole], hashes)
     files = tuple(_record(checkpoint, shard, folder, options, hashes.get(shard.name)) for shard in plan.shards)
-    return StoredWeights(plan.locations, files, _sources(checkpoint, plan.shards, files, options))
+    return StoredWeights(plan.locations, files, _sources(checkpoint, plan.shards, files, hashes))
+
+
+def _place_files(
+    checkpoint: Checkpoint, shards: Iterable[Shard], taken: Mapping[str, Entry], folder: Path, options: ExportOptions
+) -> set[str]:
+    """The names of the shards that were linked or reflinked."""
+    there = {name for name, entry in taken.items() if entry.mtime_ns is not None}
+    rest = [shard for shard in shards if shard.kept and shard.name not in there]
+    return {shard.name for shard in rest if _place_whole(checkpoint, shard, folder, options)}
+
+
+def _targets(
+    checkpoint: Checkpoint,
+    shards: Iterable[Shard],
+    taken: Mapping[str, Entry],
+    whole: Container[str],
+    folder: Path,
+    options: ExportOptions,
+) -> list[tuple[Shard, Path | None]]:
+    """What is still to do: shards to write, and with None those to read for their hash.
+
+    A file that was not read is read where its hash is asked for and nobody else has stated it.
+    """
+    targets: list[tuple[Shard, Path | None]] = []
+    for shard in shards:
+        entry = taken.get(shard.name)
+        if shard.name not in whole and (entry is None or entry.mtime_ns is None):
+            targets.append((shard, folder / shard.name))
+        elif entry is None and options.hash and not _stated_hash(checkpoint, shard):
+            targets.append((shard, None))
+    return targets
 
 
 def _place_whole(checkpoint: Checkpoint, shard: Shard, folder: Path, options: ExportOptions) -> bool:
@@ -63,36 +94,44 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise WriteError(
-            f"the weights need {needed:,} bytes and {folder} has {free:,} free; free some space, choose another "
-            "target, or use --weights link on the checkpoint's own file system"
+            f"the weights need {needed:,} bytes more and {folder} has {free:,} free; free some space, choose another "
+            "target, or use --weights link (safetensors on the checkpoint's own file system)"
         )
 
 
-def _stream(
-    checkpoint: Checkpoint, targets: Sequence[tuple[Shard, Path | None]], progress: Progress | None
-) -> Mapping[str, str]:
-    """The sha256 of each shard by name, after all have been written, or read where the path is None."""
-    monitor = Monitor(sum(shard.size for shard, _ in targets), progress)
-    workers = max(1, min(_WORKERS, os.cpu_count() or 1, len(targets)))
-    with ThreadPoolExecutor(workers) as pool:
-        running = {s.name: pool.submit(stream_shard, checkpoint, s, path, monitor) for s, path in targets}
-        try:
-            wait(running.values(), return_when=FIRST_EXCEPTION)
-        finally:  # an interrupt ends up here too, while the workers are still at it
-            if not all(future.done() and not future.exception() for future in running.values()):
-                monitor.stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-    _raise_first(running.values())
+def _shard_job(checkpoint: Checkpoint, shard: Shard, path: Path | None, origin: str, reports: Reports) -> Job:
+    """Writes a shard to `path`, or only reads it, and enters it in the journal unless it holds what must not be."""
+
+    def run(monitor: Monitor) -> str:
+        sha256 = stream_shard(checkpoint, shard, path, monitor)
+        faulty = {tensor for tensor, _ in monitor.unstorable}
+        if faulty.isdisjoint(piece.source.name for piece in shard.pieces):
+            reports.journal.add(shard.name, origin, sha256, path)
+        return sha256
+
+    return Job(shard.name, shard.size, run)
+
+
+def _source_jobs(checkpoint: Checkpoint, shards: Iterable[Shard]) -> list[Job]:
+    """Reads files of the checkpoint whose hash nobody states, and that are no shards of the bundle."""
+    kept = {shard.kept for shard in shards}
+    unread = [file for file in checkpoint.source_files if file.sha256 is None and file.name not in kept]
+    return [Job(_source_job(f.name), f.size, partial(hash_file, checkpoint.path(f.name))) for f in unread]
+
+
+def _source_job(name: str) -> str:
+    return f"source {name}"
+
+
+def _run(jobs: Sequence[Job], taken: Iterable[Entry], reports: Reports) -> dict[str, str]:
+    """The sha256 that each job gives, by name."""
+    monitor = Monitor(reports.progress, done=sum(entry.size for entry in taken))
+    monitor.start(sum(job.size for job in jobs))
+    hashes = run_jobs(jobs, monitor)
     if monitor.unstorable:
+        reports.journal.discard()
         raise CheckpointError(_unstorable_message(monitor.unstorable))
-    return {name: future.result() for name, future in running.items()}
-
-
-def _raise_first(futures: Iterable[Future[str]]) -> None:
-    for future in futures:
-        error = None if future.cancelled() else future.exception()
-        if error is not None and not isinstance(error, Stopped):
-            raise error
+    return hashes
 
 
 def _unstorable_message(found: Mapping[tuple[str, str], Unstorable]) -> str:
@@ -137,11 +176,11 @@ def _record(
 
 
 def _sources(
-    checkpoint: Checkpoint, shards: Iterable[Shard], files: Iterable[FileRecord], options: ExportOptions
+    checkpoint: Checkpoint, shards: Iterable[Shard], files: Iterable[FileRecord], hashes: Mapping[str, str]
 ) -> tuple[FileRecord, ...]:
-    """The checkpoint's files; a kept shard's hash is that of its source, others are taken when asked for."""
-    learned = {shard.kept: record.sha256 for shard, record in zip(shards, files, strict=True)}
-    sources = tuple(replace(f, sha256=f.sha256 or learned.get(f.name)) for f in checkpoint.source_files)
-    if not options.hash:
-        return sources
-    return tuple(replace(f, sha256=f.sha256 or file_sha256(checkpoint.path(f.name))) for f in sources)
+    """The checkpoint's files, with the hashes that were learned; a kept shard's is that of its source."""
+    learned = {shard.kept: record.sha256 for shard, record in zip(shards, files, strict=True) if shard.kept}
+    return tuple(
+        replace(f, sha256=f.sha256 or learned.get(f.name) or hashes.get(_source_job(f.name)))
+        for f in checkpoint.source_files
+    )

@@ -1,5 +1,6 @@
 """Streams weights from the checkpoint into one shard: read, check, convert, write, hash, a megabyte at a time."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,21 +30,27 @@ class Stopped(Exception):
 class Monitor:
     """What the workers share: progress in bytes, values that cannot be stored, and whether to stop."""
 
-    total: int
     progress: Callable[[int, int], None] | None = None
+    done: int = 0  # bytes; those of an earlier attempt to begin with
+    total: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     unstorable: dict[tuple[str, str], Unstorable] = field(default_factory=dict)
-    _done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, count: int) -> None:
+        """Say that `count` bytes are to come."""
+        self.total = self.done + count
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
     def advance(self, count: int) -> None:
         """Report bytes done. Raises Stopped when there is no point in going on."""
         if self.stop.is_set():
             raise Stopped
         with self._lock:
-            self._done += count
+            self.done += count
             if self.progress is not None:
-                self.progress(self._done, self.total)
+                self.progress(self.done, self.total)
 
     def report(self, tensor: str, values: Array, target: str) -> None:
         """Count values of a chunk that dtype `target` cannot hold."""
@@ -52,7 +59,7 @@ class Monitor:
 
 
 def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monitor: Monitor) -> str:
-    """Write a shard to `path`, or only read it when that is None; gives its sha256.
+    """Write a shard to `path`, through to the disk, or only read it when that is None; gives its sha256.
 
     Raises CheckpointError and WriteError.
     """
@@ -62,7 +69,22 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
         source = np.empty(_CHUNK, np.uint8)
         for piece in shard.pieces:
             _stream_piece(checkpoint, piece, source, file, monitor)
-        return file.sha256()
+        sha256 = file.sha256()
+        file.sync()
+        return sha256
+
+
+def hash_file(path: Path, monitor: Monitor) -> str:
+    """The sha256 of a file of the checkpoint. Raises CheckpointError."""
+    total, block = hashlib.sha256(), bytearray(_CHUNK)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(block):
+                total.update(memoryview(block)[:count])
+                monitor.advance(count)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    return total.hexdigest()
 
 
 def _kept_header(checkpoint: Checkpoint, shard: Shard) -> bytes:

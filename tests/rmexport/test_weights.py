@@ -21,7 +21,7 @@ from checkpoint_files import as_hub_snapshot, bf16, with_config, write_sharded, 
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.errors import CheckpointError, OptionError, WriteError
 from rmexport.options import ExportOptions
-from rmexport.weights import StoredTensor, StoredWeights, plan, store, store_weights
+from rmexport.weights import Reports, StoredTensor, StoredWeights, jobs, plan, store, store_weights
 from rmruntime.safetensors_header import read_header
 
 COPY, LINK = ExportOptions(), ExportOptions(weights="link")
@@ -169,6 +169,18 @@ class TestCopy:
             f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3)
         }  # 4 KB, 1.3 KB and a head of 6.4 KB that is larger than a shard
 
+    def test_bounded_shards(self, checkpoint: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Shards of the checkpoint are split too, and only a tensor that is larger by itself exceeds the bound."""
+        monkeypatch.setattr("rmexport.options.SMALLEST_SHARD", 1)
+        weights = wanted(list(TENSORS))
+        stored = store_weights(checkpoint, weights, folder, ExportOptions(max_shard_size="5KB"))
+        check_stored(folder, stored, weights)
+        large = [record for record in stored.files if record.size > 5000]
+        assert [list(read_header(folder / record.name)) for record in large] == [["head"]]
+        assert {ONE, THREE} < {record.name for record in stored.files}  # small enough as they are
+        with pytest.raises(OptionError, match=f"{TWO} has .* --max-shard-size 5KB: use --weights copy"):
+            store_weights(checkpoint, weights, folder, ExportOptions(weights="link", max_shard_size="5KB"))
+
     def test_bin_files(self, tmp_path: Path, folder: Path) -> None:
         tensors = {
             "a": torch.from_numpy(TENSORS["a"].astype(np.float32)).bfloat16(),
@@ -183,9 +195,7 @@ class TestCopy:
 
     def test_progress_reaches_its_total(self, checkpoint: Checkpoint, folder: Path) -> None:
         seen: list[tuple[int, int]] = []
-        stored = store_weights(
-            checkpoint, wanted(list(TENSORS)), folder, COPY, lambda done, total: seen.append((done, total))
-        )
+        stored = store_weights(checkpoint, wanted(list(TENSORS)), folder, COPY, Reports(lambda *at: seen.append(at)))
         total = sum(record.size for record in stored.files)
         assert seen[-1] == (total, total)
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -344,7 +354,7 @@ class TestFaults:
             raise KeyboardInterrupt
 
         threads = threading.active_count()
-        monkeypatch.setattr(store, "wait", interrupted)
+        monkeypatch.setattr(jobs, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store_weights(checkpoint, wanted(list(TENSORS)), folder, COPY)
         assert threading.active_count() == threads

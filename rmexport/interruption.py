@@ -1,4 +1,4 @@
-"""Ctrl-C while a library runs that loses what its callbacks raise, and goes on with a part of the file missing."""
+"""Ctrl-C while something must not stop half-way: two renames, or a library that loses what its callbacks raise."""
 
 import signal
 import threading
