@@ -1,5 +1,6 @@
 """Downloads what an export needs of a Hub repository; imported only when a checkpoint is not a local folder."""
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -21,7 +22,9 @@ def download(repo: str, revision: str | None) -> Path:
     folder = _snapshot(repo, revision, _TEXTS + _SIDE_FILES + _SAFETENSORS)
     if any(not file.name.startswith(_PARTIAL) for file in folder.glob("*.safetensors")):
         return folder
-    return _snapshot(repo, revision, _TEXTS + _SIDE_FILES + _TORCH)
+    # A branch may move between two downloads; what belongs together is one commit.
+    commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
+    return _snapshot(repo, commit, _TEXTS + _SIDE_FILES + _TORCH)
 
 
 def _snapshot(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Path:

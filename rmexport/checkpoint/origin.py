@@ -7,6 +7,7 @@ from pathlib import Path
 from rmexport.errors import CheckpointError, OptionError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REPOSITORY = "models--"  # how the Hub's cache names the folder of a repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -23,16 +24,12 @@ class Origin:
 def locate(path_or_repo: str, revision: str | None) -> Origin:
     """The folder `path_or_repo`, or the Hub repository of that id, downloaded.
 
-    Raises CheckpointError when it is neither and OptionError for a revision of a local folder.
+    In the Hub's own cache, both a snapshot's folder and a repository's (models--owner--name) may be given. Raises
+    CheckpointError when it is nothing of this kind, and OptionError for a revision that a local folder is not.
     """
     folder = Path(path_or_repo).expanduser()
     if folder.is_dir():
-        origin = _local_origin(folder)
-        if revision not in (None, origin.revision):
-            raise OptionError(
-                f"{folder} is a local folder, --revision {revision} is for Hub repositories: leave it out"
-            )
-        return origin
+        return _local_origin(folder, revision)
     if folder.exists():
         raise CheckpointError(f"{folder} is a file; give the folder that holds config.json and the weights")
     if not _HUB_ID.fullmatch(path_or_repo):
@@ -41,16 +38,61 @@ def locate(path_or_repo: str, revision: str | None) -> Origin:
         )
     from rmexport.checkpoint import hub  # imports a network client, which a local folder has no use for
 
-    return _local_origin(hub.download(path_or_repo, revision), repo=path_or_repo)
+    found = hub.download(path_or_repo, revision)
+    return Origin(found, path_or_repo, _snapshot_commit(found))
 
 
-def _local_origin(folder: Path, repo: str | None = None) -> Origin:
-    """A folder of the Hub's own cache (models--owner--name/snapshots/commit) says where it came from."""
+def _local_origin(folder: Path, revision: str | None) -> Origin:
+    """A folder of the Hub's own cache says where it came from, and may be asked for by branch, tag or commit."""
     real = folder.resolve()
-    owner = real.parent.parent.name
-    if real.parent.name != "snapshots" or not owner.startswith("models--") or not _COMMIT.fullmatch(real.name):
-        return Origin(folder, repo, None)
-    return Origin(folder, repo or owner.removeprefix("models--").replace("--", "/", 1), real.name)
+    if _is_repository(real):
+        commit = _resolve(real, revision or "main")
+        return Origin(real / "snapshots" / commit, _repo(real), commit)
+    commit = _snapshot_commit(folder)
+    if commit is None:
+        if revision is not None:
+            raise OptionError(
+                f"{folder} is a local folder, --revision {revision} is for Hub repositories: leave it out"
+            )
+        return Origin(folder, None, None)
+    cached = real.parent.parent
+    if revision is not None and (wanted := _resolve(cached, revision)) != commit:
+        raise OptionError(
+            f"{folder} is commit {commit} of {_repo(cached)}, and --revision {revision} is commit {wanted}: give "
+            f"{cached / 'snapshots' / wanted}, or leave the revision out"
+        )
+    return Origin(folder, _repo(cached), commit)
+
+
+def _snapshot_commit(folder: Path) -> str | None:
+    """The commit of a snapshot in the Hub's cache: models--owner--name/snapshots/commit."""
+    real = folder.resolve()
+    in_cache = real.parent.name == "snapshots" and real.parent.parent.name.startswith(_REPOSITORY)
+    return real.name if in_cache and _COMMIT.fullmatch(real.name) else None
+
+
+def _is_repository(folder: Path) -> bool:
+    return folder.name.startswith(_REPOSITORY) and (folder / "snapshots").is_dir()
+
+
+def _repo(cached: Path) -> str:
+    return cached.name.removeprefix(_REPOSITORY).replace("--", "/", 1)
+
+
+def _resolve(cached: Path, revision: str) -> str:
+    """The commit that a branch, tag or commit was when it was last downloaded. Raises OptionError when it is not there.
+
+    The cache holds a file for every branch and tag that was asked for, refs/NAME, with the commit in it.
+    """
+    refs = {p.relative_to(cached / "refs").as_posix(): p for p in (cached / "refs").rglob("*") if p.is_file()}
+    commits = sorted(p.name for p in (cached / "snapshots").iterdir())
+    commit = refs[revision].read_text().strip() if revision in refs else revision
+    if commit not in commits:
+        raise OptionError(
+            f"{cached} has no revision {revision}; it has {', '.join([*sorted(refs), *commits]) or 'none'}. Give the Hub "
+            f"id {_repo(cached)} to have it downloaded"
+        )
+    return commit
 
 
 def hub_sha256(path: Path) -> str | None:

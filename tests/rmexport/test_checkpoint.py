@@ -235,6 +235,59 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_checkpoint("someone/rm", revision="v9")
 
 
+ONE, TWO = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache as the Hub's client leaves it, of a repository with a branch, a tag, a pull request and two commits."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    as_hub_snapshot(write_single(tmp_path / "plain", MIXED), tmp_path / "cache", commit=ONE)
+    root = tmp_path / "cache" / "models--someone--rm"
+    (root / "snapshots" / TWO).mkdir()
+    for link in (root / "snapshots" / ONE).iterdir():
+        (root / "snapshots" / TWO / link.name).symlink_to(link.readlink())
+    (root / "refs" / "refs" / "pr").mkdir(parents=True)
+    for name, commit in (("main", ONE), ("1", TWO), ("v1.0", ONE), ("refs/pr/3", TWO)):
+        (root / "refs" / name).write_text(commit)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"),
+    [(None, ONE), ("main", ONE), ("1", TWO), ("v1.0", ONE), ("refs/pr/3", TWO), (ONE, ONE), (TWO, TWO)],
+)
+def test_branches_tags_and_commits_become_commits(cached: Path, revision: str | None, commit: str) -> None:
+    """From the Hub's cache, without a network: by the repository's id, and by its folder in the cache."""
+    for name in ("someone/rm", str(cached)):
+        checkpoint = open_checkpoint(name, revision=revision)
+        assert (checkpoint.repo, checkpoint.revision) == ("someone/rm", commit)
+        assert checkpoint.folder == cached / "snapshots" / commit
+    checkpoint = open_checkpoint(str(cached / "snapshots" / commit), revision=revision)
+    assert (checkpoint.repo, checkpoint.revision) == ("someone/rm", commit)
+
+
+def test_revisions_that_a_cached_folder_is_not(cached: Path) -> None:
+    with pytest.raises(OptionError, match=f"--revision 1 is commit {TWO}: give .*snapshots/{TWO}"):
+        open_checkpoint(str(cached / "snapshots" / ONE), revision="1")
+    for folder in (cached, cached / "snapshots" / ONE):
+        for revision in ("2", "../refs/main", ".."):
+            with pytest.raises(OptionError, match=f"no revision {revision}; it has 1, main, refs/pr/3, v1.0, {ONE}"):
+                open_checkpoint(str(folder), revision=revision)
+    (cached / "refs" / "gone").write_text("3" * 40)  # its snapshot was deleted
+    with pytest.raises(OptionError, match="no revision gone"):
+        open_checkpoint(str(cached), revision="gone")
+
+
+def test_a_branch_that_moves_while_it_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request, for .bin files, is for the commit of the first."""
+    hub = FakeHub({"config.json": b"{}", "pytorch_model.bin": b""}, tmp_path / ONE)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    download("someone/rm", "main")
+    assert [call["revision"] for call in hub.calls] == ["main", ONE]
+
+
 def test_check_weights_counts_every_nan_and_inf(tmp_path: Path) -> None:
     tensors = {name: array.copy() for name, array in MIXED.items()} | {"h": bf16((700, 1000))}
     tensors["a"][0, :2] = np.nan
