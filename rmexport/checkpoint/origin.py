@@ -88,9 +88,9 @@ def _resolve(cached: Path, revision: str) -> str:
     commits = sorted(p.name for p in (cached / "snapshots").iterdir())
     commit = refs[revision].read_text().strip() if revision in refs else revision
     if commit not in commits:
+        known = ", ".join([*sorted(refs), *commits]) or "none"
         raise OptionError(
-            f"{cached} has no revision {revision}; it has {', '.join([*sorted(refs), *commits]) or 'none'}. Give the Hub "
-            f"id {_repo(cached)} to have it downloaded"
+            f"{cached} has no revision {revision}; it has {known}. Give the Hub id {_repo(cached)} to have it downloaded"
         )
     return commit
 
