@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rmexport.bench.cli import add_bench_arguments
 from rmexport.compile.cli import add_compile_arguments
+from rmexport.difference.cli import add_diff_arguments
 from rmexport.errors import ExportError, VerificationError
 from rmexport.export import export
 from rmexport.inspection import inspect, text
@@ -20,7 +21,7 @@ from rmruntime.errors import RewardModelError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 for success, 1 for a failed verification, 2 for errors."""
+    """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands.add_parser("inspect", help="what a checkpoint or bundle is"))
     _add_export(commands.add_parser("export", help="turn a checkpoint into a bundle"))
     add_compile_arguments(commands.add_parser("compile", help="compile a bundle's graph for a GPU"))
+    add_diff_arguments(commands.add_parser("diff", help="what differs between two bundles or checkpoints"))
     _add_verify(commands.add_parser("verify", help="measure a bundle against transformers"))
     score = commands.add_parser("score", help="score a file of records with a bundle")
     add_score_arguments(score)

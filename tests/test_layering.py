@@ -36,7 +36,7 @@ EXPORT_LAYERS = (
     {"format", "weights", "binding"},
     {"spec", "bundle_writer", "encoders"},
     {"description", "reference_backbone"},
-    {"export", "reference", "parity", "verification_set", "inspection"},
+    {"export", "reference", "parity", "verification_set", "inspection", "difference"},
     {"verify", "compile"},
     {"bench"},
     {"cli", "__main__", "__init__"},

@@ -46,8 +46,8 @@ def _local_origin(folder: Path, revision: str | None) -> Origin:
     """A folder of the Hub's own cache says where it came from, and may be asked for by branch, tag or commit."""
     real = folder.resolve()
     if _is_repository(real):
-        commit = _resolve(real, revision or "main")
-        return Origin(real / "snapshots" / commit, _repo(real), commit)
+        wanted = _resolve(real, revision or "main")
+        return Origin(real / "snapshots" / wanted, _repo(real), wanted)
     commit = _snapshot_commit(folder)
     if commit is None:
         if revision is not None:
@@ -90,7 +90,7 @@ def _resolve(cached: Path, revision: str) -> str:
     if commit not in commits:
         known = ", ".join([*sorted(refs), *commits]) or "none"
         raise OptionError(
-            f"{cached} has no revision {revision}; it has {known}. Give the Hub id {_repo(cached)} to have it downloaded"
+            f"{cached} has no revision {revision}; it has {known}. Give the Hub id {_repo(cached)} instead"
         )
     return commit
 
