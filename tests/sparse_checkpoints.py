@@ -1,5 +1,9 @@
-"""Checkpoints in the exact published shapes, as sparse files: full size to every reader, next to nothing on disk."""
+"""Checkpoints in the exact published shapes, as sparse files: full size to every reader, next to nothing on disk.
 
+Every tensor has a few bytes at its begin and end that no other has, so that one can tell where it arrived.
+"""
+
+import hashlib
 import json
 import os
 import shutil
@@ -9,9 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tiny_tokenizer import build_tokenizer
+from torch_archives import write_archive
 
 Inventory = dict[str, tuple[str, tuple[int, ...]]]
+MARK = 32  # bytes
 BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I64": 8, "BOOL": 1}
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -92,6 +100,22 @@ def write_seed(folder: Path, name: str) -> Path:
     return folder
 
 
+def write_seed_as_bin(folder: Path, name: str) -> Path:
+    """The same in torch's .bin shards, as the 70B seed is published."""
+    seed = SEEDS[name]
+    build_tokenizer(folder)
+    weight_map: dict[str, str] = {}
+    shards = list(_shards(dict(_trunk(seed.config)) | seed.head))
+    for i, shard in enumerate(shards):
+        file = f"pytorch_model-{i + 1:05}-of-{len(shards):05}.bin"
+        for tensor, offset in write_archive(folder / file, shard).items():
+            write_marks(folder / file, tensor, offset, _nbytes(*shard[tensor]))
+        weight_map |= dict.fromkeys(shard, file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(seed.config))
+    return folder
+
+
 def write_sparse(folder: Path, config: dict[str, Any], inventory: Inventory) -> None:
     """config.json, and the tensors in sparse shards of at most 5 GB with their index."""
     weight_map: dict[str, str] = {}
@@ -102,6 +126,34 @@ def write_sparse(folder: Path, config: dict[str, Any], inventory: Inventory) -> 
         weight_map |= dict.fromkeys(shard, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def marks(tensor: str, nbytes: int) -> dict[int, bytes]:
+    """What stands at a tensor's begin and end, which no other has: small bf16 numbers, by the offset inside it."""
+    size = min(MARK, nbytes)
+    found = {}
+    for offset in {0, nbytes - size}:
+        raw = np.frombuffer(hashlib.sha256(f"{tensor} {offset}".encode()).digest(), np.uint16)[: size // 2]
+        found[offset] = (raw & 0x3FFF).tobytes()
+    return found
+
+
+def write_marks(path: Path, tensor: str, begin: int, nbytes: int) -> None:
+    """Put a tensor's marks into a file in which it begins at `begin`."""
+    with path.open("r+b") as file:
+        for offset, raw in marks(tensor, nbytes).items():
+            file.seek(begin + offset)
+            file.write(raw)
+
+
+def has_marks(path: Path, tensor: str, begin: int, nbytes: int) -> bool:
+    """Whether the tensor that begins at `begin` is this one."""
+    with path.open("rb") as file:
+        for offset, raw in marks(tensor, nbytes).items():
+            file.seek(begin + offset)
+            if file.read(len(raw)) != raw:
+                return False
+    return True
 
 
 def disk_usage(folder: Path) -> int:
@@ -154,7 +206,8 @@ def _shards(inventory: Inventory) -> Iterator[Inventory]:
 
 def write_sparse_file(path: Path, shard: Inventory) -> None:
     """One safetensors file whose tensors take no room."""
-    header, offset = {}, 0
+    header: dict[str, dict[str, Any]] = {}
+    offset = 0
     for name, (dtype, shape) in shard.items():
         end = offset + _nbytes(dtype, shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
@@ -163,3 +216,5 @@ def write_sparse_file(path: Path, shard: Inventory) -> None:
     with path.open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         file.truncate(8 + len(raw) + offset)
+    for name, (dtype, shape) in shard.items():
+        write_marks(path, name, 8 + len(raw) + header[name]["data_offsets"][0], _nbytes(dtype, shape))

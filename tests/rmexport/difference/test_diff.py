@@ -209,9 +209,9 @@ def test_memory_stays_small(tmp_path: Path) -> None:
         save_file({"t": torch.full((100, 500_000), value, dtype=torch.bfloat16)}, tmp_path / name / "model.safetensors")
         (tmp_path / name / "config.json").write_text("{}")
     code = f"""
-import resource
+from pathlib import Path
 from rmexport.difference import diff
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before = peak()
 [tensor] = diff({str(tmp_path / "a")!r}, {str(tmp_path / "b")!r}).tensors
 print(peak() - before, tensor.values.elements, tensor.values.relative)
