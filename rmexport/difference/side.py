@@ -12,6 +12,7 @@ import onnx_ir as ir
 from rmexport.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from rmexport.checkpoint.safetensors_source import SafetensorsReader, file_inventory
 from rmexport.checkpoint.tensors import TensorReader
+from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
 from rmruntime.manifest import MANIFEST_NAME, Manifest
 
@@ -50,7 +51,9 @@ class Side:
 
 def open_side(path: str, revision: str | None) -> Side:
     """A bundle folder, or a checkpoint's folder or Hub id. Raises BundleError, CheckpointError or OptionError."""
-    if (Path(path) / MANIFEST_NAME).is_file() and revision is None:
+    if (Path(path) / MANIFEST_NAME).is_file():
+        if revision is not None:
+            raise OptionError(f"{path} is a bundle, whose manifest says its revision; leave {revision} out")
         return _bundle_side(Bundle.open(path))
     return _checkpoint_side(open_checkpoint(path, revision=revision))
 

@@ -43,7 +43,7 @@ def store_weights(
     targets = _targets(checkpoint, plan.shards, taken, whole, folder, options)
     _check_space(folder, sum(shard.size for shard, path in targets if path is not None))
     reports.journal.begin(len(plan.shards))
-    jobs = [_shard_job(checkpoint, shard, path, origins[shard.name], reports) for shard, path in targets]
+    jobs = [_shard_job(checkpoint, shard, path, options, reports) for shard, path in targets]
     jobs += _source_jobs(checkpoint, plan.shards) if options.hash else []
     hashes = {name: entry.sha256 for name, entry in taken.items()} | _run(jobs, taken.values(), reports)
     _check_stated(checkpoint, [shard for shard in plan.shards if shard.name not in whole], hashes)
@@ -99,11 +99,16 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _shard_job(checkpoint: Checkpoint, shard: Shard, path: Path | None, origin: str, reports: Reports) -> Job:
+def _shard_job(
+    checkpoint: Checkpoint, shard: Shard, path: Path | None, options: ExportOptions, reports: Reports
+) -> Job:
     """Writes a shard to `path`, or only reads it, and enters it in the journal unless it holds what must not be."""
+    origin = made_from(checkpoint, shard, options)
 
     def run(monitor: Monitor) -> str:
         sha256 = stream_shard(checkpoint, shard, path, monitor)
+        if made_from(checkpoint, shard, options) != origin:
+            raise CheckpointError(f"files of {checkpoint.folder} changed while they were read: export again")
         faulty = {tensor for tensor, _ in monitor.unstorable}
         if faulty.isdisjoint(piece.source.name for piece in shard.pieces):
             reports.journal.add(shard.name, origin, sha256, path)

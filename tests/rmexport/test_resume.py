@@ -175,6 +175,19 @@ def test_a_source_that_was_downloaded_again(checkpoint: Path, out: Path) -> None
     assert 0 < len(same) < len(kept)
 
 
+def test_a_source_that_changes_while_it_is_read(checkpoint: Path, out: Path) -> None:
+    """What was complete before stays; what may be half of each is never called complete."""
+
+    def touch(done: int, total: int) -> None:
+        if done > total * 0.8:
+            os.utime(checkpoint / FILES[1], ns=(done, done))
+
+    with pytest.raises(CheckpointError, match="changed while they were read"):
+        export(str(checkpoint), out / "b", progress=touch)
+    assert shards(leftover(out / "b"))
+    resumed(checkpoint, out / "b")
+
+
 def damage(shard: Path) -> None:
     raw = bytearray(shard.read_bytes())
     raw[-1] ^= 1

@@ -190,8 +190,9 @@ def test_the_command(revisions: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     said = json.loads(capsys.readouterr().out)
     assert [tensor["name"] for tensor in said["tensors_that_differ"]] == [UP]
     assert said["tensors_that_differ"][0]["values"]["elements"] == 3
-    assert main(["diff", b1, str(tmp_path)]) == 2
-    assert "config.json" in capsys.readouterr().err
+    for arguments, word in (([b1, str(tmp_path)], "config.json"), ([b1, b2, "--revision-b", "main"], "is a bundle")):
+        assert main(["diff", *arguments]) == 2
+        assert word in capsys.readouterr().err
 
 
 def test_progress_reaches_its_total(revisions: Path) -> None:
