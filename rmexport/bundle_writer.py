@@ -76,7 +76,10 @@ def new_folder(
 
 def _abandon(folder: UnfinishedFolder, settle: Settle, notify: Notify) -> None:
     """Remove the folder, or all of it but what the next attempt can take over. Without locks it could not know."""
-    kept = settle(folder.path) if folder.locked else None
+    try:
+        kept = settle(folder.path) if folder.locked else None
+    except OSError:  # what made the attempt fail may be in its way too: the next one tidies up
+        return
     if kept is None:
         shutil.rmtree(folder.path, ignore_errors=True)
     else:

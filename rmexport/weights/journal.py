@@ -158,7 +158,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _lines(folder: Path | None) -> list[dict[str, Any]]:
     """The journal's lines; one that was cut off by a full disk or a power cut is as if it had not been written."""
     try:
-        text = "" if folder is None else (folder / LOCK).read_text()
+        text = "" if folder is None else (folder / LOCK).read_text(errors="replace")
     except FileNotFoundError:
         return []
     lines = []

@@ -207,7 +207,7 @@ def test_a_shard_that_changed_meanwhile_is_written_again(
 
 def test_a_journal_that_was_cut_off(checkpoint: Path, out: Path) -> None:
     journal = interrupted(checkpoint, out / "b") / ".writing"
-    journal.write_bytes(journal.read_bytes()[:-30])
+    journal.write_bytes(journal.read_bytes()[:-30] + b"\xff")
     assert len(shards(interrupted(checkpoint, out / "b"))) > 2  # appended to behind the cut
     _, said, _ = resumed(checkpoint, out / "b")
     assert "continuing" in said
