@@ -191,7 +191,13 @@ class TestCopy:
         )
         source = open_checkpoint(str(with_config(tmp_path)))
         weights = [*wanted(["a"], "fp16"), *wanted(["fp32"]), rows_of("a", (3, 1))]
-        check_stored(folder, store_weights(source, weights, folder, COPY), weights)
+        seen: list[tuple[int, int]] = []
+        reports = Reports(lambda *at: seen.append(at))
+        stored = store_weights(source, weights, folder, ExportOptions(hash=True), reports)
+        check_stored(folder, stored, weights)
+        raw = (tmp_path / "pytorch_model.bin").read_bytes()
+        assert {r.name: r.sha256 for r in stored.sources}["pytorch_model.bin"] == hashlib.sha256(raw).hexdigest()
+        assert seen[-1] == (sum(r.size for r in stored.files) + len(raw),) * 2  # hashing is work, and shows as such
 
     def test_progress_reaches_its_total(self, checkpoint: Checkpoint, folder: Path) -> None:
         seen: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_progress_reaches_its_total(revisions: Path) -> None:
     held = load_file(revisions / "c1" / "model.safetensors").values()
     total = 2 * sum(tensor.numel() * 4 for tensor in held)
     assert seen[-1] == (total, total) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_an_interrupt_stops_the_workers(revisions: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        diff(str(revisions / "b1"), str(revisions / "b2"), progress=interrupt)
+    assert threading.active_count() == threads
 
 
 def test_memory_stays_small(tmp_path: Path) -> None:
