@@ -1,4 +1,4 @@
-"""A score is bitwise the same alone and in any batch: every family that discovery finds, on every CPU engine."""
+"""A score is bitwise the same alone, in any batch and in stages: every family there is, on every CPU engine."""
 
 import importlib.util
 import json
@@ -65,8 +65,10 @@ def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, model_type: str) -
         if importlib.util.find_spec(backends()[device].PACKAGE) is None:
             continue
         bundle = tmp_path / f"{device}-{dtype}"
-        export(str(checkpoint), bundle, ExportOptions(dtype=dtype))
+        export(str(checkpoint), bundle, ExportOptions(dtype=dtype, stages=2))
         with RewardModel.load(bundle, device=device) as model:
             alone = [model.score([record])[0] for record in records]
             for budget in (4096, 200):
                 assert model.score(records, ScoreOptions(max_batch_tokens=budget)) == alone, (device, dtype, budget)
+        with RewardModel.load(bundle, device=f"{device},{device}") as model:
+            assert model.score(records) == alone, (device, dtype, "in two stages")
