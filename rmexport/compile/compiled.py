@@ -7,7 +7,7 @@ from rmexport.bundle_writer import new_folder, write_file
 from rmexport.compile.device import TargetDevice, engine_name, find_device
 from rmexport.compile.engine_file import Progress, build_engine
 from rmexport.compile.errors import NotCompilable
-from rmexport.compile.interruption import deferred_interrupt
+from rmexport.compile.interruption import deferred_interrupt, uncollected
 from rmexport.compile.key_slots import packed_key_slots, padded_key_slots
 from rmexport.compile.library import find_library
 from rmexport.compile.network import Network, parse
@@ -59,7 +59,7 @@ def compile_bundle(
     with new_folder(target, overwrite=options.overwrite, kind="engine", marker=_is_engine) as folder:
         model = parser_model(opened.path(graph.file), graph)
         check_room(model.weights, folder, library, device)
-        with deferred_interrupt() as interruption:
+        with deferred_interrupt() as interruption, uncollected():
             network = parse(library, model)
             limits, profiles = _plan(opened.manifest, graph, model, network, device, options)
             size, sha256 = build_engine(
