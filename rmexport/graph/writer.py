@@ -121,7 +121,8 @@ class GraphWriter:
             for i, s in enumerate(slices)
         ]
         outside, self._nodes = self._nodes, []
-        results = body(*values)
+        # OpenVINO takes a body's input that is an output too for one input more.
+        results = [self.op("Identity", x) if any(x is value for value in values) else x for x in body(*values)]
         graph = ir.Graph(values, results, nodes=self._nodes, name=f"chunk_{number}")
         self._nodes = outside
         return self.ops("Scan", *inputs, outputs=len(results), body=graph, num_scan_inputs=len(inputs))
