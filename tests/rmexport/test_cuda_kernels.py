@@ -16,12 +16,13 @@ from rmexport.graph.writer import GraphWriter, WeightLocation
 
 _LLAMA = BACKBONES["llama"][1]
 SHAPES = BACKBONES | {"internlm2": ("internlm2", _LLAMA | {"bias": True})}  # which transformers does not have
+WHOLE = LayerSpan()
 DIALECTS = [dialects()[name] for name in ("ort-cuda", "ort-cuda-paged")]
 # The number of blocks of routed experts is known on the device only; three values a layer come to the host.
 ROUTED_HOST_READS = {"Expand", "Range", "Reshape", "Size"}
 
 
-def backbone_graph(dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = LayerSpan()) -> onnx.ModelProto:
+def backbone_graph(dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = WHOLE) -> onnx.ModelProto:
     """A backbone, or a stage of it, without its weights, which are said to be stored in the compute dtype."""
     model_type, fields = SHAPES[backbone]
     raw = {"model_type": model_type, "vocab_size": 100, **fields}
