@@ -16,7 +16,7 @@ from rmexport.progress import byte_bar, notify
 from rmexport.recipe import recipes
 from rmexport.version import __version__
 from rmruntime.backends.base import PRECISIONS
-from rmruntime.cli import add_score_arguments, run_score
+from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP, add_score_arguments, run_score, stage_memory
 from rmruntime.errors import RewardModelError
 
 
@@ -86,6 +86,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--restart", action="store_true", help="start over instead of continuing an interrupted export")
+    parser.add_argument("--stages", type=int, default=1, help="also write each graph in so many parts, by layers")
+    parser.add_argument(
+        "--stage-layers", metavar="0-39,40-79", help="the layers of each part, where they are not alike"
+    )
     parser.add_argument("--hash", action="store_true", help="hash weights even where nothing else reads them")
     parser.set_defaults(run=_export)
 
@@ -95,7 +99,8 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument("--stage-memory", help=STAGE_MEMORY_HELP)
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the engine's arithmetic")
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
     parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
@@ -146,6 +151,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         recipe=arguments.recipe,
         max_batch_tokens=arguments.max_batch_tokens,
         dialect=arguments.dialect,
+        stage_memory=stage_memory(arguments.stage_memory),
         reference_device=arguments.reference_device,
     )
     report = verify(arguments.bundle, arguments.checkpoint, options)

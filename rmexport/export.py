@@ -1,6 +1,7 @@
 """The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
 
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,13 +11,24 @@ from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.description import Description, describe, describe_encoder
 from rmexport.dialects import dialects
 from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
-from rmexport.graph.vocabulary import Dialect
+from rmexport.errors import OptionError
+from rmexport.graph.vocabulary import Dialect, LayerSpan
 from rmexport.options import ExportOptions
 from rmexport.spec import ModelSpec, build_graph, read_spec
+from rmexport.stages import stage_spans, weight_ranges
 from rmexport.unfinished_folder import Notify, ignore
 from rmexport.version import __version__
 from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
-from rmruntime.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Graph, Manifest, Source, encode_manifest
+from rmruntime.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    FileRecord,
+    Graph,
+    Manifest,
+    Source,
+    Stage,
+    encode_manifest,
+)
 
 
 def export(
@@ -45,13 +57,16 @@ def export(
 def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
     """Everything but the manifest of a checkpoint whose graphs are built."""
     spec = read_spec(source, options)
+    spans = stage_spans(options, spec.config.num_hidden_layers)  # its errors before anything is written
     weights = store_weights(source, spec.stored, folder, options, reports)
-    graphs, graph_files = _write_graphs(spec, weights, folder)
+    graphs, graph_files = _write_graphs(spec, weights, spans, folder)
     return _manifest(source, describe(spec), options, graphs, graph_files, weights, folder)
 
 
 def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
     """Everything but the manifest of a checkpoint whose one graph is traced."""
+    if options.stages > 1 or options.stage_layers is not None:
+        raise OptionError(f"a {source.config.get('model_type')} encoder has no stages: leave --stages out")
     spec = read_encoder_spec(source, options)
     reports.journal.take_over({}, reports.notify)  # encoders are small: nothing of them is continued
     stored = store_encoder(source, spec, folder, options, reports.progress)
@@ -60,19 +75,48 @@ def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
 
 
 def _write_graphs(
-    spec: ModelSpec, weights: StoredWeights, folder: Path
+    spec: ModelSpec, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
     for dialect in dialects().values():
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
-            file = f"{dialect.NAME}.{compute_dtype}.packed.onnx"
-            model = build_graph(dialect, compute_dtype, spec, weights.locations).model(dialect.NAME)
-            files.append(write_file(folder, file, ir.to_proto(model).SerializeToString(), role="graph"))
-            graphs.append(_graph(dialect, compute_dtype, file))
+            written = _GraphFiles(dialect, compute_dtype, spec, weights, folder)
+            file = written.write("", None)[0]
+            stages = tuple(_stage(written, span, spec.config.num_hidden_layers) for span in spans)
+            graphs.append(_graph(dialect, compute_dtype, file, stages))
+            files += written.files
     return tuple(graphs), tuple(files)
 
 
-def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
+@dataclass
+class _GraphFiles:
+    """The files of one dialect and arithmetic: the whole graph, and those of its stages."""
+
+    dialect: type[Dialect]
+    compute_dtype: str
+    spec: ModelSpec
+    weights: StoredWeights
+    folder: Path
+    files: list[FileRecord] = field(default_factory=list)
+
+    def write(self, part: str, span: LayerSpan | None) -> tuple[str, Collection[str]]:
+        """One graph's file, and the weights that it reads; `part` is what its name says of it."""
+        name = f"{self.dialect.NAME}.{self.compute_dtype}.packed{part}.onnx"
+        writer = build_graph(self.dialect, self.compute_dtype, self.spec, self.weights.locations, span)
+        proto = ir.to_proto(writer.model(self.dialect.NAME))
+        self.files.append(write_file(self.folder, name, proto.SerializeToString(), role="graph"))
+        return name, writer.requests
+
+
+def _stage(written: _GraphFiles, span: LayerSpan, layers: int) -> Stage:
+    first, last = span.of(layers)[0], span.of(layers)[-1]
+    file, names = written.write(f".layers-{first:03}-{last:03}", span)
+    read = {written.weights.locations[name] for name in names}  # tied weights are one
+    nbytes = sum(location.nbytes for location in read)
+    return Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read))
+
+
+def _graph(dialect: type[Dialect], compute_dtype: str, file: str, stages: tuple[Stage, ...]) -> Graph:
     return Graph(
         file=file,
         dialect=dialect.NAME,
@@ -82,6 +126,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
         token_chunk=dialect.TOKEN_CHUNK,
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.PAGE_SIZE,
+        stages=stages,
     )
 
 

@@ -10,7 +10,7 @@ from rmexport.options import ExportOptions
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import RECORD_NAME, compiled_engines, manifest_digest, read_record
 from rmruntime.errors import BundleError
-from rmruntime.manifest import MANIFEST_NAME, Output, PositionRule
+from rmruntime.manifest import MANIFEST_NAME, Graph, Output, PositionRule
 
 
 def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[str, Any]:
@@ -62,12 +62,17 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "format": _format(manifest.format.layout, manifest.format.bos, manifest.format.unit),
         "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
         "outputs": [_output(output) for output in manifest.outputs],
-        "graphs": [f"{g.file} ({g.dialect}, computes in {g.compute_dtype})" for g in manifest.graphs],
+        "graphs": [_graph(graph) for graph in manifest.graphs],
         "engines": [_engine(folder, bundle.folder) for folder in compiled_engines(bundle.folder)],
         "bytes": sum(f.size for f in manifest.files),
         "options": dict(manifest.options),
         "notes": list(manifest.notes),
     }
+
+
+def _graph(graph: Graph) -> str:
+    stages = f", also in {len(graph.stages)} stages" if graph.stages else ""
+    return f"{graph.file} ({graph.dialect}, computes in {graph.compute_dtype}{stages})"
 
 
 def _engine(folder: Path, bundle: Path) -> str:

@@ -19,7 +19,8 @@ class ExportOptions:
     source shards instead of copying them. `hash` computes content hashes even where no byte would be read.
     `max_shard_size` ("5GB") bounds every file of weights, and without it new ones have at most 5 GB. `restart` does not
     continue an interrupted export to the same target.
-    `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says.
+    `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says. `stages` also writes each
+    graph in so many parts of about equally many layers, `stage_layers` ("0-39,40-79") in those named.
     """
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -34,11 +35,17 @@ class ExportOptions:
     step_joiner: str | None = None
     score_label: str | None = None
     pinned_date: str = "2024-07-26"
+    stages: int = 1
+    stage_layers: str | None = None
 
     def __post_init__(self) -> None:
         _check("dtype", self.dtype, ("auto", "bf16", "fp16", "fp32"))
         _check("weights", self.weights, ("copy", "link"))
         _check("bos", self.bos, ("one", "zero", "as-is", None))
+        if self.stages < 1:
+            raise OptionError(f"stages is {self.stages}, expected at least 1")
+        if self.stages > 1 and self.stage_layers is not None:
+            raise OptionError("stages and stage_layers are two ways to say the same: leave one out")
         if self.max_shard_bytes is not None and self.max_shard_bytes < SMALLEST_SHARD:
             raise OptionError(f"max_shard_size is {self.max_shard_size}, expected {SMALLEST_SHARD:,} bytes or more")
 

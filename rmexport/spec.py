@@ -13,7 +13,7 @@ from rmexport.dialects import dialects
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
 from rmexport.format import read_format
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.vocabulary import Dialect, LayerSpan
 from rmexport.graph.writer import GraphWriter, WeightLocation, WeightRequest
 from rmexport.heads import Head, HeadFacts, HeadSpec, check_recipe, head_of, refuse_known
 from rmexport.options import ExportOptions
@@ -183,12 +183,24 @@ def _as_pattern(ignored: str) -> str:
 
 
 def build_graph(
-    dialect: type[Dialect], compute_dtype: str, spec: ModelSpec, locations: Mapping[str, WeightLocation]
+    dialect: type[Dialect],
+    compute_dtype: str,
+    spec: ModelSpec,
+    locations: Mapping[str, WeightLocation],
+    span: LayerSpan | None = None,
 ) -> GraphWriter:
-    """The finished graph of one dialect and arithmetic."""
+    """The finished graph of one dialect and arithmetic: of all layers, or of a span of them.
+
+    The embedding is in the graph of the first layer, the head in that of the last.
+    """
     writer = GraphWriter(locations)
     words = dialect(writer, compute_dtype)
-    spec.head.build(words, spec.head_spec, spec.family.backbone(words, spec.config))
+    words.span = span or words.span
+    hidden = spec.family.backbone(words, spec.config)
+    if words.span.end is None:
+        spec.head.build(words, spec.head_spec, hidden)
+    else:
+        words.hand_over(hidden, spec.config.hidden_size)
     return writer
 
 

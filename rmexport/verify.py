@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ FEW_SEQUENCES = 100
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """`data` a file of records, else a built-in seeded set of `conversations`; `device`, `precision` as for scoring.
+    """`data` a file of records, else a built-in seeded set of `conversations`; the engine's options as for scoring.
 
     `reference_device` is where torch computes the reference: cpu, cuda or cuda:N.
     """
@@ -48,6 +48,7 @@ class VerifyOptions:
     recipe: str | None = None
     max_batch_tokens: int | None = None
     dialect: str | None = None
+    stage_memory: int | Literal["auto"] | None = None
     reference_device: str = "cpu"
     write: bool = True
 
@@ -84,7 +85,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     """
     options = options or VerifyOptions()
     torch_device = reference_device(options.reference_device)  # its errors before anything is loaded
-    with RewardModel.load(bundle, device=options.device, precision=options.precision, dialect=options.dialect) as model:
+    with _load(bundle, options) as model:
         manifest = model.manifest
         # A folder has no revisions, be it a copy of the Hub's.
         revision = None if Path(checkpoint).is_dir() else manifest.source.revision
@@ -116,6 +117,16 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     if options.write:
         _write(Path(bundle), manifest, report, sequences, reference)
     return report
+
+
+def _load(bundle: str | Path, options: VerifyOptions) -> RewardModel:
+    return RewardModel.load(
+        bundle,
+        device=options.device,
+        precision=options.precision,
+        dialect=options.dialect,
+        stage_memory=options.stage_memory,
+    )
 
 
 def _export_options(manifest: Manifest, options: VerifyOptions) -> ExportOptions:

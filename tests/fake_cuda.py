@@ -181,12 +181,16 @@ class FakeBinding:
         self.bound[name] = self.bound.get(name, 0) + 1
         self.real.bind_cpu_input(name, array)
 
-    def bind_output(self, name: str, device: str) -> None:
-        self.fetched[name] = device
-        self.real.bind_output(name, device)
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        self.bound[name] = self.bound.get(name, 0) + 1
+        self.real.bind_ortvalue_input(name, value)
 
-    def copy_outputs_to_cpu(self) -> Sequence[Any]:
-        outputs: Sequence[Any] = self.real.copy_outputs_to_cpu()
+    def bind_output(self, name: str, device: str, index: int) -> None:
+        self.fetched[name] = device if device == "cpu" else f"{device}:{index}"
+        self.real.bind_output(name, "cpu", 0)
+
+    def get_outputs(self) -> Sequence[Any]:
+        outputs: Sequence[Any] = self.real.get_outputs()
         return outputs
 
 

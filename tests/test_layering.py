@@ -34,7 +34,7 @@ EXPORT_LAYERS = (
     {"feed_forward"},
     {"dialects", "families", "heads"},
     {"format", "weights", "binding"},
-    {"spec", "bundle_writer", "encoders"},
+    {"spec", "bundle_writer", "encoders", "stages"},
     {"description", "reference_backbone"},
     {"export", "reference", "parity", "verification_set", "inspection", "difference"},
     {"verify", "compile"},

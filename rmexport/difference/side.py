@@ -87,6 +87,8 @@ def _bundle_side(bundle: Bundle) -> Side:
 def _settings(manifest: Manifest) -> Mapping[str, Any]:
     held = asdict(manifest)
     graphs = {graph.pop("file"): graph for graph in held["graphs"]}
+    for stage in (stage for graph in graphs.values() for stage in graph["stages"]):
+        del stage["ranges"]  # where the weights lie
     return {name: held[name] for name in _SETTINGS} | {"graphs": graphs}
 
 

@@ -2,7 +2,8 @@
 
 `DecoderLayers` is the pre-norm, gated, rotary decoder with grouped-query attention (Llama); its methods are the places
 where families differ. `decode` runs the layers over a packed trie: keys and values for all tokens, but queries and all
-that follows only for the read tokens in the last layer.
+that follows only for the read tokens in the last layer. A graph of some of the layers (`Dialect.span`) takes the
+residual stream from the graph of those before it, and gives its own to the next.
 """
 
 from collections.abc import Sequence
@@ -197,48 +198,71 @@ class FourNormLayers(DecoderLayers):
 
 
 def decode(layers: DecoderLayers) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the read tokens, fp32 [N, hidden]; of a graph that ends before the last layer, its stream.
+
+    The stream is that of all tokens, [T, hidden], in the dialect's `stream_dtype`.
+    """
     return _Decoding(layers).run()
 
 
 class _Decoding:
-    """One pass over the layers. What is done to each token by itself is left to the dialect's `tokenwise`."""
+    """One pass over the graph's layers. What is done to each token by itself is left to the dialect's `tokenwise`."""
 
     def __init__(self, layers: DecoderLayers) -> None:
         self.layers, self.d, self.c = layers, layers.d, layers.c
         self.last = self.c.num_hidden_layers - 1
-        self._rotaries = {rope: self.d.rotary(rope, self.c.head_dim) for rope in dict.fromkeys(self.c.ropes)}
+        self.span = self.d.span.of(self.c.num_hidden_layers)
+        ropes = (self.c.ropes[i] for i in self.span)
+        self._rotaries = {rope: self.d.rotary(rope, self.c.head_dim) for rope in dict.fromkeys(ropes)}
 
     def run(self) -> ir.Value:
-        d, layers, last = self.d, self.layers, self.last
-        x = layers.embed()
-        q, k, v = d.tokenwise(partial(self._project, 0), [self._stream(x), *self._angles(0)], self._widths(0))
-        for i in range(last):
-            mixed = d.attention(q, k, v, d.inputs.all_rows, layers.shape(i))
-            x, q, k, v = self._step(i, x, mixed)
-        rows, rotary = d.inputs.read_rows, self._rotary(last)
-        q = layers.queries(last, d.take(q, rows), Angles(rotary.read_cos, rotary.read_sin))
-        x, y = layers.attended(last, d.take(x, rows), d.attention(q, k, v, rows, layers.shape(last)))
-        return layers.final(layers.joined(last, x, layers.mlp(last, y)))
+        d, layers, first, last = self.d, self.layers, self.span[0], self.span[-1]
+        x = d.handed_over(self.c.hidden_size) if first else layers.embed()
+        inputs, widths = [self._stream(x), *self._angles(first)], self._widths(first)
+        q, k, v = d.tokenwise(partial(self._project, first), inputs, widths)
+        for i in range(first, last):
+            x, q, k, v = self._step(i, x, self._attend(i, q, k, v))
+        return self._read(x, q, k, v) if last == self.last else self._hand_over(last, x, self._attend(last, q, k, v))
+
+    def _attend(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        return self.d.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
+
+    def _read(self, x: ir.Value, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        """The model's last layer, from what `_project` gave."""
+        d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
+        rotary = self._rotary(i)
+        q = layers.queries(i, d.take(q, rows), Angles(rotary.read_cos, rotary.read_sin))
+        x, y = layers.attended(i, d.take(x, rows), d.attention(q, k, v, rows, layers.shape(i)))
+        return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 
     def _step(self, i: int, x: ir.Value, mixed: ir.Value) -> Sequence[ir.Value]:
         """From the attention of layer i to that of the next: the stream, and what `_project` gives."""
+        return self._rest(i, x, mixed, self._angles(i + 1), (self.c.hidden_size, *self._widths(i + 1)))
+
+    def _hand_over(self, i: int, x: ir.Value, mixed: ir.Value) -> ir.Value:
+        """From the attention of the graph's last layer i to the stream behind it."""
+        [x] = self._rest(i, x, mixed, (), (self.c.hidden_size,))
+        return x
+
+    def _rest(
+        self, i: int, x: ir.Value, mixed: ir.Value, angles: Sequence[Features], widths: Sequence[int]
+    ) -> Sequence[ir.Value]:
+        """The rest of layer i behind its attention and, where `angles` are given, the next layer's projections."""
         d, c = self.d, self.c
         inputs = [self._stream(x), d.features(mixed, c.query_size)]
-        widths, angles = (c.hidden_size, *self._widths(i + 1)), self._angles(i + 1)
         if not self.layers.is_routed(i):
             return d.tokenwise(partial(self._finish, i), [*inputs, *angles], widths)
         x, y = d.tokenwise(partial(self.layers.attended, i), inputs, (c.hidden_size, c.hidden_size))
         inputs = [self._stream(x), d.features(self.layers.mlp(i, y), c.hidden_size)]
         return d.tokenwise(partial(self._join, i), [*inputs, *angles], widths)
 
-    def _finish(self, i: int, x: ir.Value, mixed: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
+    def _finish(self, i: int, x: ir.Value, mixed: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
         x, y = self.layers.attended(i, x, mixed)
-        return self._join(i, x, self.layers.mlp(i, y), cos, sin)
+        return self._join(i, x, self.layers.mlp(i, y), *angles)
 
-    def _join(self, i: int, x: ir.Value, y: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
+    def _join(self, i: int, x: ir.Value, y: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
         x = self.layers.joined(i, x, y)
-        return x, *self._project(i + 1, x, cos, sin)
+        return (x, *self._project(i + 1, x, *angles)) if angles else (x,)
 
     def _project(self, i: int, x: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
         """Queries, keys and values of layer i; the last layer, which needs few queries, gives what they are made of."""

@@ -16,8 +16,21 @@ from rmexport.checkpoint.rope_config import RopeConfig
 from rmexport.graph.packed import AttentionRows, PackedInputs, declare_packed_inputs
 from rmexport.graph.rope_frequencies import inverse_frequencies
 from rmexport.graph.writer import DATA_TYPES, Features, GraphWriter
+from rmruntime.manifest import HIDDEN_IN, HIDDEN_OUT
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpan:
+    """The layers `first` to `end` - 1 that a graph computes; `end` None: all from `first` on."""
+
+    first: int = 0
+    end: int | None = None
+
+    def of(self, layers: int) -> range:
+        """Their numbers, in a backbone of `layers`."""
+        return range(self.first, layers if self.end is None else self.end)
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class Dialect(ABC):
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         self.w = writer
         self.dtype = compute_dtype
+        self.span = LayerSpan()
         self.stream_dtype = self.STREAM_DTYPE or self.dtype
         self.inputs: PackedInputs = declare_packed_inputs(
             writer, self.ROW_GROUPS, chunked=bool(self.TOKEN_CHUNK), paged=bool(self.PAGE_SIZE)
@@ -131,6 +145,14 @@ class Dialect(ABC):
         if self.TOKEN_CHUNK:
             rows = self.w.op("Reshape", rows, self.w.constant(f"flat_{shape[1]}", [-1, shape[1]]))
         return self._cast(rows, stored, self.stream_dtype)
+
+    def handed_over(self, width: int) -> ir.Value:
+        """The residual stream [T, width] that the graph of the layers before this one's gave."""
+        return self.w.input(HIDDEN_IN, ["T", width], self.stream_dtype)
+
+    def hand_over(self, x: ir.Value, width: int) -> None:
+        """Give the residual stream to the graph of the next layers."""
+        self.w.output(HIDDEN_OUT, x, ["T", width], self.stream_dtype)
 
     def features(self, value: ir.Value, width: int) -> Features:
         """A value in the compute dtype, as `tokenwise` takes it."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rmexport.errors import ExportError
 
@@ -120,7 +121,8 @@ class GraphWriter:
             for i, s in enumerate(slices)
         ]
         outside, self._nodes = self._nodes, []
-        results = body(*values)
+        # OpenVINO takes a body's input that is an output too for one input more.
+        results = [self.op("Identity", x) if any(x is value for value in values) else x for x in body(*values)]
         graph = ir.Graph(values, results, nodes=self._nodes, name=f"chunk_{number}")
         self._nodes = outside
         return self.ops("Scan", *inputs, outputs=len(results), body=graph, num_scan_inputs=len(inputs))
@@ -173,10 +175,10 @@ class GraphWriter:
         self._inputs.append(value)
         return value
 
-    def output(self, name: str, value: ir.Value, dims: Sequence[int | str]) -> None:
-        """An fp32 output; an Identity gives it its public name."""
+    def output(self, name: str, value: ir.Value, dims: Sequence[int | str], dtype: str = "fp32") -> None:
+        """An output of `dtype`; an Identity gives it its public name."""
         named = self.op("Identity", value)
-        named.name, named.shape, named.type = name, ir.Shape(dims), ir.TensorType(ir.DataType.FLOAT)
+        named.name, named.shape, named.type = name, ir.Shape(dims), ir.TensorType(DATA_TYPES[dtype])
         self._outputs.append(named)
 
     def _ordered_nodes(self) -> list[ir.Node]:
@@ -202,4 +204,13 @@ class GraphWriter:
             opset_imports=domains,
             name=name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="rmexport")
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="rmexport")
+        _drop_unused(model)
+        return model
+
+
+def _drop_unused(model: ir.Model) -> None:
+    """What a graph of some of the layers, or of one alone, does not read."""
+    RemoveUnusedNodesPass()(model)
+    for value in [value for value in model.graph.inputs if not value.uses()]:
+        model.graph.inputs.remove(value)

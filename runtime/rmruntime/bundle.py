@@ -72,7 +72,8 @@ def _read_manifest(folder: Path) -> Manifest:
 def _reference_faults(manifest: Manifest) -> list[str]:
     """Files the manifest uses without listing them, and listed files that nothing could vouch for."""
     listed = {record.name: record for record in manifest.files}
-    used = {TOKENIZER_NAME: "tokenizer"} | {graph.file: "graph" for graph in manifest.graphs}
+    stages = [stage.file for graph in manifest.graphs for stage in graph.stages]
+    used = {TOKENIZER_NAME: "tokenizer"} | dict.fromkeys([*(g.file for g in manifest.graphs), *stages], "graph")
     if manifest.format.template is not None:
         used[manifest.format.template] = "template"
     faults = [

@@ -3,12 +3,30 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from rmruntime.backends.base import PRECISIONS
+from rmruntime.byte_sizes import parse_bytes
 from rmruntime.errors import RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import FileOptions, score_file
 from rmruntime.version import __version__
+
+DEVICE_HELP = (
+    "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the stages of a "
+    "bundle that was exported with --stages"
+)
+STAGE_MEMORY_HELP = (
+    "run the bundle's stages in turn on one device, with no more weights loaded at a time than this: a size such as "
+    "6GB, or auto for half of the memory there is"
+)
+
+
+def stage_memory(text: str | None) -> int | Literal["auto"] | None:
+    """What `--stage-memory` says. Raises OptionError."""
+    if text is None or text == "auto":
+        return "auto" if text else None
+    return parse_bytes("stage memory", text)
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +34,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
     parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, or a backend's name (default: auto)")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument("--stage-memory", help=STAGE_MEMORY_HELP)
     parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="the engine's arithmetic (default: auto)"
@@ -47,6 +66,7 @@ def run_score(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         threads=arguments.threads,
         dialect=arguments.dialect,
+        stage_memory=stage_memory(arguments.stage_memory),
         check=arguments.check,
         on_error=arguments.on_error,
     )

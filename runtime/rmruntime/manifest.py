@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from rmruntime.errors import BundleError
@@ -14,6 +14,8 @@ from rmruntime.strict_json import decode_dataclass
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+# Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one behind.
+HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 
 FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]
@@ -149,12 +151,37 @@ class Format:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightRange:
+    """Bytes `offset` to `offset + nbytes` of a weight file."""
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A graph of the layers `first` to `last` alone, which hands its hidden states to the next stage's.
+
+    The first stage has the embedding, the last the head. It reads weights of `weight_bytes`, which lie in `ranges`:
+    what is close together is one range, with what lies between.
+    """
+
+    file: str
+    first: int
+    last: int
+    weight_bytes: int
+    ranges: tuple[WeightRange, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """One ONNX graph over the bundle's weights; (dialect, compute_dtype, layout) is its key.
 
     `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
     batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
     `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
+    `stages`: the same in parts that are graphs of their own, empty where the export was not asked for them.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
     keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share.
     """
@@ -170,6 +197,11 @@ class Graph:
     pad_id: int = 0
     attention: Literal["rows", "pages"] = "rows"
     page_size: int = 0
+    stages: tuple[Stage, ...] = ()
+
+    def of_stage(self, stage: Stage) -> "Graph":
+        """The stage's graph, which takes the same inputs."""
+        return replace(self, file=stage.file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +226,15 @@ class Manifest:
     graphs: tuple[Graph, ...]
     files: tuple[FileRecord, ...]
     notes: tuple[str, ...] = ()
+
+    def weight_bytes(self, graph: Graph) -> int:
+        """Bytes of the weights that a graph, or `Graph.of_stage`, reads."""
+        own = [stage.weight_bytes for stage in graph.stages if stage.file == graph.file]
+        return own[0] if own else sum(file.size for file in self.files if file.role == "weights")
+
+    def weight_share(self, graph: Graph) -> float:
+        """The same as a share of all weights."""
+        return self.weight_bytes(graph) / max(1, sum(file.size for file in self.files if file.role == "weights"))
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:

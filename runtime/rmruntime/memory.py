@@ -5,7 +5,7 @@ from pathlib import Path
 
 UNLIMITED = 1 << 62
 # What would help a model that does not fit into its device, and cannot be had.
-NOT_YET = "quantised weights, and more stages on more GPUs, are not in this release"
+NOT_YET = "quantised weights are not in this release"
 _GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmruntime.errors import BackendError
+from rmruntime.manifest import HIDDEN_IN, HIDDEN_OUT
 
 _INDEX_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 # Pages of keys and values: numpy's type of the same size, and the number of the type in ONNX (TensorProto.DataType).
@@ -23,32 +23,43 @@ class DeviceBinding:
     """One IOBinding, kept from pass to pass.
 
     Binding an array copies it to where the graph reads it, which is the host for inputs that kernels take from there.
+    Hidden states stay on the device that computed them, and ORT copies them to another that reads them.
     Inputs of rank 4 are the pages that attention keeps keys and values in during a pass: they belong to the binding,
     start as zeros and grow with the passes.
     """
 
-    def __init__(self, ort: Any, session: Any) -> None:
-        self._ort, self._session = ort, session
+    def __init__(self, ort: Any, session: Any, device: int) -> None:
+        """`device` is the number of the session's GPU."""
+        self._ort, self._session, self._device = ort, session, device
         self._binding = session.io_binding()
         inputs = {value.name: value for value in session.get_inputs()}
+        self._takes_hidden = inputs.pop(HIDDEN_IN, None) is not None
         self._pages = {name: value for name, value in inputs.items() if value.type in _PAGE_TYPES}
         self._indices = {name: _INDEX_TYPES.get(v.type) for name, v in inputs.items() if name not in self._pages}
         self._outputs = [value.name for value in session.get_outputs()]
         self._page_count = 0
         self._check(inputs)
 
-    def run(self, feeds: Mapping[str, NDArray[np.int64]], run_options: Any) -> dict[str, NDArray[np.float32]]:
-        """The outputs by name, on the host. Raises BackendError for an input that is not fed, and what ORT raises."""
-        for name, dtype in self._indices.items():
+    def run(self, feeds: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
+        """The outputs by name: arrays on the host, and hidden states as OrtValues on the device.
+
+        Raises BackendError for an input that is not fed, and what ORT raises.
+        """
+        for name in (*self._indices, *([HIDDEN_IN] if self._takes_hidden else [])):
             if name not in feeds:
                 raise BackendError(f"the graph wants the input {name!r}, the pass has {', '.join(sorted(feeds))}")
+        for name, dtype in self._indices.items():
             self._binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name], dtype))
+        if self._takes_hidden:
+            self._binding.bind_ortvalue_input(HIDDEN_IN, feeds[HIDDEN_IN])
         if self._pages:
             self._grow(int(feeds[_PAGE_TABLE].max()) + 1)
         for name in self._outputs:  # again: ORT would write into what the last pass made, of another length
-            self._binding.bind_output(name, "cpu")
+            where = ("cuda", self._device) if name == HIDDEN_OUT else ("cpu", 0)
+            self._binding.bind_output(name, *where)
         self._session.run_with_iobinding(self._binding, run_options)
-        return dict(zip(self._outputs, self._binding.copy_outputs_to_cpu(), strict=True))
+        values = zip(self._outputs, self._binding.get_outputs(), strict=True)
+        return {name: value if name == HIDDEN_OUT else value.numpy() for name, value in values}
 
     def _grow(self, count: int) -> None:
         """Have at least `count` pages."""

@@ -1,13 +1,15 @@
-"""Runs planned batches on an engine: the next is packed while one computes, one that does not fit is cut in two."""
+"""Runs planned batches: the next is packed while one computes, one that does not fit the device is cut in two."""
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rmruntime.backends.base import Backend
-from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge, RewardModelError
+from rmruntime.backends.base import Outputs
+from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
+from rmruntime.executors.base import PassExecutor
 from rmruntime.packing import PassInputs, pack, row_shape
 from rmruntime.padding import pad
 from rmruntime.scores import Arrays
@@ -16,6 +18,7 @@ from rmruntime.windows import one_ahead
 
 Advance = Callable[[int], object]
 Outcome = Arrays | DeviceLimit
+_Prepared = tuple[Sequence[int], Sequence[TokenSequence], PassInputs]  # a batch: numbers, sequences, inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,22 @@ class Statistics:
         )
 
 
-class Passes:
-    """The passes of one engine, which run one at a time whatever thread asks."""
+@dataclass(frozen=True)
+class _Begun:
+    """A submitted pass: which sequences it computes, and under which numbers their results go."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._rows = row_shape(backend.graph)
-        self._lock, self._closed = threading.Lock(), False
+    batch: Sequence[int]
+    sequences: Sequence[TokenSequence]
+    inputs: PassInputs
+    future: Future[Outputs]
+
+
+class Passes:
+    """The passes of one model."""
+
+    def __init__(self, executor: PassExecutor) -> None:
+        self._executor = executor
+        self._rows = row_shape(executor.graph)
 
     def run(
         self, sequences: Sequence[TokenSequence], batches: Sequence[Sequence[int]], advance: Advance | None = None
@@ -66,31 +78,54 @@ class Passes:
             one_ahead(self._prepare, parts) if len(parts) > 1 else nullcontext(map(self._prepare, parts))
         )
         with ahead as prepared:
-            for batch, part, inputs in zip(batches, parts, prepared, strict=True):
-                outcomes, one = self._batch(part, inputs)
-                found |= dict(zip(batch, outcomes, strict=True))
+            for begun in self._in_order(zip(batches, parts, prepared, strict=True)):
+                outcomes, one = self._outcomes(begun)
+                found |= dict(zip(begun.batch, outcomes, strict=True))
                 statistics += one
                 if advance is not None:
-                    advance(len(batch))
+                    advance(len(begun.batch))
         return [found[i] for i in range(len(sequences))], statistics
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._backend.close()
+        self._executor.close()
 
     def _prepare(self, sequences: Sequence[TokenSequence]) -> PassInputs:
-        graph = self._backend.graph
+        graph = self._executor.graph
         return pad(sequences, graph.pad_id) if graph.layout == "padded" else pack(sequences, self._rows)
 
-    def _batch(
-        self, sequences: Sequence[TokenSequence], inputs: PassInputs, *, retry: bool = True
-    ) -> tuple[list[Outcome], Statistics]:
-        """One batch in one pass, or in more where the device does not take it."""
+    def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
+        """Every pass once it is submitted, with as many submitted behind it as keep the executor busy."""
+        begun: deque[list[_Begun]] = deque()
+        for wave in self._waves(prepared):
+            begun.append(self._submit(wave))
+            if len(begun) > self._executor.ahead:
+                yield from begun.popleft()
+        for one in begun:
+            yield from one
+
+    def _waves(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Passes that are submitted together."""
+        wave: list[_Prepared] = []
+        tokens = 0
+        for one in prepared:
+            wave.append(one)
+            tokens += one[2].computed
+            if tokens >= self._executor.wave_tokens:
+                yield wave
+                wave, tokens = [], 0
+        if wave:
+            yield wave
+
+    def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
+        futures = self._executor.submit([inputs.feeds for _, _, inputs in wave])
+        return [_Begun(*one, future) for one, future in zip(wave, futures, strict=True)]
+
+    def _outcomes(self, begun: _Begun, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
+        """What one submitted batch gives, in one pass, or in more where the device does not take it."""
+        sequences, inputs = begun.sequences, begun.inputs
         try:
-            return self._pass(sequences, inputs)
+            return _read(begun, begun.future.result())
         except PassTooLarge as error:  # of known limits: halves are tried until they fit
             problem: Exception = error
             again = True
@@ -102,22 +137,22 @@ class Passes:
         outcomes: list[Outcome] = []
         statistics = Statistics()
         middle = len(sequences) // 2
-        for half in (sequences[:middle], sequences[middle:]):
-            found, one = self._batch(half, self._prepare(half), retry=retry)
+        halves = [(begun.batch[cut], sequences[cut]) for cut in (slice(middle), slice(middle, None))]
+        for half in self._submit([(batch, part, self._prepare(part)) for batch, part in halves]):
+            found, one = self._outcomes(half, retry=retry)
             outcomes += found
             statistics += one
         return outcomes, statistics
 
-    def _pass(self, sequences: Sequence[TokenSequence], inputs: PassInputs) -> tuple[list[Outcome], Statistics]:
-        with self._lock:
-            if self._closed:
-                raise RewardModelError("this RewardModel is closed; load the bundle again")
-            outputs = self._backend.run(inputs.feeds)
-        ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
-        arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
-        return arrays, Statistics(
-            sequences=len(sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
-        )
+
+def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
+    """The rows of each sequence."""
+    inputs = begun.inputs
+    ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
+    arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
+    return arrays, Statistics(
+        sequences=len(begun.sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
+    )
 
 
 def _limit(problem: Exception, sequences: Sequence[TokenSequence], inputs: PassInputs) -> DeviceLimit:

@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from rmruntime.backends import load_backend
 from rmruntime.backends.base import Backend, BackendOptions
 from rmruntime.batching import plan_batches, plan_padded_batches
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
 from rmruntime.errors import DeviceLimit, InputError
+from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.manifest import Manifest
 from rmruntime.options import ScoreOptions
 from rmruntime.passes import Advance, Outcome, Passes, Statistics
@@ -35,11 +35,12 @@ class Run:
 class RewardModel:
     """A loaded bundle. `score` may be called from several threads; passes of the engine run one at a time."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend | PassExecutor) -> None:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
-        self._bundle, self._backend = bundle, backend
+        self._bundle = bundle
+        self._executor = backend if isinstance(backend, PassExecutor) else DirectExecutor(backend)
         self._encoder = Encoder(bundle.manifest, bundle.folder)
-        self._passes = Passes(backend)
+        self._passes = Passes(self._executor)
 
     @classmethod
     def load(
@@ -52,13 +53,17 @@ class RewardModel:
         check: Literal["fast", "full"] = "fast",
         memory_limit: int | None = None,
         dialect: str | None = None,
+        stage_memory: int | Literal["auto"] | None = None,
     ) -> Self:
         """Open and validate a bundle and load its engine.
 
         `device` is auto, cpu, cuda, cuda:1, or a backend's name; `precision` auto, fp32, bf16 or fp16, where auto never
         has fewer mantissa bits than the bundle's dtype; `threads` 0 lets the engine decide; `check` "full" hashes the
-        weights; `memory_limit` is in bytes; `dialect` names the graph to run where the engine reads several. Raises
-        BundleError, BackendError or EngineNotInstalled.
+        weights; `memory_limit` is in bytes; `dialect` names the graph to run where the engine reads several.
+
+        Of a bundle that was exported with stages, several devices ("cuda:0,cuda:1") run one after another, each busy
+        with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
+        weights loaded than that. Raises BundleError, BackendError or EngineNotInstalled.
         """
         bundle = Bundle.open(Path(folder), check=check)
         options = BackendOptions(
@@ -68,8 +73,9 @@ class RewardModel:
             check=check,
             threads=threads,
             memory_limit=memory_limit,
+            stage_memory=stage_memory,
         )
-        return cls(bundle, load_backend(bundle, options))
+        return cls(bundle, load_executor(bundle, options))
 
     @property
     def manifest(self) -> Manifest:
@@ -79,17 +85,17 @@ class RewardModel:
     @property
     def backend(self) -> str:
         """The engine that runs."""
-        return self._backend.name
+        return self._executor.name
 
     @property
     def precision(self) -> str:
         """The arithmetic that runs: fp32, bf16 or fp16."""
-        return self._backend.precision
+        return self._executor.precision
 
     @property
     def batch_tokens(self) -> int:
         """How many tokens a pass computes at most, where the options do not say."""
-        return self._backend.batch_tokens
+        return self._executor.batch_tokens
 
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
         """Scores in input order; a pair gives [chosen, rejected], candidates a list.
@@ -182,7 +188,7 @@ class RewardModel:
         self.close()
 
     def _plan(self, sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[int]]:
-        if self._backend.graph.layout == "padded":
+        if self._executor.graph.layout == "padded":
             return plan_padded_batches([len(s.ids) for s in sequences], max_tokens)
         backbone = self.manifest.backbone
         rope_class = backbone.rope_class if backbone.rope_length is not None else None

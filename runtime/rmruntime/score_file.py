@@ -34,6 +34,7 @@ class FileOptions:
     precision: str = "auto"
     threads: int = 0
     dialect: str | None = None
+    stage_memory: int | Literal["auto"] | None = None
     check: Literal["fast", "full"] = "fast"
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -104,6 +105,7 @@ def _load(bundle: str, files: FileOptions) -> RewardModel:
         threads=files.threads,
         check=files.check,
         dialect=files.dialect,
+        stage_memory=files.stage_memory,
     )
 
 

@@ -11,17 +11,19 @@ from backbone_shapes import BACKBONES, ROUTED
 from cuda_kernels import host_reads, kernel_name, unfit_nodes
 from rmexport.dialects import dialects
 from rmexport.families import families, family_of
+from rmexport.graph.vocabulary import LayerSpan
 from rmexport.graph.writer import GraphWriter, WeightLocation
 
 _LLAMA = BACKBONES["llama"][1]
 SHAPES = BACKBONES | {"internlm2": ("internlm2", _LLAMA | {"bias": True})}  # which transformers does not have
+WHOLE = LayerSpan()
 DIALECTS = [dialects()[name] for name in ("ort-cuda", "ort-cuda-paged")]
 # The number of blocks of routed experts is known on the device only; three values a layer come to the host.
 ROUTED_HOST_READS = {"Expand", "Range", "Reshape", "Size"}
 
 
-def backbone_graph(dialect: Any, compute_dtype: str, backbone: str) -> onnx.ModelProto:
-    """A backbone without its weights, which are said to be stored in the compute dtype."""
+def backbone_graph(dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = WHOLE) -> onnx.ModelProto:
+    """A backbone, or a stage of it, without its weights, which are said to be stored in the compute dtype."""
     model_type, fields = SHAPES[backbone]
     raw = {"model_type": model_type, "vocab_size": 100, **fields}
     family: Any = family_of(raw)
@@ -31,7 +33,13 @@ def backbone_graph(dialect: Any, compute_dtype: str, backbone: str) -> onnx.Mode
     dtypes = {name: "fp32" if r.in_fp32 else compute_dtype for name, r in dry.requests.items()}
     locations = {name: WeightLocation("w", 0, 0, dtypes[name], r.shape) for name, r in dry.requests.items()}
     writer = GraphWriter(locations)
-    writer.output("hidden", family.backbone(dialect(writer, compute_dtype), config), ["N", config.hidden_size])
+    words = dialect(writer, compute_dtype)
+    words.span = span
+    hidden = family.backbone(words, config)
+    if span.end is None:
+        writer.output("hidden", hidden, ["N", config.hidden_size])
+    else:
+        words.hand_over(hidden, config.hidden_size)
     return ir.to_proto(writer.model(backbone))
 
 
@@ -56,6 +64,13 @@ def test_every_node_has_a_kernel(backbone: str) -> None:
     for model in found:
         assert unfit_nodes(model) == []
         assert host_reads(model) == (ROUTED_HOST_READS if backbone in ROUTED else set())
+
+
+@pytest.mark.parametrize("backbone", SHAPES)
+def test_every_node_of_a_stage_has_a_kernel(backbone: str) -> None:
+    for span in (LayerSpan(end=1), LayerSpan(first=1, end=2), LayerSpan(first=2)):
+        for dialect in DIALECTS:
+            assert unfit_nodes(backbone_graph(dialect, "bf16", backbone, span)) == []
 
 
 @pytest.mark.parametrize("backbone", SHAPES)

@@ -30,7 +30,7 @@ def session(folder: Path, nodes: list[Any], inputs: dict[str, tuple[int, list[An
 
 
 def binding(opened: Any) -> DeviceBinding:
-    return DeviceBinding(onnxruntime, opened)
+    return DeviceBinding(onnxruntime, opened, 0)
 
 
 def paged(folder: Path, kind: int) -> DeviceBinding:

@@ -237,7 +237,9 @@ def test_a_pass_is_as_large_as_the_memory_beside_the_weights(
         assert loaded.batch_tokens == batch
         loaded.close()
     driver.free -= 1
-    with pytest.raises(DeviceMemoryError, match=r"needs about 0\.5 GB of cuda:0 .*; 0\.5 GB may be used\. Free"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"needs about 0\.5 GB of cuda:0 .*; 0\.5 GB may be used, 0\.0 GB too little\. Free"
+    ):
         load_backend(bundle, BackendOptions(device="ort-cuda"))
     assert len(ort.sessions) == 3
 

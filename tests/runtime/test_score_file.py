@@ -157,7 +157,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> list[Cramped]:
         made.append(Cramped(load_backend(opened, replace(options, device="ort-cpu")), **limits))
         return made[-1]
 
-    monkeypatch.setattr("rmruntime.reward_model.load_backend", load)
+    monkeypatch.setattr("rmruntime.executors.load_backend", load)
     return made
 
 

@@ -385,7 +385,7 @@ def test_no_room_for_the_inputs(bundle: Path, machine: Machine, expected: list[S
         run = model.run([parse_record(r) for r in RECORDS], ScoreOptions())
         assert run.statistics.passes == 2
         machine.cuda.failures["cudaHostAlloc"] = [cudaError_t.cudaErrorMemoryAllocation] * 9
-        model._backend._engine._staged_inputs.close()  # type: ignore[attr-defined] # it must allocate again
+        model._executor._backend._engine._staged_inputs.close()  # type: ignore[attr-defined] # it must allocate again
         assert all(isinstance(r, DeviceLimit) for r in model.run([parse_record(RECORDS[0])], ScoreOptions()).results)
     check_scores(run.results, expected)
 

@@ -2,9 +2,9 @@
 
 A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
 PRIORITY (higher is preferred where several can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS
-(graphs it reads, best first), `compute_dtypes(bundle_dtype, precision)` (which of their arithmetics),
-`obstacle(bundle, options)` (why it cannot run here) and `load(bundle, graph, options)`; only these three import the
-engine.
+(graphs it reads, best first), RUNS_STAGES (whether it runs a graph's stages too),
+`compute_dtypes(bundle_dtype, precision)` (which of their arithmetics), `obstacle(bundle, options)` (why it cannot run
+here) and `load(bundle, graph, options)`; only these three import the engine.
 """
 
 import importlib
@@ -35,14 +35,24 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     Raises EngineNotInstalled naming the extra, EngineUnusable or BackendError when no backend or no graph fits. Never
     falls back from a backend that was asked for.
     """
-    module = _choose(bundle, options)
-    return module.load(bundle, _graph_for(bundle, module, options), options)
+    module, graph = choose_backend(bundle, options)
+    return module.load(bundle, graph, options)
 
 
-def _choose(bundle: Bundle, options: BackendOptions) -> BackendModule:
-    """The preferred of the backends that the device names, which nothing keeps from running."""
+def choose_backend(bundle: Bundle, options: BackendOptions, *, staged: bool = False) -> tuple[BackendModule, Graph]:
+    """The preferred of the backends that the device names, which nothing keeps from running, and its graph.
+
+    `staged`: only backends that run stages. Raises as `load_backend` does.
+    """
+    module = _choose(bundle, options, staged)
+    return module, _graph_for(bundle, module, options)
+
+
+def _choose(bundle: Bundle, options: BackendOptions, staged: bool) -> BackendModule:
     fitting = _fitting(options.device_name)
     _check_index(fitting, options)
+    if staged:
+        fitting = _running_stages(fitting, options)
     readable = [m for m in fitting if _readable(bundle, m, options)]
     if not readable:
         raise BackendError(_unreadable(bundle, fitting, options))
@@ -64,6 +74,14 @@ def _fitting(device: str) -> list[BackendModule]:
         names = sorted({"auto", *known, *(d for m in known.values() for d in m.DEVICES)})
         raise BackendError(f"unknown device {device!r}; expected one of {', '.join(names)}")
     return fitting
+
+
+def _running_stages(fitting: list[BackendModule], options: BackendOptions) -> list[BackendModule]:
+    able = [module for module in fitting if module.RUNS_STAGES]
+    if not able:
+        names = " or ".join(name for name, module in backends().items() if module.RUNS_STAGES)
+        raise BackendError(f"device {options.device!r}: {fitting[0].NAME} runs no stages; choose {names}")
+    return able
 
 
 def _check_index(fitting: list[BackendModule], options: BackendOptions) -> None:

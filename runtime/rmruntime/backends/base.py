@@ -5,22 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError, EngineNotInstalled, OptionError
 from rmruntime.manifest import Graph
 
-Feeds = Mapping[str, NDArray[np.int64]]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-Outputs = Mapping[str, NDArray[np.float32]]
+# Index arrays; of a stage also the hidden states, in whatever form the stage before it gave them.
+Feeds = Mapping[str, Any]
+# fp32 arrays; of a stage that is not the last, hidden states that only the same engine's next stage need understand.
+Outputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
     """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under.
 
+    Several devices, with commas between, run one stage after another. `stage_memory`, bytes or "auto" (half of the
+    memory there is), has one device run the stages in turn, holding no more weights than that.
     `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's dtype; otherwise that
     arithmetic or an error. `dialect` names the graph to run, where an engine reads several; None: the engine's best.
     `check` "full" has compiled engines hashed.
@@ -32,12 +33,22 @@ class BackendOptions:
     check: Literal["fast", "full"] = "fast"
     threads: int = 0
     memory_limit: int | None = None
+    stage_memory: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
+        if self.stage_memory not in (None, "auto") and not (
+            isinstance(self.stage_memory, int) and self.stage_memory > 0
+        ):
+            raise OptionError(f"stage_memory is {self.stage_memory!r}, expected a number of bytes or 'auto'")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}, expected a number of threads, or 0 for the engine's choice")
         if self.precision not in PRECISIONS:
             raise OptionError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Each of the devices."""
+        return tuple(part.strip() for part in self.device.split(","))
 
     @property
     def device_name(self) -> str:
@@ -63,7 +74,7 @@ class Backend(Protocol):
     batch_tokens: int
 
     def run(self, feeds: Feeds) -> Outputs:
-        """One pass.
+        """One pass; inputs that the graph does not have are left alone.
 
         Raises DeviceMemoryError or PassTooLarge where a smaller pass may succeed, and else BackendError with the
         engine's message when it fails.
@@ -85,6 +96,7 @@ class BackendModule(Protocol):
     PACKAGE: str
     EXTRA: str
     DIALECTS: tuple[str, ...]
+    RUNS_STAGES: bool
 
     def compute_dtypes(self, bundle_dtype: str, precision: str) -> tuple[str, ...]:
         """Compute dtypes of the graphs that give this precision, best first; empty when it cannot."""
@@ -94,7 +106,9 @@ class BackendModule(Protocol):
         """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
         ...
 
-    def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend: ...
+    def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend:
+        """The graph, or the stage that `Graph.of_stage` made of it, ready to run."""
+        ...
 
 
 CPU_BATCH_TOKENS = 4096

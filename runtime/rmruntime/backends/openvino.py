@@ -12,7 +12,7 @@ from rmruntime.backends.base import (
 )
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
-from rmruntime.manifest import Graph
+from rmruntime.manifest import HIDDEN_OUT, Graph
 
 NAME = "openvino"
 DEVICES = ("cpu",)
@@ -21,6 +21,7 @@ HAS_INDEX = False
 PACKAGE = "openvino"
 EXTRA = "openvino"
 DIALECTS = ("openvino", "traced")
+RUNS_STAGES = True
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
@@ -63,11 +64,13 @@ class OpenVinoBackend:
             self._request = compiled.create_infer_request()
         except Exception as error:  # openvino raises bare RuntimeError for everything
             raise BackendError(f"openvino cannot load {graph.file}: {error}") from error
-        self._outputs = {output.name: compiled.output(output.name) for output in bundle.manifest.outputs}
+        self._inputs = [value.any_name for value in compiled.inputs]
+        wanted = {HIDDEN_OUT, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
+        self._outputs = {name: value for value in compiled.outputs for name in value.names & wanted}
 
     def run(self, feeds: Feeds) -> Outputs:
         try:
-            values = self._request.infer(dict(feeds), share_inputs=True)
+            values = self._request.infer({name: feeds[name] for name in self._inputs}, share_inputs=True)
         except Exception as error:  # as above
             raise BackendError(f"openvino failed on a pass of {feeds['input_ids'].size} tokens: {error}") from error
         return {name: values[output] for name, output in self._outputs.items()}

@@ -22,6 +22,7 @@ HAS_INDEX = False
 PACKAGE = "onnxruntime"
 EXTRA = "cpu"
 DIALECTS = ("ort-cpu", "traced")
+RUNS_STAGES = True
 
 HEAP_SHARE = 0.6  # of the available memory that fp32 copies of the weights may take
 
@@ -55,7 +56,8 @@ class OrtCpuBackend:
         settings.intra_op_num_threads = options.threads
         settings.log_severity_level = 3  # warnings about its own folding are not the user's business
         limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
-        disabled = [] if _heap_bytes(bundle) <= limit else self._frugal(settings)
+        spacious = options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
+        disabled = [] if spacious else self._frugal(settings)
         path = str(bundle.folder / graph.file)
         try:
             self._session = ort.InferenceSession(
@@ -63,7 +65,8 @@ class OrtCpuBackend:
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise BackendError(f"onnxruntime cannot load {graph.file}: {error}") from error
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
 
     @staticmethod
     def _frugal(settings: Any) -> list[str]:
@@ -73,7 +76,7 @@ class OrtCpuBackend:
 
     def run(self, feeds: Feeds) -> Outputs:
         try:
-            values = self._session.run(self._outputs, dict(feeds))
+            values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
         except Exception as error:  # as above
             raise BackendError(f"onnxruntime failed on a pass of {feeds['input_ids'].size} tokens: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
@@ -82,6 +85,6 @@ class OrtCpuBackend:
         self._session = None
 
 
-def _heap_bytes(bundle: Bundle) -> int:
-    """Bytes of all weights in fp32: what packing them for the fast kernels costs."""
-    return 4 * bundle.manifest.backbone.parameters
+def _heap_bytes(bundle: Bundle, graph: Graph) -> int:
+    """Bytes of the graph's weights in fp32: what packing them for the fast kernels costs."""
+    return int(4 * bundle.manifest.backbone.parameters * bundle.manifest.weight_share(graph))

@@ -28,6 +28,7 @@ EXTRA = "cuda"
 OWN_DIALECTS = ("ort-cuda", "ort-cuda-paged")  # written for CUDA, in the bundle's dtype; the first is the default
 # The others are fp32: a 16-bit bundle's graph for fp32 arithmetic, and the graph of an encoder.
 DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")
+RUNS_STAGES = True
 
 # Estimates, none of them measured on a GPU.
 BATCH_TOKENS = 16384  # a Gemm of a few thousand rows fills a large GPU; more rows hide the launches of small kernels
@@ -75,7 +76,7 @@ class OrtCudaBackend:
             fold=graph.compute_dtype == bundle.manifest.dtype,
         )
         check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
-        self._binding: Any = DeviceBinding(ort, self._session)
+        self._binding: Any = DeviceBinding(ort, self._session, options.device_index)
         self._usual, self._tidy = ort.RunOptions(), ort.RunOptions()
         self._tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{options.device_index}")
         self._memory_was_short = False
@@ -150,16 +151,19 @@ def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
     free = free_memory(device.index)
     if options.memory_limit is not None:
         free = min(free, options.memory_limit)
-    weights = sum(file.size for file in bundle.manifest.files if file.role == "weights")
+    weights = bundle.manifest.weight_bytes(graph)
     size = 4 if graph.compute_dtype == "fp32" else 2
     token = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
     tokens = (free - weights - ENGINE_BYTES) // token
     if tokens < LEAST_TOKENS:
         least = weights + ENGINE_BYTES + LEAST_TOKENS * token
         limit = "" if options.memory_limit is None else ", raise the memory limit"
+        short = (least - free) / 1e9
         raise DeviceMemoryError(
             f"{graph.file} needs about {least / 1e9:.1f} GB of {device}: {weights / 1e9:.1f} GB for weights, the rest "
-            f"for a pass of {LEAST_TOKENS} tokens; {free / 1e9:.1f} GB may be used. Free memory on it{limit}, "
-            f"or choose a GPU with more (cuda:1), or narrower weights (export --dtype bf16), or --device cpu; {NOT_YET}"
+            f"for a pass of {LEAST_TOKENS} tokens; {free / 1e9:.1f} GB may be used, {short:.1f} GB too little. Free "
+            f"memory on it{limit}, or choose a GPU with more (cuda:1), or share the layers among several (export "
+            "--stages, then --device cuda:0,cuda:1), or load them in turn (--stage-memory), or narrower weights "
+            f"(export --dtype bf16), or --device cpu; {NOT_YET}"
         )
     return int(min(BATCH_TOKENS, tokens))

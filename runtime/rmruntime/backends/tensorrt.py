@@ -27,6 +27,7 @@ HAS_INDEX = True
 PACKAGE = "tensorrt"
 EXTRA = "tensorrt"
 DIALECTS = ("portable", "traced")
+RUNS_STAGES = False  # an engine is compiled of a whole graph
 
 LIBRARIES = {"tensorrt": EXTRA, "tensorrt_rtx": "tensorrt-rtx"}  # what may have compiled an engine, and its extra
 

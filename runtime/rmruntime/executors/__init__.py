@@ -1,0 +1,24 @@
+"""How passes are run: one engine for the whole graph, a stage for each of several devices, or the stages in turn."""
+
+from rmruntime.backends import load_backend
+from rmruntime.backends.base import BackendOptions
+from rmruntime.bundle import Bundle
+from rmruntime.executors.base import PassExecutor
+from rmruntime.executors.direct import DirectExecutor
+from rmruntime.executors.pipeline import load_pipeline
+from rmruntime.executors.streaming import load_streaming
+
+__all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
+
+
+def load_executor(bundle: Bundle, options: BackendOptions) -> PassExecutor:
+    """What runs the bundle as the options say.
+
+    Raises EngineNotInstalled, EngineUnusable or BackendError where no engine can, or the bundle has no stages and they
+    are asked for, and DeviceMemoryError for a stage that does not fit.
+    """
+    if options.stage_memory is not None:
+        return load_streaming(bundle, options)
+    if options.devices[1:]:
+        return load_pipeline(bundle, options)
+    return DirectExecutor(load_backend(bundle, options))

@@ -1,0 +1,132 @@
+"""A stage for each of several devices: while one computes a pass's second stage, another computes the next's first."""
+
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from rmruntime.backends import choose_backend
+from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
+from rmruntime.bundle import Bundle
+from rmruntime.errors import BackendError
+from rmruntime.executors.base import PassExecutor, closed_error
+from rmruntime.executors.stage_group import StageGroup, StageSource, for_devices, stages_of
+from rmruntime.manifest import Graph
+
+THREAD_NAME = "rmruntime-stage"
+
+
+@dataclass
+class _Job:
+    """A pass on its way; `state` is what the stages behind it gave."""
+
+    feeds: Feeds
+    state: Outputs | None = None
+    future: Future[Outputs] = field(default_factory=Future)
+
+
+_Jobs = queue.SimpleQueue[_Job | None]  # None: no more come
+
+
+def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor":
+    """The bundle's stages on the devices that `options` names, in their order.
+
+    Raises BackendError where they have no engine in common or fewer stages than devices, and what loading raises.
+    """
+    own = [replace(options, device=device) for device in options.devices]
+    module, graph = _common_backend(bundle, own)
+    source, groups = StageSource(bundle=bundle, module=module, graph=graph), []
+    try:
+        for stages, one in zip(for_devices(stages_of(graph), len(own)), own, strict=True):
+            threads = options.threads or (0 if module.HAS_INDEX else _share_of_cores(len(own)))
+            groups.append(source.load(stages, replace(one, threads=threads)))
+    except BaseException:
+        for group in groups:
+            group.close()
+        raise
+    return PipelineExecutor(groups, graph)
+
+
+def _common_backend(bundle: Bundle, own: Sequence[BackendOptions]) -> tuple[BackendModule, Graph]:
+    """The one backend, and graph, of all devices: others would want passes of another shape."""
+    chosen = {one.device: choose_backend(bundle, one, staged=True) for one in own}
+    if len({graph.file for _, graph in chosen.values()}) > 1:
+        found = ", ".join(f"{device} runs {module.NAME}" for device, (module, _) in chosen.items())
+        raise BackendError(f"all stages must run on one engine: {found}; name it for every device")
+    return chosen[own[0].device]
+
+
+def _share_of_cores(devices: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // devices) if hasattr(os, "sched_getaffinity") else 0
+
+
+class PipelineExecutor(PassExecutor):
+    """A thread for each device, which takes passes from the one before."""
+
+    def __init__(self, groups: Sequence[StageGroup], graph: Graph) -> None:
+        engine = groups[-1].engine
+        self.name = f"{engine.name} in {len(groups)} stages"
+        self.precision, self.graph = engine.precision, graph
+        self.batch_tokens = min(group.batch_tokens for group in groups)
+        self.ahead = len(groups)  # one more than devices: the first has the next at hand
+        self._groups = groups
+        self._queues: list[_Jobs] = [queue.SimpleQueue() for _ in groups]
+        self._lock, self._closed = threading.Lock(), False
+        self._threads = [
+            threading.Thread(target=self._work, args=(place,), name=f"{THREAD_NAME}-{place}", daemon=True)
+            for place in range(len(groups))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
+        jobs = [_Job(feeds) for feeds in passes]
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            for job in jobs:
+                self._queues[0].put(job)
+        return [job.future for job in jobs]
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            _cancel_waiting(self._queues[0])
+            self._queues[0].put(None)
+        for thread in self._threads:
+            thread.join()
+        for group in self._groups:
+            group.close()
+
+    def _work(self, place: int) -> None:
+        """Run this place's stages for every job that comes, until there are no more."""
+        following = self._queues[place + 1] if place + 1 < len(self._queues) else None
+        while (job := self._queues[place].get()) is not None:
+            self._advance(job, self._groups[place], following)
+        if following is not None:
+            following.put(None)
+
+    def _advance(self, job: _Job, group: StageGroup, following: _Jobs | None) -> None:
+        try:
+            job.state = group.run(job.feeds, job.state)
+        except Exception as error:  # of any type: it is the future's to raise
+            job.future.set_exception(error)
+            return
+        if following is not None:
+            following.put(job)
+        else:
+            job.future.set_result(job.state)
+
+
+def _cancel_waiting(jobs: _Jobs) -> None:
+    while True:
+        try:
+            job = jobs.get_nowait()
+        except queue.Empty:
+            return
+        if job is not None:
+            job.future.set_exception(closed_error())

@@ -1,0 +1,101 @@
+"""Loads groups of stages in turn: while one computes, the next is read ahead and, where memory allows, loaded."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from rmruntime.backends.base import BackendOptions
+from rmruntime.executors.stage_group import StageGroup, StageSource
+from rmruntime.manifest import Stage, WeightRange
+
+THREAD_NAME = "rmruntime-load"
+_BLOCK = 8 << 20  # bytes read at a time
+
+
+class StageLoader:
+    """One group of stages after another, round and round.
+
+    `ahead`: the next group is loaded while the one before computes; otherwise its weights are only read into the page
+    cache meanwhile. Not for several threads.
+    """
+
+    def __init__(
+        self, source: StageSource, groups: Sequence[Sequence[Stage]], options: BackendOptions, *, ahead: bool
+    ) -> None:
+        """Begins to load the first group."""
+        self._source, self._groups, self._options, self._ahead = source, groups, options, ahead
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME)
+        self._begun: Future[StageGroup] | None = self._begin(0)
+
+    def first(self) -> StageGroup:
+        """The group that `groups` gives first. Raises what loading it raises."""
+        return self._taken(0)
+
+    def groups(self) -> Iterator[StageGroup]:
+        """Every group, loaded, in order; each is freed before the next comes. Raises what loading raises."""
+        for place in range(len(self._groups)):
+            group = self._taken(place)
+            self._begun = self._begin_next(place)
+            try:
+                yield group
+            finally:
+                group.close()
+
+    def close(self) -> None:
+        """Free what is loaded."""
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._begun is not None and not self._begun.cancelled() and self._begun.exception() is None:
+            self._begun.result().close()
+        self._begun = None
+
+    def _taken(self, place: int) -> StageGroup:
+        """The group at this place, which is the one begun, if any is. One that fails to load is tried anew."""
+        begun = self._begun or self._begin(place)
+        try:
+            group = begun.result()
+        except BaseException:
+            self._begun = None
+            raise
+        self._begun = begun
+        return group
+
+    def _begin_next(self, place: int) -> Future[StageGroup] | None:
+        following = (place + 1) % len(self._groups)
+        if self._ahead:
+            return self._begin(following)
+        self._pool.submit(self._read_ahead, following)
+        return None
+
+    def _begin(self, place: int) -> Future[StageGroup]:
+        return self._pool.submit(self._load, place)
+
+    def _load(self, place: int) -> StageGroup:
+        self._read_ahead(place)
+        return self._source.load(self._groups[place], self._options)
+
+    def _read_ahead(self, place: int) -> None:
+        for stage in self._groups[place]:
+            for run in stage.ranges:
+                read_ahead(self._source.bundle.folder, run, self._stopped)
+
+
+def read_ahead(folder: Path, run: WeightRange, stopped: threading.Event) -> None:
+    """Have the kernel's page cache hold these bytes, as far as there is memory for them; ends early once `stopped`.
+
+    What cannot be read is left to the engine, which says so.
+    """
+    block = bytearray(_BLOCK)
+    with suppress(OSError), (folder / run.file).open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), run.offset, run.nbytes, os.POSIX_FADV_SEQUENTIAL)
+        file.seek(run.offset)
+        left = run.nbytes
+        while left > 0 and not stopped.is_set():
+            count = file.readinto(memoryview(block)[: min(left, _BLOCK)])
+            if not count:
+                return
+            left -= count

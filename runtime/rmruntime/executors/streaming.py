@@ -1,0 +1,157 @@
+"""The stages in turn on one device, each for many passes: a model larger than the memory, at the speed of the disk."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from rmruntime.backends import choose_backend
+from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
+from rmruntime.bundle import Bundle
+from rmruntime.errors import BackendError, DeviceMemoryError
+from rmruntime.executors.base import PassExecutor, closed_error
+from rmruntime.executors.direct import DirectExecutor
+from rmruntime.executors.stage_group import StageGroup, StageSource, for_memory, stages_of
+from rmruntime.executors.stage_loader import StageLoader
+from rmruntime.manifest import Graph, Stage
+from rmruntime.memory import UNLIMITED, available_memory
+
+AUTO_SHARE = 0.5  # of the available memory, for weights
+HIDDEN_SHARE = 0.25  # of the stage memory, which the hidden states of a wave may take besides
+STREAM_BYTES = 4  # of one number of the hidden states
+THREAD_NAME = "rmruntime-stages"
+
+
+def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
+    """The bundle's stages in turn, with at most `options.stage_memory` bytes of weights at a time.
+
+    Weights that are no more than that in all are loaded once, in the whole graph. Raises DeviceMemoryError for a stage
+    that is larger, and what choosing a backend and loading a stage raise.
+    """
+    if options.devices[1:]:
+        raise BackendError(
+            f"device {options.device!r}: stages run in turn on one device, or side by side on several; name one device "
+            "or leave the stage memory out"
+        )
+    module, graph = choose_backend(bundle, options, staged=True)
+    limit = _limit(module, options)
+    if bundle.manifest.weight_bytes(graph) <= limit:
+        return DirectExecutor(module.load(bundle, graph, replace(options, stage_memory=None)))
+    groups, ahead = _groups(stages_of(graph), limit)
+    source = StageSource(bundle=bundle, module=module, graph=graph)
+    tokens = int(HIDDEN_SHARE * limit / (STREAM_BYTES * bundle.manifest.backbone.hidden_size))
+    return StreamingExecutor(StageLoader(source, groups, options, ahead=ahead), graph, len(groups), tokens)
+
+
+def _limit(module: BackendModule, options: BackendOptions) -> int:
+    """Bytes of weights that may be loaded. Raises BackendError where "auto" has nothing to go by."""
+    if isinstance(options.stage_memory, int):
+        return options.stage_memory
+    available = UNLIMITED if module.HAS_INDEX else available_memory()
+    if available == UNLIMITED:
+        raise BackendError(f"stage memory 'auto': how much {module.NAME} has here is not known; say how many bytes")
+    return int(AUTO_SHARE * available)
+
+
+def _groups(stages: Sequence[Stage], limit: int) -> tuple[list[tuple[Stage, ...]], bool]:
+    """What is loaded together, and whether two groups fit at a time, one computing and one loading."""
+    largest = max(stages, key=lambda stage: stage.weight_bytes)
+    if largest.weight_bytes > limit:
+        raise DeviceMemoryError(
+            f"the stage of layers {largest.first} to {largest.last} has {largest.weight_bytes / 1e9:.3f} GB of "
+            f"weights, {(largest.weight_bytes - limit) / 1e9:.3f} GB more than the stage memory of {limit / 1e9:.3f} "
+            f"GB: raise it, or export the bundle again with more stages than {len(stages)} (--stages)"
+        )
+    ahead = largest.weight_bytes <= limit // 2
+    return for_memory(stages, limit // 2 if ahead else limit), ahead
+
+
+@dataclass
+class _Job:
+    """A pass on its way; `state` is what the stages so far gave. Its feeds are let go once it has ended."""
+
+    feeds: Feeds
+    state: Outputs | None = None
+    future: Future[Outputs] = field(default_factory=Future)
+
+    def advance(self, group: StageGroup) -> None:
+        """Run it through some stages, unless it failed in an earlier one."""
+        if self.future.done():
+            return
+        try:
+            self.state = group.run(self.feeds, self.state)
+        except Exception as error:  # of any type: it is the future's to raise
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End it, unless it has ended."""
+        if not self.future.done():
+            self.feeds, self.state = {}, None
+            self.future.set_exception(error)
+
+
+class StreamingExecutor(PassExecutor):
+    """A thread that takes what is submitted, as a wave, through one group of stages after another."""
+
+    ahead = 1
+
+    def __init__(self, loader: StageLoader, graph: Graph, groups: int, wave_tokens: int) -> None:
+        """`wave_tokens`: how many tokens' hidden states there is room for."""
+        try:
+            first = loader.first()
+        except BaseException:
+            loader.close()
+            raise
+        self._loader = loader
+        self.name = f"{first.engine.name} in {groups} stages in turn"
+        self.precision, self.graph = first.engine.precision, graph
+        self.batch_tokens = min(first.batch_tokens, max(1, wave_tokens))
+        self.wave_tokens = wave_tokens
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._lock, self._closed = threading.Lock(), False
+        self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+
+    def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
+        jobs = [_Job(feeds) for feeds in passes]
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            self._queue.put(jobs)
+        return [job.future for job in jobs]
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+        self._loader.close()
+
+    def _work(self) -> None:
+        while (jobs := self._queue.get()) is not None:
+            if self._closed:
+                _fail(jobs, closed_error())
+                continue
+            try:
+                self._wave(jobs)
+            except Exception as error:  # of any type: a group that does not load fails all of them
+                _fail(jobs, error)
+
+    def _wave(self, jobs: Sequence[_Job]) -> None:
+        for group in self._loader.groups():
+            for job in jobs:
+                if self._closed:
+                    job.fail(closed_error())
+                job.advance(group)
+        for job in jobs:
+            if not job.future.done():
+                assert job.state is not None  # some group ran
+                job.future.set_result(job.state)
+
+
+def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+    for job in jobs:
+        job.fail(error)

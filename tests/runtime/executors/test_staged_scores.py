@@ -1,0 +1,181 @@
+"""Stages side by side and in turn: scores are bitwise those of the whole graph, and every refusal is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conversations import ragged_records
+from fake_cuda import FakeDriver, FakeOnnxRuntime
+from rmexport import ExportOptions, export
+from rmruntime import BackendError, RewardModel, ScoreOptions, cuda_driver
+from rmruntime.backends import ort_cuda
+from rmruntime.backends.base import BackendOptions
+from rmruntime.bundle import Bundle
+from rmruntime.byte_sizes import parse_bytes
+from rmruntime.cli import main
+from rmruntime.errors import DeviceMemoryError, OptionError
+from rmruntime.executors import streaming
+from rmruntime.executors.stage_group import for_memory
+from tiny_checkpoints import TinyShape, gated
+
+ENGINES = [("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+SMALL_PASSES = ScoreOptions(max_batch_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Six layers in as many stages."""
+    folder = tmp_path_factory.mktemp("staged")
+    checkpoint = str(gated(folder / "checkpoint", TinyShape(num_hidden_layers=6)).folder)
+    for dtype in ("fp32", "bf16"):
+        export(checkpoint, folder / dtype, ExportOptions(dtype=dtype, stages=6))  # type: ignore[arg-type] # a choice
+    export(checkpoint, folder / "whole", ExportOptions())
+    return {name: folder / name for name in ("fp32", "bf16", "whole")}
+
+
+def largest_stage(bundle: Path) -> int:
+    return max(stage.weight_bytes for stage in Bundle.open(bundle).manifest.graphs[0].stages)
+
+
+def scores(bundle: Path, **options: Any) -> tuple[str, list[Any]]:
+    with RewardModel.load(bundle, **options) as model:
+        return model.backend, model.score(ragged_records(24), SMALL_PASSES)
+
+
+@pytest.mark.parametrize(("device", "dtype"), ENGINES)
+def test_scores_are_those_of_the_whole_graph(bundles: dict[str, Path], device: str, dtype: str) -> None:
+    pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
+    _, expected = scores(bundles[dtype], device=device)
+    for count in (2, 4):
+        found = scores(bundles[dtype], device=",".join([device] * count))
+        assert found == (f"{device} in {count} stages", expected)
+    largest, stages = largest_stage(bundles[dtype]), Bundle.open(bundles[dtype]).manifest.graphs[0].stages
+    for memory, at_once in ((2 * largest, largest), (largest, largest), (int(2.5 * largest), int(1.25 * largest))):
+        groups = len(for_memory(stages, at_once))
+        found = scores(bundles[dtype], device=device, stage_memory=memory)
+        assert found == (f"{device} in {groups} stages in turn", expected) and groups > 2
+
+
+def test_what_fits_into_the_stage_memory_is_loaded_once(bundles: dict[str, Path]) -> None:
+    _, expected = scores(bundles["fp32"], device="ort-cpu")
+    for bundle in ("fp32", "whole"):  # which need not have stages then
+        for memory in (10**9, "auto"):
+            assert scores(bundles[bundle], device="ort-cpu", stage_memory=memory) == ("ort-cpu", expected)
+
+
+def test_each_load_serves_as_many_passes_as_there_is_room_for(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 records of about 1000 tokens in all: one wave, or one of every other pass."""
+    loads: list[int] = []
+    real = streaming.StageLoader.groups
+
+    def counted(loader: Any) -> Any:
+        loads.append(1)
+        return real(loader)
+
+    monkeypatch.setattr(streaming.StageLoader, "groups", counted)
+    memory = 2 * largest_stage(bundles["fp32"])
+    _, expected = scores(bundles["fp32"], device="ort-cpu", stage_memory=memory)
+    few = len(loads)
+    monkeypatch.setattr(streaming, "HIDDEN_SHARE", 200 * 4 * 64 / memory)  # of 200 tokens
+    assert scores(bundles["fp32"], device="ort-cpu", stage_memory=memory)[1] == expected
+    assert len(loads) - few > few >= 1
+
+
+def test_the_command_line_does_both(bundles: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    records = tmp_path / "in.jsonl"
+    records.write_text("".join(json.dumps(record) + "\n" for record in ragged_records(6)))
+    memory = 2 * largest_stage(bundles["fp32"])
+    written = []
+    ways = (["--device", "ort-cpu"], ["--device", "ort-cpu, ort-cpu"], ["--device", "ort-cpu", "--stage-memory"])
+    for i, way in enumerate(ways):
+        out = tmp_path / f"{i}.jsonl"
+        more = [f"{memory}B"] if way[-1] == "--stage-memory" else []
+        assert main(["score", str(bundles["fp32"]), str(records), "-o", str(out), *way, *more]) == 0
+        written.append(out.read_text())
+    assert written[0] == written[1] == written[2]
+    said = capsys.readouterr().err
+    assert "on ort-cpu in 2 stages in fp32" in said and "on ort-cpu in 6 stages in turn in fp32" in said
+
+
+def test_sizes_as_people_write_them() -> None:
+    for text, size in (("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mib", 512 << 20), ("4000", 4000), ("2e3B", 2000)):
+        assert parse_bytes("x", text) == size
+    for text in ("", "GB", "-1GB", "0", "6 parsecs", "0.1"):
+        with pytest.raises(OptionError, match="expected a size such as 6GB"):
+            parse_bytes("x", text)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options", "message"),
+    [
+        ("whole", {"device": "ort-cpu,ort-cpu"}, r"no stages of ort-cpu.*rmexport export --stages N"),
+        ("whole", {"device": "ort-cpu", "stage_memory": 1000}, r"no stages of ort-cpu.*--stages N"),
+        ("fp32", {"device": ",".join(["ort-cpu"] * 7)}, r"7 devices were given for 6 stages.*--stages 7"),
+        ("fp32", {"device": "ort-cpu,openvino"}, r"one engine: ort-cpu runs ort-cpu, openvino runs openvino"),
+        ("fp32", {"device": "ort-cpu,ort-cpu", "stage_memory": 1000}, "name one device or leave the stage memory out"),
+        ("fp32", {"device": "ort-cpu,"}, "unknown device ''"),
+        ("fp32", {"device": "ort-cpu,tensorrt"}, "tensorrt runs no stages; choose .*ort-cpu"),
+    ],
+)
+def test_what_cannot_be(bundles: dict[str, Path], bundle: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        RewardModel.load(bundles[bundle], **options)
+
+
+def test_a_stage_that_does_not_fit_says_by_how_much(bundles: dict[str, Path]) -> None:
+    memory = largest_stage(bundles["fp32"]) - 1000
+    with pytest.raises(DeviceMemoryError, match=r"layers 0 to 0 has .* 0\.000 GB more than the stage memory.*--stages"):
+        RewardModel.load(bundles["fp32"], device="ort-cpu", stage_memory=memory)
+    with pytest.raises(OptionError, match="stage_memory is -1, expected a number of bytes or 'auto'"):
+        BackendOptions(stage_memory=-1)
+
+
+def test_an_unknown_amount_of_memory_is_no_amount(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "available_memory", lambda: streaming.UNLIMITED)
+    with pytest.raises(BackendError, match="'auto': how much ort-cpu has here is not known; say how many bytes"):
+        RewardModel.load(bundles["fp32"], device="ort-cpu", stage_memory="auto")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
+    """Three GPUs that are not there."""
+    driver, ort = FakeDriver(count=3), FakeOnnxRuntime()
+    monkeypatch.setattr(cuda_driver, "load_library", lambda: driver)
+    monkeypatch.setattr(ort_cuda, "engine_module", lambda name: ort)
+    return ort
+
+
+def test_gpus_hand_hidden_states_over_without_the_host(bundles: dict[str, Path], gpus: FakeOnnxRuntime) -> None:
+    name, found = scores(bundles["fp32"], device="cuda:0,cuda:1,cuda:2")
+    assert name == "ort-cuda in 3 stages"
+    _, expected = scores(bundles["fp32"], device="ort-cpu")
+    np.testing.assert_allclose([s.value for s in found], [s.value for s in expected], atol=2e-5)
+    assert [s.given["providers"][0][1]["device_id"] for s in gpus.sessions] == ["0", "0", "1", "1", "2", "2"]
+    for number, session in enumerate(gpus.sessions):
+        # On the device that made them; the next session binds them as they are.
+        kept = (
+            {"hidden_out": f"cuda:{number // 2}"}
+            if number < 5
+            else dict.fromkeys(("score", "rewards", "gating"), "cpu")
+        )
+        assert session.fetched and all(fetched == kept for fetched in session.fetched)
+        assert all(bound.get("hidden_in", 0) == (number > 0) for bound in session.bound)
+
+
+def test_a_gpus_stages_in_turn(bundles: dict[str, Path], gpus: FakeOnnxRuntime) -> None:
+    memory = 2 * largest_stage(bundles["fp32"])
+    name, found = scores(bundles["fp32"], device="ort-cuda:1", stage_memory=memory)
+    assert name == "ort-cuda in 6 stages in turn" and len(found) == 24
+    with pytest.raises(BackendError, match="'auto': how much ort-cuda has here is not known"):
+        RewardModel.load(bundles["fp32"], device="ort-cuda", stage_memory="auto")
+
+
+def test_a_stage_that_a_gpu_has_no_room_for(bundles: dict[str, Path], gpus: FakeOnnxRuntime) -> None:
+    cuda_driver.load_library().free = 100_000  # type: ignore[attr-defined] # the fake's
+    with pytest.raises(DeviceMemoryError, match=r"layers-000-000.onnx.* GB too little.*--stages"):
+        RewardModel.load(bundles["fp32"], device="cuda:0,cuda:1")
