@@ -102,6 +102,17 @@ def test_the_same_values_in_other_files(revisions: Path, tmp_path: Path, monkeyp
     assert "settings and files: the same" in text(found) and facts(found)["same"]
 
 
+def test_stages_in_other_files(revisions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which bytes of which file a stage reads makes no difference, whether there are stages does."""
+    monkeypatch.setattr("rmexport.options.SMALLEST_SHARD", 1)
+    export(str(revisions / "c1"), tmp_path / "staged", ExportOptions(stages=2))
+    other = variant(revisions, tmp_path, max_shard_size="100KB", stages=2)
+    assert not compared(tmp_path / "staged", other).differs
+    found = compared(revisions / "b1", other)
+    assert found.files and {file.how for file in found.files} == {"only in B"}
+    assert found.settings and all(".stages" in setting.name for setting in found.settings)
+
+
 def test_other_dtypes_are_compared_by_value(revisions: Path, tmp_path: Path) -> None:
     other = variant(revisions, tmp_path, dtype="bf16")
     found = compared(revisions / "b1", other)
