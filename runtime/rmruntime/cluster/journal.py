@@ -37,13 +37,13 @@ class Journal:
     def check_run(self, host: str) -> None:
         """Raises ClusterError where the folder is not seen, or another run writes there now."""
         try:
-            named = json.loads((self.folder / "run.json").read_text())["run"]
+            ours = self._is_ours()
         except OSError as error:
             raise ClusterError(
                 f"{self.output} is not seen on {host} ({error.strerror}); every machine must see the output folder "
                 "under this path"
             ) from error
-        if named != self.run:
+        if not ours:
             raise ClusterError(f"{self.output}: another run has begun to write there; this one has ended")
 
     def claim_engine(self, engine: str, host: str) -> None:
@@ -93,12 +93,18 @@ class Journal:
         return summaries
 
     def sweep(self) -> None:
-        """Remove what workers that were killed left behind, and this run's counts of attempts."""
+        """Remove what workers that were killed left behind, and counts of attempts; nothing of a run that took over."""
         with _reported(self.folder):
+            if not self._is_ours():
+                return
             for path in (*self.output.glob(".part-*.partial"), *self.folder.glob(".*.partial")):
                 path.unlink(missing_ok=True)
             for path in self.folder.glob("started-*"):
                 path.unlink(missing_ok=True)
+
+    def _is_ours(self) -> bool:
+        named = json.loads((self.folder / "run.json").read_text())["run"]
+        return bool(named == self.run)
 
     def _started(self, block: Block) -> Path:
         return self.folder / f"started-{block.index:05}"

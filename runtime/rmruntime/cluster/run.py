@@ -72,7 +72,10 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
     done = journal.done(plan)
     _check_skipped(output, done.values(), files)
     run = _Run(bundle=str(Path(bundle).resolve()), inputs=inputs, files=files, options=options, cluster=cluster)
-    report = _scored(run, plan, journal, done)
+    try:
+        report = _scored(run, plan, journal, done)
+    finally:
+        journal.sweep()
     _settle(plan, journal, cluster)
     return report
 
@@ -190,7 +193,6 @@ def _joined(done: dict[int, Summary]) -> Summary:
 
 def _settle(plan: Plan, journal: Journal, cluster: ClusterOptions) -> None:
     """Once all blocks are done."""
-    journal.sweep()
     shards = [journal.output / plan.shard(block) for block in plan.blocks]
     if plan.shards == "parquet":
         done = journal.done(plan)

@@ -77,10 +77,10 @@ def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
     room = [_room(node, cpus, gpus) for node in nodes]
     workers = options.workers or sum(room)
     if not workers or workers > sum(room):
-        each = f"{cpus} cores" + (" and a GPU" if gpus else "")
+        each = f"{cpus} core{'' if cpus == 1 else 's'}{' and a GPU' if gpus else ''}"
         raise ClusterError(
-            f"{max(workers, 1)} workers with {each} each were asked for, and the cluster has room for {sum(room)}; "
-            "choose fewer --workers or --threads" + (", or --device cpu" if gpus else "")
+            f"found room for {sum(room)} workers of {each}, expected room for {max(workers, 1)}; choose fewer "
+            f"--workers or --threads{', or --device cpu' if gpus else ''}"
         )
     threads = files.threads if gpus else cpus
     machines = min(workers, sum(1 for n in room if n))

@@ -1,0 +1,110 @@
+"""Two scorers of one thread on a local Ray cluster against one process: records a second, and whether bytes differ.
+
+A Llama classifier of 144M parameters (289 MB in bf16) with random weights scores the example's pairs. The process runs
+with two threads, and with one, whose rate counts twice. They take turns; the best turn of each counts. The seconds are
+those of the summaries, without loading; what Ray takes before the first block begins is told apart.
+"""
+
+import argparse
+import filecmp
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_checkpoints import EXAMPLE, write_classifier
+from machine import banner, describe
+
+from rmexport import export
+
+SHAPE: dict[str, object] = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "vocab_size": 2048,
+    "max_position_embeddings": 2048,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+WANTED = 0.85  # of the process's records a second
+CONTESTANTS = {
+    "one thread": ["--threads", "1"],
+    "two threads": ["--threads", "2"],
+    "ray": ["--engine", "ray", "--workers", "2", "--threads", "1", "--overwrite"],
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run: seconds of scoring, of the whole command, and before Ray's first block."""
+
+    records: int
+    seconds: float
+    command: float
+    start: float
+
+    @property
+    def rate(self) -> float:
+        return self.records / self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder with 1 GB free")
+    parser.add_argument("--device", default="openvino")
+    parser.add_argument("--input", type=Path, default=EXAMPLE.parent / "pairs.jsonl")
+    parser.add_argument("--block-records", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    print(banner())
+    bundle = arguments.work / "llama-144m.bundle"
+    if not bundle.exists():
+        export(str(write_classifier(arguments.work / "llama-144m", SHAPE)), bundle)
+    turns: dict[str, list[Turn]] = {name: [] for name in CONTESTANTS}
+    for _ in range(arguments.rounds):
+        for name in CONTESTANTS:
+            turns[name].append(run(name, bundle, arguments))
+            print(f"{name}: {turns[name][-1]}", flush=True)
+    report(turns, arguments)
+
+
+def run(name: str, bundle: Path, arguments: argparse.Namespace) -> Turn:
+    output = arguments.work / name.replace(" ", "-")
+    options = [*CONTESTANTS[name], "--device", arguments.device, "-o", output]
+    if name == "ray":
+        options += ["--block-records", arguments.block_records, "--merge", arguments.work / "merged"]
+    command = [sys.executable, "-c", "from rmruntime.cli import main; raise SystemExit(main())", "score"]
+    begin = time.perf_counter()
+    said = subprocess.run(
+        [*map(str, [*command, bundle, arguments.input, *options])], check=True, capture_output=True, text=True
+    ).stderr
+    whole = time.perf_counter() - begin
+    found = re.search(r"^(\d+) records.* ([\d.]+) s$", said, re.MULTILINE)
+    assert found, said
+    start = re.search(r"first ready after ([\d.]+) s", said)
+    return Turn(int(found[1]), float(found[2]), whole, float(start[1]) if start else 0.0)
+
+
+def report(turns: dict[str, list[Turn]], arguments: argparse.Namespace) -> None:
+    best = {name: max(turn.rate for turn in of) for name, of in turns.items()}
+    against = {"two threads": best["two threads"], "one thread, twice": 2 * best["one thread"]}
+    for name, rate in against.items():
+        print(f"ray {best['ray']:.2f} records/s, {name} {rate:.2f}: {best['ray'] / rate:.3f} (wanted {WANTED})")
+    last = turns["ray"][-1]
+    print(f"ray: {last.start:.2f} s before the first block, {last.command - last.seconds:.2f} s beside scoring in all")
+    same = filecmp.cmp(arguments.work / "merged", arguments.work / "one-thread", shallow=False)
+    print("the same bytes" if same else "OTHER BYTES than the process with one thread writes")
+    if arguments.json:
+        rows = {name: [vars(turn) for turn in of] for name, of in turns.items()}
+        arguments.json.write_text(json.dumps({"machine": describe(), "turns": rows, "same": same}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
