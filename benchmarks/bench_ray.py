@@ -1,8 +1,8 @@
 """Two scorers of one thread on a local Ray cluster against one process: records a second, and whether bytes differ.
 
-A Llama classifier of 144M parameters (289 MB in bf16) with random weights scores the example's pairs. The process runs
-with two threads, and with one, whose rate counts twice. They take turns; the best turn of each counts. The seconds are
-those of the summaries, without loading; what Ray takes before the first block begins is told apart.
+A Llama classifier of 144M parameters (289 MB in bf16) with random weights scores pairs of the example's. The process
+runs with two threads, and with one, whose rate counts twice. They take turns; the best turn of each counts. The seconds
+are those of the summaries, without loading; what Ray takes before the first block begins is told apart.
 """
 
 import argparse
@@ -58,15 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with 1 GB free")
     parser.add_argument("--device", default="openvino")
-    parser.add_argument("--input", type=Path, default=EXAMPLE.parent / "pairs.jsonl")
-    parser.add_argument("--block-records", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--records", type=int, default=300, help="of examples/pairs.jsonl, which has 950")
+    parser.add_argument("--block-records", type=int, default=25, help="few, so that both scorers end at about one time")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     print(banner())
     bundle = arguments.work / "llama-144m.bundle"
     if not bundle.exists():
         export(str(write_classifier(arguments.work / "llama-144m", SHAPE)), bundle)
+    lines = (EXAMPLE.parent / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (arguments.work / "in.jsonl").write_text("".join(lines[: arguments.records]))
     turns: dict[str, list[Turn]] = {name: [] for name in CONTESTANTS}
     for _ in range(arguments.rounds):
         for name in CONTESTANTS:
@@ -83,7 +85,10 @@ def run(name: str, bundle: Path, arguments: argparse.Namespace) -> Turn:
     command = [sys.executable, "-c", "from rmruntime.cli import main; raise SystemExit(main())", "score"]
     begin = time.perf_counter()
     said = subprocess.run(
-        [*map(str, [*command, bundle, arguments.input, *options])], check=True, capture_output=True, text=True
+        [*map(str, [*command, bundle, arguments.work / "in.jsonl", *options])],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stderr
     whole = time.perf_counter() - begin
     found = re.search(r"^(\d+) records.* ([\d.]+) s$", said, re.MULTILINE)

@@ -3,7 +3,6 @@
 Commands run in processes of their own, as users give them; nothing of Ray is in the process of the tests.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -22,9 +21,6 @@ import pytest
 from rmexport import ExportOptions, export
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import FileOptions, score_file
-
-if importlib.util.find_spec("ray") is None:
-    pytest.skip("ray is not installed", allow_module_level=True)
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 COMMAND = [sys.executable, "-c", "from rmruntime.cli import main; raise SystemExit(main())", "score"]
