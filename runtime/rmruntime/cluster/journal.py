@@ -84,13 +84,14 @@ class Journal:
 
     def done(self, plan: Plan) -> dict[int, Summary]:
         """Summaries of the blocks that are done, by index."""
-        summaries = {}
-        for block in plan.blocks:
-            entry = _read(self._done(block))
-            shard = self.output / plan.shard(block)
-            if entry is not None and shard.is_file() and shard.stat().st_size == entry["bytes"]:
-                summaries[block.index] = Summary.decoded(entry["summary"])
-        return summaries
+        found = {block.index: self.finished(block, self.output / plan.shard(block)) for block in plan.blocks}
+        return {index: summary for index, summary in found.items() if summary is not None}
+
+    def finished(self, block: Block, shard: Path) -> Summary | None:
+        """The summary of a block that is done, else None."""
+        entry = _read(self._done(block))
+        whole = entry is not None and shard.is_file() and shard.stat().st_size == entry["bytes"]
+        return Summary.decoded(entry["summary"]) if whole else None
 
     def sweep(self) -> None:
         """Remove what workers that were killed left behind, and counts of attempts; nothing of a run that took over."""

@@ -61,12 +61,13 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
     """
     import_ray()
     inputs, output = input_files(files.input), _output_folder(files)
-    if cluster.overwrite:
-        forget(output)
-    before = kept_plan(output)
+    _check_merge(cluster.merge)
+    before = None if cluster.overwrite else kept_plan(output)
     if before is not None and cluster.block_records is None:
         cluster = replace(cluster, block_records=before.block_records)
     plan = make_plan(Path(bundle), inputs, files, options, cluster)
+    if cluster.overwrite:
+        forget(output)
     _check_output(output, before, plan)
     journal = open_journal(output, plan)
     done = journal.done(plan)
@@ -98,6 +99,12 @@ def _output_folder(files: FileOptions) -> Path:
     if output.exists() and not output.is_dir():
         raise OptionError(f"{output}: found a file, expected a folder for the shards (--merge FILE makes one file too)")
     return output.resolve()
+
+
+def _check_merge(target: str | None) -> None:
+    """Found out before scoring, not after."""
+    if target is not None and (not Path(target).parent.is_dir() or Path(target).is_dir()):
+        raise OptionError(f"merge is {target!r}, expected the name of a file in a folder that exists")
 
 
 def _check_output(output: Path, before: Plan | None, plan: Plan) -> None:

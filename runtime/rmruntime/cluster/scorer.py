@@ -120,6 +120,9 @@ class BlockScorer:
     def _scored(self, model: RewardModel, task: Task, outcome: Outcome) -> Outcome:
         journal, block = self._job.journal, task.block
         journal.check_run(self._host)
+        finished = journal.finished(block, journal.output / task.shard)
+        if finished is not None:  # the worker that scored it died before it could say so
+            return replace(outcome, summary=asdict(finished))
         outcome = replace(outcome, attempts=journal.begin(block))
         summary = self._write_shard(model, task, outcome.attempts)
         journal.finish(block, journal.output / task.shard, summary)

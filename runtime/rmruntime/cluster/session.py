@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from rmruntime.errors import BackendError, ClusterError, EngineNotInstalled, Opt
 from rmruntime.score_file import FileOptions
 
 STORE_BYTES = 100 << 20  # of a cluster of our own: what passes through it is names of blocks
+_NAMED = re.compile(r"[\w.]*(Error|Exception|Died)\b.*: ")
 REACH_SECONDS = 5.0  # Ray itself tries for minutes, and says so on standard error all the while
 
 
@@ -49,8 +51,8 @@ def connected(address: str) -> Iterator[Any]:
     Raises ClusterError when the cluster cannot be reached.
     """
     _check_address(address)
-    _be_quiet()
     ray = import_ray()
+    _be_quiet()
     if ray.is_initialized():
         raise ClusterError("this process is connected to a Ray cluster already; call ray.shutdown() first")
     options = _local() if address == "local" else {}
@@ -58,7 +60,7 @@ def connected(address: str) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ClusterError(f"address {address!r}: no Ray cluster can be reached ({_first_line(error)})") from error
+            raise ClusterError(f"address {address!r}: no Ray cluster can be reached ({_cause(error)})") from error
         try:
             yield ray
         finally:
@@ -105,7 +107,7 @@ def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[
             yield row["outcome"]
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"Ray could not go on: {_first_line(error)}; see that every machine has this rmruntime and the engine, "
+            f"Ray could not go on: {_cause(error)}; see that every machine has this rmruntime and the engine, "
             "then give the same command again; Ray's logs say more"
         ) from error
 
@@ -170,6 +172,7 @@ def _room(node: dict[str, float], cpus: int, gpus: int) -> int:
     return int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else sys.maxsize))
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+def _cause(error: BaseException) -> str:
+    """The line that names the exception, of a text that may hold a worker's traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if _NAMED.match(line)), lines[-1])

@@ -86,6 +86,7 @@ def test_what_is_wrong_is_told_before_a_cluster_is_started(
     assert "is not a bundle" in told(capsys, source.parent, source, "--engine", "ray", "-o", out)
     assert "workers is 0, expected at least 1" in told(capsys, *ray, "-o", out, "--workers", 0)
     assert "merge reads shards of JSON lines" in told(capsys, *ray, "-o", out, "--shards", "parquet", "--merge", "x")
+    assert "expected the name of a file in a folder that exists" in told(capsys, *ray, "-o", out, "--merge", out / "x")
     assert not out.exists()
     said = told(capsys, *ray, "-o", out, "--ray-address", "ray://somewhere:1")
     assert "address is 'ray://somewhere:1', expected local, auto or HOST:PORT" in said
@@ -99,7 +100,10 @@ def test_an_output_of_something_else(bundle: Path, source: Path, capsys: pytest.
     assert "shards of another run: max_length (None then, 9 now)" in told(capsys, *ray, "--max-length", 9)
     source.write_text('{"prompt": "a", "response": "c"}\n')
     assert "shards of another run: the content of in.jsonl" in told(capsys, *ray)
-    assert "nothing answers there" in told(capsys, *ray, "--overwrite")
+    journal = out / "_journal" / "plan.json"
+    kept = journal.read_text()
+    assert "is not a bundle" in told(capsys, source.parent, *ray[1:], "--overwrite") and journal.read_text() == kept
+    assert "nothing answers there" in told(capsys, *ray, "--overwrite") and journal.read_text() != kept
     other = source.parent / "other"
     other.mkdir()
     (other / "letters.txt").write_text("mine")

@@ -77,6 +77,17 @@ def test_shards_together_are_what_one_process_writes(bundle: Path, tmp_path: Pat
     assert [Summary.decoded(o.summary or {}) for o in outcomes] == [done[o.index] for o in outcomes]
 
 
+def test_a_block_whose_worker_died_after_it_is_not_scored_again(bundle: Path, tmp_path: Path) -> None:
+    run = Run(bundle, tmp_path, lines(RECORDS))
+    first = run.score(0)
+    [shard] = run.output.glob("part-*")
+    before = shard.stat()
+    again = run.score(0)
+    assert again.summary == first.summary and (shard.stat().st_ino, shard.stat().st_mtime_ns) == (
+        before.st_ino, before.st_mtime_ns,
+    )  # fmt: skip
+
+
 def test_a_bad_record_stops_its_block_and_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     run = Run(bundle, tmp_path, lines([*RECORDS[:3], "{broken"]))
     assert run.score(0).error is None
