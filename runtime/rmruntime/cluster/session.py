@@ -1,4 +1,4 @@
-"""The connection to Ray, and how many scorers the cluster has room for. Only this file imports Ray, by name."""
+"""The connection to Ray, and blocks on their way through it. Only this file imports Ray, by name."""
 
 import importlib
 import logging
@@ -8,29 +8,17 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
-from typing import Any
+from io import TextIOBase
+from typing import Any, TextIO
 
-from rmruntime.backends import backends
-from rmruntime.cluster.options import ClusterOptions
+from rmruntime.cluster.pool import Pool
 from rmruntime.cluster.scorer import BlockScorer, Job, Task
-from rmruntime.errors import BackendError, ClusterError, EngineNotInstalled, OptionError
-from rmruntime.score_file import FileOptions
+from rmruntime.errors import ClusterError, EngineNotInstalled, OptionError
 
 STORE_BYTES = 100 << 20  # of a cluster of our own: what passes through it is names of blocks
+MESSAGE = 240  # characters of one of Ray's messages
 _NAMED = re.compile(r"[\w.]*(Error|Exception|Died)\b.*: ")
 REACH_SECONDS = 5.0  # Ray itself tries for minutes, and says so on standard error all the while
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """`workers` scorers, each with `cpus` cores and `gpus` GPUs, on `machines` machines; `files` is what each loads."""
-
-    workers: int
-    cpus: int
-    gpus: int
-    machines: int
-    files: FileOptions
 
 
 def import_ray() -> Any:
@@ -56,7 +44,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         raise ClusterError("this process is connected to a Ray cluster already; call ray.shutdown() first")
     options = _local() if address == "local" else {}
-    with redirect_stdout(sys.stderr):  # where Ray reports dead workers: standard output is not its own
+    with redirect_stdout(_FirstLines(sys.stderr)):  # Ray reports dead workers on standard output, which is the user's
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -65,28 +53,6 @@ def connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
-
-
-def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
-    """As many scorers as asked for, or one a GPU, or one a machine.
-
-    Raises ClusterError when the cluster has no room for them.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    files = replace(files, device=_device(files.device, nodes))
-    gpus = int(_on_gpu(files.device))
-    cpus = _cpus(files.threads, options.workers, nodes, gpus)
-    room = [_room(node, cpus, gpus) for node in nodes]
-    workers = options.workers or sum(room)
-    if not workers or workers > sum(room):
-        each = f"{cpus} core{'' if cpus == 1 else 's'}{' and a GPU' if gpus else ''}"
-        raise ClusterError(
-            f"found room for {sum(room)} workers of {each}, expected room for {max(workers, 1)}; choose fewer "
-            f"--workers or --threads{', or --device cpu' if gpus else ''}"
-        )
-    threads = files.threads if gpus else cpus
-    machines = min(workers, sum(1 for n in room if n))
-    return Pool(workers=workers, cpus=cpus, gpus=gpus, machines=machines, files=replace(files, threads=threads))
 
 
 def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[str]:
@@ -110,6 +76,19 @@ def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[
             f"Ray could not go on: {_cause(error)}; see that every machine has this rmruntime and the engine, "
             "then give the same command again; Ray's logs say more"
         ) from error
+
+
+class _FirstLines(TextIOBase):
+    """Passes on the beginnings of messages; what is indented below them is the log of a process that died."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line[:1].strip():
+                self._target.write(f"{line[:MESSAGE]}\n")
+        return len(text)
 
 
 def _check_address(address: str) -> None:
@@ -138,38 +117,6 @@ def _be_quiet() -> None:
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # it calls an error what Ray Data always does to restart actors
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _device(device: str, nodes: Sequence[dict[str, float]]) -> str:
-    """GPUs where `auto` finds some in the cluster; which of them a scorer gets is Ray's choice."""
-    if ":" in device:
-        raise OptionError(f"device is {device!r}, and on a cluster Ray chooses the GPU; say {device.split(':')[0]!r}")
-    if device != "auto":
-        return device
-    return "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
-
-
-def _on_gpu(device: str) -> bool:
-    known = backends()
-    named = [known[device]] if device in known else [m for m in known.values() if device in m.DEVICES]
-    if not named:
-        names = sorted({"auto", *known, *(d for m in known.values() for d in m.DEVICES)})
-        raise BackendError(f"unknown device {device!r}; expected one of {', '.join(names)}")
-    return "cuda" in named[0].DEVICES
-
-
-def _cpus(threads: int, workers: int | None, nodes: Sequence[dict[str, float]], gpus: int) -> int:
-    """Cores of a scorer: its threads; by default one beside a GPU, else an equal share, at most a whole machine."""
-    if threads or gpus:
-        return threads or 1
-    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    if not cores:
-        return 1
-    return max(1, min(*cores, sum(cores) // (workers or len(cores)), max(cores)))
-
-
-def _room(node: dict[str, float], cpus: int, gpus: int) -> int:
-    return int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else sys.maxsize))
 
 
 def _cause(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import pytest
 from rmexport import export
 from rmruntime.cli import main
 from rmruntime.cluster.options import ClusterOptions
-from rmruntime.cluster.session import pool_for
+from rmruntime.cluster.pool import pool_for
 from rmruntime.errors import ClusterError, OptionError
 from rmruntime.score_file import FileOptions
 from tiny_checkpoints import sequence_classifier
