@@ -13,12 +13,11 @@ from rmruntime.score_file import FileOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """`workers` scorers, each with `cpus` cores and `gpus` GPUs, on `machines` machines; `files` is what each loads."""
+    """`workers` scorers, each with `cpus` cores and `gpus` GPUs; `files` is what each loads."""
 
     workers: int
     cpus: int
     gpus: int
-    machines: int
     files: FileOptions
 
 
@@ -40,8 +39,7 @@ def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
             f"--workers or --threads{', or --device cpu' if gpus else ''}"
         )
     threads = files.threads if gpus else cpus
-    machines = min(workers, sum(1 for n in room if n))
-    return Pool(workers=workers, cpus=cpus, gpus=gpus, machines=machines, files=replace(files, threads=threads))
+    return Pool(workers=workers, cpus=cpus, gpus=gpus, files=replace(files, threads=threads))
 
 
 def _device(device: str, nodes: Sequence[dict[str, float]]) -> str:
@@ -63,13 +61,13 @@ def _on_gpu(device: str) -> bool:
 
 
 def _cpus(threads: int, workers: int | None, nodes: Sequence[dict[str, float]], gpus: int) -> int:
-    """Cores of a scorer: its threads; by default one beside a GPU, else an equal share, at most a whole machine."""
+    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one a machine."""
     if threads or gpus:
         return threads or 1
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    if not cores:
-        return 1
-    return max(1, min(*cores, sum(cores) // (workers or len(cores)), max(cores)))
+    wanted = workers or len(cores)
+    fitting = (n for n in range(max(cores, default=1), 0, -1) if sum(core // n for core in cores) >= wanted)
+    return next(fitting, 1)
 
 
 def _room(node: dict[str, float], cpus: int, gpus: int) -> int:

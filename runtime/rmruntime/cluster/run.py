@@ -28,7 +28,8 @@ from rmruntime.score_file import BAR_DELAY, FileOptions, Summary
 class ClusterRun:
     """What a run did. `summary` is of all records, its seconds of this run's scoring; `earlier` records were there.
 
-    `start_seconds` went by until the first worker had loaded the bundle; `died` counts workers that died of a block.
+    `machines` go by their names. `start_seconds` went by until the first worker had loaded the bundle; `died` counts
+    workers that died while they had a block.
     """
 
     summary: Summary
@@ -153,20 +154,21 @@ def _scored_tasks(
     with connected(run.cluster.address) as ray, _bar(plan, done) as bar:
         pool = pool_for(ray, run.files, run.cluster)
         job = _job(run, plan, journal, pool)
-        report = replace(report, workers=min(pool.workers, len(tasks)), machines=min(pool.machines, len(tasks)))
-        begin = time.perf_counter()
+        report = replace(report, workers=min(pool.workers, len(tasks)))
+        begin, hosts = time.perf_counter(), set[str]()
         for line in outcomes(ray, pool, job, tasks):
             outcome = Outcome(**json.loads(line))
             now = time.perf_counter() - begin
             if outcome.error is not None:
                 raise _stopped(outcome, journal.output, len(done), len(plan.blocks))
             done[outcome.index] = Summary.decoded(outcome.summary or {})
+            hosts.add(outcome.host)
             first = report.start_seconds or max(0.0, now - outcome.seconds)
             died = report.died + min(outcome.attempts, ATTEMPTS)
             report = replace(report, start_seconds=first, died=died)
             bar.update(plan.blocks[outcome.index].count)
         seconds = time.perf_counter() - begin - report.start_seconds
-    return replace(report, summary=replace(report.summary, seconds=seconds))
+    return replace(report, machines=len(hosts), summary=replace(report.summary, seconds=seconds))
 
 
 def _bar(plan: Plan, done: dict[int, Summary]) -> "tqdm[None]":

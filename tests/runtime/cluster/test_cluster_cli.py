@@ -126,21 +126,22 @@ class Cluster:
 def pool(machines: list[dict[str, float]], workers: int | None = None, **files: Any) -> tuple[Any, ...]:
     options = ClusterOptions(workers=workers)
     found = pool_for(Cluster(*machines), FileOptions(input="in.jsonl", **files), options)
-    return found.workers, found.cpus, found.gpus, found.machines, found.files.device, found.files.threads
+    return found.workers, found.cpus, found.gpus, found.files.device, found.files.threads
 
 
 EIGHT, FOUR, GPUS = {"CPU": 8.0}, {"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}
 
 
 def test_workers_are_one_a_machine_or_one_a_gpu() -> None:
-    assert pool([EIGHT]) == (1, 8, 0, 1, "cpu", 8)
-    assert pool([EIGHT], 2) == (2, 4, 0, 1, "cpu", 4)
-    assert pool([EIGHT], threads=2) == (4, 2, 0, 1, "cpu", 2)
-    assert pool([EIGHT, EIGHT]) == (2, 8, 0, 2, "cpu", 8)
-    assert pool([EIGHT, FOUR, {}], 3) == (3, 4, 0, 2, "cpu", 4)
-    assert pool([GPUS, GPUS, EIGHT]) == (4, 1, 1, 2, "cuda", 0)
-    assert pool([GPUS], 1, threads=3) == (1, 3, 1, 1, "cuda", 3)
-    assert pool([GPUS], device="openvino") == (1, 16, 0, 1, "openvino", 16)
+    assert pool([EIGHT]) == (1, 8, 0, "cpu", 8)
+    assert pool([EIGHT], 2) == (2, 4, 0, "cpu", 4)
+    assert pool([EIGHT], threads=2) == (4, 2, 0, "cpu", 2)
+    assert pool([EIGHT, EIGHT]) == (2, 8, 0, "cpu", 8)
+    assert pool([EIGHT, FOUR, {}], 3) == (3, 4, 0, "cpu", 4)
+    assert pool([EIGHT, FOUR], 1) == (1, 8, 0, "cpu", 8)
+    assert pool([GPUS, GPUS, EIGHT]) == (4, 1, 1, "cuda", 0)
+    assert pool([GPUS], 1, threads=3) == (1, 3, 1, "cuda", 3)
+    assert pool([GPUS], device="openvino") == (1, 16, 0, "openvino", 16)
 
 
 def test_a_cluster_without_room_or_a_device_that_is_rays_to_choose() -> None:
