@@ -53,6 +53,20 @@ def write_armorm_8b(folder: Path, layers: int = 32) -> Path:
     return folder
 
 
+def write_classifier(folder: Path, shape: dict[str, object]) -> Path:
+    """A Llama classifier with one label of this shape, in bf16 and with the example's tokenizer."""
+    if (folder / "config.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LLAMA3_8B | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1} | shape
+    tensors = [(name, "BF16", size) for name, size in _llama_tensors(config)]
+    _write_shards(folder, [*tensors, ("score.weight", "BF16", (1, int(str(config["hidden_size"]))))])
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(EXAMPLE / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return folder
+
+
 def _llama_tensors(c: dict[str, object]) -> Iterator[tuple[str, Shape]]:
     hidden, mlp, vocab = (int(str(c[k])) for k in ("hidden_size", "intermediate_size", "vocab_size"))
     kv = hidden * int(str(c["num_key_value_heads"])) // int(str(c["num_attention_heads"]))

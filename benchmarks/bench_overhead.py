@@ -13,6 +13,9 @@ from machine import banner
 
 from rmexport import ExportOptions, export
 from rmruntime import RewardModel
+from rmruntime.backends import load_backend
+from rmruntime.backends.base import BackendOptions
+from rmruntime.bundle import Bundle
 
 WORDS = "The heron nests by the weir and the river runs quietly past the mill in the morning".split()
 
@@ -23,6 +26,7 @@ class Timed:
     def __init__(self, backend: Any) -> None:
         self._backend, self.seconds = backend, 0.0
         self.name, self.precision, self.graph = backend.name, backend.precision, backend.graph
+        self.batch_tokens = backend.batch_tokens
 
     def run(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         begin = time.perf_counter()
@@ -44,9 +48,9 @@ def main() -> None:
     print(banner())
     with tempfile.TemporaryDirectory() as work:
         export(str(EXAMPLE), Path(work) / "bundle", ExportOptions(dtype="bf16"))
-        model = RewardModel.load(Path(work) / "bundle", device=arguments.device)
-        backend = model._backend = Timed(model._backend)
-        measure(model, backend, arguments.repeats)
+        bundle = Bundle.open(Path(work) / "bundle")
+        backend = Timed(load_backend(bundle, BackendOptions(device=arguments.device)))
+        measure(RewardModel(bundle, backend), backend, arguments.repeats)
 
 
 def measure(model: RewardModel, backend: Timed, repeats: int) -> None:

@@ -3,6 +3,7 @@
 from rmruntime.errors import (
     BackendError,
     BundleError,
+    ClusterError,
     DeviceLimit,
     DeviceMemoryError,
     EngineNotInstalled,
@@ -22,6 +23,7 @@ from rmruntime.version import __version__
 __all__ = [
     "BackendError",
     "BundleError",
+    "ClusterError",
     "DeviceLimit",
     "DeviceMemoryError",
     "EngineNotInstalled",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rmruntime.backends.base import PRECISIONS
 from rmruntime.byte_sizes import parse_bytes
+from rmruntime.cluster.cli import add_cluster_arguments, cluster_options, run_on_cluster
 from rmruntime.errors import RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import FileOptions, score_file
@@ -48,6 +49,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict-content", action="store_true", help="refuse messages that spell a special token")
     parser.add_argument("--check", choices=("fast", "full"), default="fast", help="full also hashes the weights")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="what a bad record does")
+    add_cluster_arguments(parser)
 
 
 def run_score(arguments: argparse.Namespace) -> int:
@@ -70,8 +72,12 @@ def run_score(arguments: argparse.Namespace) -> int:
         check=arguments.check,
         on_error=arguments.on_error,
     )
-    summary = score_file(arguments.bundle, files, options)
-    print(summary.text(), file=sys.stderr)  # noqa: T201 # the command line's own output
+    cluster = cluster_options(arguments)
+    if cluster is None:
+        text = score_file(arguments.bundle, files, options).text()
+    else:
+        text = run_on_cluster(arguments.bundle, files, options, cluster)
+    print(text, file=sys.stderr)  # noqa: T201 # the command line's own output
     return 0
 
 

@@ -3,6 +3,7 @@
 RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
 ├── OptionError            an option has a value that it cannot have
+├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
 ├── BackendError           the engine cannot run what was asked of it
 │   ├── EngineNotInstalled the engine's package is missing; the message names the extra
 │   ├── EngineUnusable     the engine is installed and cannot run here: no driver, no GPU, no compiled engine
@@ -25,6 +26,10 @@ class BundleError(RewardModelError):
 
 class OptionError(RewardModelError):
     """An option has a value that it cannot have."""
+
+
+class ClusterError(RewardModelError):
+    """The cluster cannot be reached, or a worker cannot do its part."""
 
 
 class BackendError(RewardModelError):

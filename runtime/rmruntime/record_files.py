@@ -7,7 +7,9 @@ so that it can be found again), or its row's index in a Parquet table; it is the
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,15 @@ _BOM = "\ufeff"
 Record = tuple[int, Request | InputError]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where records begin: the name of their file, the first one's line or row there, and its record's number."""
+
+    name: str
+    first: int = 0
+    record: int = 0
+
+
 def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
     """Number and request of every record, or the error that keeps it from being one.
 
@@ -28,14 +39,14 @@ def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]
     Raises RewardModelError when the file as a whole cannot be read.
     """
     if source == "-":
-        return _lines(sys.stdin.buffer, "standard input")
+        return read_lines(sys.stdin.buffer, Place(name="standard input"))
     if not isinstance(source, (str, Path)):
-        return _lines(source, str(getattr(source, "name", "the input")))
+        return read_lines(source, Place(name=str(getattr(source, "name", "the input"))))
     path = Path(source)
     if not os.path.exists(path) or os.path.isdir(path):
         raise RewardModelError(f"{path}: found {'a folder' if os.path.isdir(path) else 'nothing'}, expected a file")
     if path.suffix == ".parquet":
-        return _parquet_rows(path)
+        return read_rows(path, Place(name=path.name))
     if path.suffix in LINE_SUFFIXES:
         return _file_lines(path)
     raise RewardModelError(f"{path}: found the ending {path.suffix}, expected .jsonl, .json or .parquet")
@@ -57,24 +68,26 @@ def import_pyarrow(path: Path) -> Any:
 def _file_lines(path: Path) -> Iterator[Record]:
     try:
         with path.open("rb") as file:
-            yield from _lines(file, path.name)
+            yield from read_lines(file, Place(name=path.name))
     except OSError as error:
         raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _lines(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
-    for number, line in enumerate(lines):
+def read_lines(lines: Iterable[str | bytes], place: Place) -> Iterator[Record]:
+    """Records of lines that begin at a place; blank lines count and are none."""
+    for offset, line in enumerate(lines):
         if line.strip():
-            yield number, _parse_line(line, number, name)
+            yield place.record + offset, _parse_line(line, offset, place)
 
 
-def _parse_line(line: str | bytes, number: int, name: str) -> Request | InputError:
+def _parse_line(line: str | bytes, offset: int, place: Place) -> Request | InputError:
     data: object = None
+    number = place.first + offset
     try:
         data = _decode_line(line, number)
         return parse_record(data)
     except RecordError as error:
-        return _located(error, data, f"{name}, line {number + 1} (record {number})")
+        return _located(error, data, f"{place.name}, line {number + 1} (record {place.record + offset})")
 
 
 def _decode_line(line: str | bytes, number: int) -> object:
@@ -91,24 +104,39 @@ def _decode_line(line: str | bytes, number: int) -> object:
         raise RecordError(f"found JSON that cannot be read ({error})") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Record]:
+def read_rows(
+    path: Path, place: Place, *, groups: Sequence[int] | None = None, skip: int = 0, count: int | None = None
+) -> Iterator[Record]:
+    """Records of a Parquet table's rows: of `count` rows behind the first `skip` of these row groups, or of all.
+
+    Raises RewardModelError when there is no such table.
+    """
     pyarrow, parquet = import_pyarrow(path)
     try:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name not in IGNORED_KEYS]
-            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                yield number, _parse_row(row, number, path.name)
+            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns, row_groups=groups)
+            end = None if count is None else skip + count
+            for offset, row in enumerate(islice(_rows(batches, skip), skip, end)):
+                yield place.record + offset, _parse_row(row, offset, place)
     except (pyarrow.ArrowException, OSError) as error:
         raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
 
 
-def _parse_row(row: object, number: int, name: str) -> Request | InputError:
+def _rows(batches: Iterable[Any], skip: int) -> Iterator[object]:
+    """Rows of all batches; those of batches that are skipped as a whole are not made."""
+    seen = 0
+    for batch in batches:
+        seen += batch.num_rows
+        yield from batch.to_pylist() if seen > skip else [None] * batch.num_rows
+
+
+def _parse_row(row: object, offset: int, place: Place) -> Request | InputError:
     try:
         return parse_record(row)
     except RecordError as error:
-        return _located(error, row, f"{name}, row {number + 1} (record {number})")
+        where = f"{place.name}, row {place.first + offset + 1} (record {place.record + offset})"
+        return _located(error, row, where)
 
 
 def _located(error: RecordError, data: object, where: str) -> RecordError:

@@ -4,16 +4,16 @@ The next window is read before this one is scored, and tokenized meanwhile.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from rmruntime.errors import BackendError, DeviceLimit, InputError
 from rmruntime.options import ScoreOptions
-from rmruntime.passes import Statistics
+from rmruntime.passes import Advance, Statistics
 from rmruntime.record_files import Record, read_records
 from rmruntime.record_writer import RecordWriter, open_writer
 from rmruntime.records import Request
@@ -54,6 +54,16 @@ class Summary:
     seconds: float = 0.0
     statistics: Statistics = field(default_factory=Statistics)
 
+    def __add__(self, other: "Summary") -> "Summary":
+        """Of both, which one engine scored."""
+        counts = ("records", "errors", "pairs", "pairs_right", "truncated", "flagged", "seconds", "statistics")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
+
+    @classmethod
+    def decoded(cls, fields: Mapping[str, Any]) -> "Summary":
+        """From what dataclasses.asdict made of one."""
+        return cls(**{**fields, "statistics": Statistics(**fields["statistics"])})
+
     def text(self) -> str:
         """The lines printed at the end."""
         s = self.statistics
@@ -81,23 +91,40 @@ def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summar
     Raises InputError for a bad record unless `on_error` is "skip", and what loading and reading raise.
     """
     with (
-        _load(bundle, files) as model,
+        load_model(bundle, files) as model,
         open_writer(files.output) as writer,
         tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
     ):
-        summary = Summary(backend=model.backend, precision=model.precision)
-        begin, windows = time.perf_counter(), cut_windows(read_records(files.input))
-        with one_ahead(lambda window: _encoded(model, window, options), windows) as ahead:
-            for window in ahead:
-                with _salvaged(writer):
-                    run = model.run_encoded(window.requests, window.sequences, options, advance=bar.update)
-                    results = _in_place(window.records, run)
-                    _write(writer, window.records, results, files.on_error)
-                summary = _added(summary, window.records, results, run)
+        begin = time.perf_counter()
+        with _salvaged(writer):
+            summary = score_records(
+                model, read_records(files.input), writer, options, on_error=files.on_error, advance=bar.update
+            )
     return replace(summary, seconds=time.perf_counter() - begin)
 
 
-def _load(bundle: str, files: FileOptions) -> RewardModel:
+def score_records(
+    model: RewardModel,
+    records: Iterable[Record],
+    writer: RecordWriter,
+    options: ScoreOptions,
+    *,
+    on_error: Literal["stop", "skip"],
+    advance: Advance | None = None,
+) -> Summary:
+    """Score records and write their results, a window at a time; raises as `score_file` does."""
+    summary = Summary(backend=model.backend, precision=model.precision)
+    with one_ahead(lambda window: _encoded(model, window, options), cut_windows(records)) as ahead:
+        for window in ahead:
+            run = model.run_encoded(window.requests, window.sequences, options, advance=advance)
+            results = _in_place(window.records, run)
+            _write(writer, window.records, results, on_error)
+            summary = _added(summary, window.records, results, run)
+    return summary
+
+
+def load_model(bundle: str, files: FileOptions) -> RewardModel:
+    """The bundle on the engine that the options name."""
     return RewardModel.load(
         bundle,
         device=files.device,

@@ -101,7 +101,8 @@ def watch(model: Any, clock: PartClock) -> None:
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
     model._encoder = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
     passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
-    passes._backend = Watched(passes._backend, clock, {"run": "engine"})
+    owner = getattr(passes, "_executor", passes)  # nor this one
+    owner._backend = Watched(owner._backend, clock, {"run": "engine"})
     for module, name in (("reward_model", "plan_batches"), (type(passes).__module__.rpartition(".")[2], "pack")):
         found = importlib.import_module(f"rmruntime.{module}")
         setattr(found, name, clock.timed("plan", getattr(found, name)))

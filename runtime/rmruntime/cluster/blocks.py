@@ -1,0 +1,148 @@
+"""Blocks of neighbouring records: cut without parsing them, read again where they are scored.
+
+A block never reaches from one file into the next. Its digest is of what it is read from, so that a worker finds out
+when the input changed behind the plan.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+from rmruntime.errors import ClusterError, RewardModelError
+from rmruntime.record_files import Place, Record, import_pyarrow, read_lines, read_rows
+from rmruntime.windows import WINDOW
+
+SMALLEST, AT_LEAST = 128, 256  # records a block, and blocks a run, while blocks are smaller than a window
+_CHUNK = 1 << 24
+_FOOTER = 8  # a Parquet file ends with the length of its footer and four letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """`count` lines or rows of an input file, from its `first`; `record` is the number of the first of their records.
+
+    `start` and `end` are the bytes of lines. `sha256` is of those bytes, or of the footer of a Parquet file.
+    """
+
+    index: int
+    file: int
+    first: int
+    count: int
+    record: int
+    start: int = 0
+    end: int = 0
+    sha256: str
+
+    @property
+    def records(self) -> str:
+        """Which records these are, for messages."""
+        return f"records {self.record} to {self.record + self.count - 1}"
+
+
+def block_size(files: Sequence[Path]) -> int:
+    """Records of a block: a window where the input is large; less where that would leave workers without one."""
+    total = sum(_count(path) for path in files)
+    return min(WINDOW, max(SMALLEST, total // AT_LEAST))
+
+
+def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:
+    """Blocks of `size` records in the order of the files; at least one a file."""
+    index, record = 0, 0
+    for number, path in enumerate(files):
+        first = 0
+        for count, start, end, sha256 in _cuts(path, size):
+            yield Block(
+                index=index, file=number, first=first, count=count, record=record, start=start, end=end, sha256=sha256
+            )
+            index, first, record = index + 1, first + count, record + count
+
+
+def read_block(block: Block, path: Path) -> Iterator[Record]:
+    """The records of a block; raises RewardModelError when the file is not there, or not what was planned."""
+    place = Place(name=path.name, first=block.first, record=block.record)
+    try:
+        found = _footer_digest(path) if path.suffix == ".parquet" else None
+        data = b"" if found else _bytes(path, block.start, block.end)
+    except OSError as error:
+        raise ClusterError(f"{path}: the input cannot be read here ({error.strerror})") from error
+    if (found or hashlib.sha256(data).hexdigest()) != block.sha256:
+        raise ClusterError(
+            f"{path}: {block.records} are no longer what they were when the run began; "
+            "restore the file, or score it anew with --overwrite"
+        )
+    return _parquet_records(block, path, place) if found else read_lines(BytesIO(data), place)
+
+
+def _cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
+    """Count, first byte, end and digest of every block of a file."""
+    try:
+        yield from _row_cuts(path, size) if path.suffix == ".parquet" else _line_cuts(path, size)
+    except OSError as error:
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _line_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
+    start = 0
+    with path.open("rb") as file:
+        while (lines := list(islice(file, size))) or not start:
+            data = b"".join(lines)
+            yield len(lines), start, start + len(data), hashlib.sha256(data).hexdigest()
+            if not lines:
+                return
+            start += len(data)
+
+
+def _row_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
+    sha256, rows = _footer_digest(path), _count(path)
+    for first in range(0, max(rows, 1), size):
+        yield min(size, rows - first), 0, 0, sha256
+
+
+def _count(path: Path) -> int:
+    """Lines or rows."""
+    if path.suffix == ".parquet":
+        return sum(_group_rows(path))
+    try:
+        with path.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+    except OSError as error:
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _group_rows(path: Path) -> list[int]:
+    """How many rows each row group of a Parquet file has."""
+    pyarrow, parquet = import_pyarrow(path)
+    try:
+        metadata = parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def _parquet_records(block: Block, path: Path, place: Place) -> Iterator[Record]:
+    """From those row groups alone that the block reaches into."""
+    groups, skip, seen = [], block.first, 0
+    for group, rows in enumerate(_group_rows(path)):
+        if seen + rows <= block.first:
+            skip -= rows
+        elif seen < block.first + block.count:
+            groups.append(group)
+        seen += rows
+    return read_rows(path, place, groups=groups, skip=skip, count=block.count)
+
+
+def _footer_digest(path: Path) -> str:
+    """Of a Parquet file's footer, which has the size and the place of every column chunk."""
+    size = os.path.getsize(path)
+    tail = _bytes(path, max(0, size - _FOOTER), size)
+    return hashlib.sha256(_bytes(path, max(0, size - _FOOTER - int.from_bytes(tail[:4], "little")), size)).hexdigest()
+
+
+def _bytes(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
