@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rmexport.byte_size import parse_bytes
 from rmexport.errors import OptionError
+from rmruntime.byte_sizes import parse_bytes
 from rmruntime.manifest import BosPolicy
 
 SMALLEST_SHARD = 1_000_000  # bytes; a smaller limit would give nearly every tensor a file of its own

@@ -28,7 +28,7 @@ HEAVY_IN = {
 }
 # Lowest first: a module imports only from its own line and those above it.
 EXPORT_LAYERS = (
-    {"errors", "options", "version", "progress", "byte_size", "interruption", "unfinished_folder"},
+    {"errors", "options", "version", "progress", "interruption", "unfinished_folder"},
     {"checkpoint", "recipe", "label_names", "chat_text", "tensor_parts"},
     {"graph", "score_position"},
     {"feed_forward"},

@@ -1,19 +1,19 @@
-"""Sizes as people write them: 6GB, 512MiB, 1.5e9."""
+"""Sizes as people write them: 5GB, 500MB, 2GiB or a plain number of bytes."""
 
 import re
 
-from rmruntime.errors import OptionError
+_UNITS = {"": 1, "B": 1} | {
+    name: base**power
+    for base, end in ((1000, "B"), (1024, "iB"))
+    for power, letter in enumerate("KMGT", 1)
+    for name in (f"{letter}{end}".upper(),)
+}
 
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{prefix}B": 1000**i for i, prefix in enumerate("KMGT", 1)}
-_UNITS |= {f"{prefix}IB": 1024**i for i, prefix in enumerate("KMGT", 1)}
 
-
-def parse_bytes(name: str, text: str) -> int:
-    """A number of bytes, at least 1; `name` is the option's. Raises OptionError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([A-Za-z]*)\s*", text)
-    factor = _UNITS.get(found[2].upper()) if found else None
-    size = int(float(found[1]) * factor) if found and factor else 0
-    if size < 1:
-        raise OptionError(f"{name} is {text!r}, expected a size such as 6GB, 512MiB or 4000000000")
+def parse_bytes(text: str) -> int:
+    """The number of bytes. Raises ValueError for anything that is no positive size."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is no size; expected one like 5GB (10^9 bytes), 500MB or 2GiB (2^30 bytes)")
     return size

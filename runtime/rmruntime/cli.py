@@ -8,7 +8,7 @@ from typing import Literal
 from rmruntime.backends.base import PRECISIONS
 from rmruntime.byte_sizes import parse_bytes
 from rmruntime.cluster.cli import add_cluster_arguments, cluster_options, run_on_cluster
-from rmruntime.errors import RewardModelError
+from rmruntime.errors import OptionError, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import FileOptions, score_file
 from rmruntime.version import __version__
@@ -27,7 +27,10 @@ def stage_memory(text: str | None) -> int | Literal["auto"] | None:
     """What `--stage-memory` says. Raises OptionError."""
     if text is None or text == "auto":
         return "auto" if text else None
-    return parse_bytes("stage memory", text)
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise OptionError(f"stage memory: {error}") from error
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmexport import ExportOptions, OptionError
-from rmexport.byte_size import parse_bytes
 from rmexport.weights.shard_sizes import cut_evenly
+from rmruntime.byte_sizes import parse_bytes
 
 SIZES = st.lists(st.integers(1, 100), max_size=40)
 

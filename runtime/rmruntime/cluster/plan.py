@@ -9,6 +9,7 @@ from typing import Any
 
 from rmruntime.cluster.blocks import Block, block_size, cut_blocks
 from rmruntime.cluster.options import ClusterOptions
+from rmruntime.engine_record import manifest_digest
 from rmruntime.errors import BundleError, ClusterError
 from rmruntime.manifest import MANIFEST_NAME
 from rmruntime.options import ScoreOptions
@@ -80,7 +81,7 @@ def make_plan(
     """Reads all of the input, but parses no record of it."""
     size = cluster.block_records or block_size(inputs)
     return Plan(
-        manifest=manifest_digest(bundle),
+        manifest=bundle_digest(bundle),
         options=asdict(options) | {name: getattr(files, name) for name in ENGINE_OPTIONS},
         shards=cluster.shards,
         block_records=size,
@@ -89,10 +90,10 @@ def make_plan(
     )
 
 
-def manifest_digest(bundle: Path) -> str:
-    """Names a bundle's content: its manifest has the digests of the other files."""
+def bundle_digest(bundle: Path) -> str:
+    """Names a bundle's content: its manifest has the digests of the other files. Raises BundleError."""
     try:
-        return hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
+        return manifest_digest(bundle)
     except OSError as error:
         raise BundleError(f"{bundle} is not a bundle: no {MANIFEST_NAME} can be read ({error.strerror})") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rmruntime.cluster.blocks import Block, read_block
 from rmruntime.cluster.journal import Journal
-from rmruntime.cluster.plan import manifest_digest
+from rmruntime.cluster.plan import bundle_digest
 from rmruntime.errors import BundleError, ClusterError, InputError, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.record_writer import open_writer
@@ -111,7 +111,7 @@ class BlockScorer:
 
     def _check_bundle(self) -> None:
         try:
-            found = manifest_digest(Path(self._job.bundle))
+            found = bundle_digest(Path(self._job.bundle))
         except BundleError as error:
             raise BundleError(f"on {self._host}: {error}; every machine must see the bundle under this path") from error
         if found != self._job.manifest:

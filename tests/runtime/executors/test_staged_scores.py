@@ -14,7 +14,6 @@ from rmruntime import BackendError, RewardModel, ScoreOptions, cuda_driver
 from rmruntime.backends import ort_cuda
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
-from rmruntime.byte_sizes import parse_bytes
 from rmruntime.cli import main
 from rmruntime.errors import DeviceMemoryError, OptionError
 from rmruntime.executors import streaming
@@ -102,12 +101,9 @@ def test_the_command_line_does_both(bundles: dict[str, Path], tmp_path: Path, ca
     assert "on ort-cpu in 2 stages in fp32" in said and "on ort-cpu in 6 stages in turn in fp32" in said
 
 
-def test_sizes_as_people_write_them() -> None:
-    for text, size in (("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mib", 512 << 20), ("4000", 4000), ("2e3B", 2000)):
-        assert parse_bytes("x", text) == size
-    for text in ("", "GB", "-1GB", "0", "6 parsecs", "0.1"):
-        with pytest.raises(OptionError, match="expected a size such as 6GB"):
-            parse_bytes("x", text)
+def test_a_stage_memory_that_is_no_size(bundles: dict[str, Path], capsys: Any) -> None:
+    assert main(["score", str(bundles["fp32"]), "-", "--stage-memory", "6 parsecs"]) == 2
+    assert "stage memory: '6 parsecs' is no size; expected one like 5GB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
