@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from rmexport.bench.cli import add_bench_arguments
 from rmexport.compile.cli import add_compile_arguments
@@ -17,6 +18,7 @@ from rmexport.version import __version__
 from rmruntime.backends.base import PRECISIONS
 from rmruntime.cli import add_score_arguments, run_score
 from rmruntime.errors import RewardModelError
+from rmruntime.manifest import Scheme
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +79,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", help="folder to write")
     _add_checkpoint_arguments(parser)
     parser.add_argument("--weights", choices=("copy", "link"), default="copy", help="link hard-links the shards")
+    parser.add_argument("--quantize", choices=get_args(Scheme), help="store linear layers in 8 or 4 bits")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--hash", action="store_true", help="hash weights even where nothing else reads them")
     parser.set_defaults(run=_export)
@@ -113,9 +116,10 @@ def _export(arguments: argparse.Namespace) -> int:
         manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress)
     size = sum(f.size for f in manifest.files)
     backbone = manifest.backbone
+    stored = manifest.dtype + (f" with {manifest.quantization.scheme} layers" if manifest.quantization else "")
     _print(
         f"{arguments.bundle}: {backbone.model_type} backbone of {_count(backbone.parameters)} parameters, "
-        f"{manifest.head} head, {manifest.dtype}, {size / 1e6:.1f} MB"
+        f"{manifest.head} head, {stored}, {size / 1e6:.1f} MB"
     )
     for note in manifest.notes:
         _print(f"note: {note}")

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from rmexport.bundle_writer import new_bundle, write_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.description import Description, describe, describe_encoder
-from rmexport.dialects import dialects
+from rmexport.dialects import dialects_for
 from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
 from rmexport.graph.vocabulary import Dialect
 from rmexport.options import ExportOptions
@@ -55,7 +55,7 @@ def _write_graphs(
     spec: ModelSpec, weights: StoredWeights, folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
-    for dialect in dialects().values():
+    for dialect in dialects_for(spec.quantization):
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
             file = f"{dialect.NAME}.{compute_dtype}.packed.onnx"
             model = build_graph(dialect, compute_dtype, spec, weights.locations).model(dialect.NAME)
@@ -115,11 +115,12 @@ def _manifest(
         graphs=graphs,
         files=(*graph_files, *_write_text(found, folder), *weights.files),
         notes=found.notes,
+        quantization=found.quantization,
     )
 
 
 def _given(found: Description, options: ExportOptions) -> dict[str, str]:
     """The choices that shape the result, as strings; a recipe found by repository counts as given."""
-    shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date")
+    shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date", "quantize")
     given = {k: str(v) for k, v in asdict(options).items() if k in shaping and v is not None}
     return given | ({"recipe": options.recipe or found.recipe} if found.recipe else {})

@@ -29,7 +29,7 @@ HEAVY_IN = {
 # Lowest first: a module imports only from its own line and those above it.
 EXPORT_LAYERS = (
     {"errors", "options", "version", "progress"},
-    {"checkpoint", "recipe", "label_names", "chat_text", "tensor_parts"},
+    {"checkpoint", "recipe", "label_names", "chat_text", "tensor_parts", "quantization"},
     {"graph", "score_position"},
     {"feed_forward"},
     {"dialects", "families", "heads"},

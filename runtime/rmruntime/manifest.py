@@ -18,6 +18,7 @@ MANIFEST_NAME = "manifest.json"
 FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]
 BosPolicy = Literal["one", "zero", "as-is"]
+Scheme = Literal["int8", "int4", "fp8"]
 LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference"]
 
 
@@ -173,11 +174,26 @@ class Graph:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the backbone's linear layers are stored; `parameters` of its weights are. All else has the bundle's dtype.
+
+    - "int8": whole numbers, a scale an output channel. "fp8": e4m3 numbers, likewise.
+    - "int4": whole numbers, two a byte, a scale for each `block_size` inputs of an output channel; layers whose inputs
+      are no multiple of that are int8.
+    """
+
+    scheme: Scheme
+    parameters: int
+    block_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a runtime needs to know; nothing about heads or families by name is needed to score.
 
     `options` are the choices that the export was given, so that it can be verified and repeated. `score` names the
-    output that is the score, None when the head defines no single number.
+    output that is the score, None when the head defines no single number. `dtype` is that of the arithmetic and of the
+    weights that are not in `quantization`.
     """
 
     schema_version: int
@@ -194,6 +210,7 @@ class Manifest:
     graphs: tuple[Graph, ...]
     files: tuple[FileRecord, ...]
     notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNLIMITED = 1 << 62
-# What would help a model that does not fit into its device, and cannot be had.
-NOT_YET = "quantised weights, and more stages on more GPUs, are not in this release"
+# What helps a model that does not fit into its device, and what would and cannot be had.
+NARROWER = "narrower weights (export --dtype bf16, or --quantize int8 or int4)"
+NOT_YET = "more stages on more GPUs are not in this release"
 _GROUPS = Path("/sys/fs/cgroup")
 
 

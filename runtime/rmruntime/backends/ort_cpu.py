@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU, in fp32; 16-bit weights are widened at load or, when memory is short, in every pass."""
+"""ONNX Runtime on the CPU, in fp32; narrower weights are widened at load or, when memory is short, in every pass.
+
+Those of 4 bits never are: there is a product that reads them.
+"""
 
 from typing import Any
 
@@ -53,6 +56,8 @@ class OrtCpuBackend:
         self.graph = graph
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
+        # With its own handling of quantized models on, it would not fold, and round the inputs of products.
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
         settings.log_severity_level = 3  # warnings about its own folding are not the user's business
         limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
         disabled = [] if _heap_bytes(bundle) <= limit else self._frugal(settings)
@@ -83,5 +88,9 @@ class OrtCpuBackend:
 
 
 def _heap_bytes(bundle: Bundle) -> int:
-    """Bytes of all weights in fp32: what packing them for the fast kernels costs."""
-    return 4 * bundle.manifest.backbone.parameters
+    """Bytes of all weights in fp32, or packed 4 bits: what packing them for the fast kernels costs."""
+    parameters, quantization = bundle.manifest.backbone.parameters, bundle.manifest.quantization
+    if quantization is None or quantization.scheme != "int4":
+        return 4 * parameters
+    packed = quantization.parameters // 2 + 4 * quantization.parameters // quantization.block_size
+    return 4 * (parameters - quantization.parameters) + packed
