@@ -21,7 +21,7 @@ from bench_scoring import write_checkpoint
 from machine import banner, describe
 
 BASE = "none"  # the scheme of the bundle that is not quantized
-SEQUENCES, TOKENS = 16, 256
+SEQUENCES, TOKENS = 4, 256
 
 
 @dataclass
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--schemes", default="int8,int4", help="as --quantize has them (default: int8,int4)")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--device", default="openvino")
-    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)  # a contestant's own process
     arguments = parser.parse_args()
@@ -97,7 +97,7 @@ def row(contestant: Contestant, base: Contestant) -> dict[str, Any]:
     found, error = contestant.found, np.abs(scores - expected)
     print(
         f"{contestant.scheme}: {seconds:.3f} s ({found['tokens'] / seconds:.0f} tokens/s), {ratio:.3f} of the base's "
-        f"time; memory with packed weights {in_words(found['packed'])}, after passes {in_words(found['after'])}; "
+        f"time, {min(contestant.seconds) / min(base.seconds):.3f} at best; memory with packed weights {in_words(found['packed'])}, after passes {in_words(found['after'])}; "
         f"scores differ by {error.mean():.4f} on average and {error.max():.4f} at most, standard deviation "
         f"{expected.std():.4f}",
         flush=True,

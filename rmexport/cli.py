@@ -96,6 +96,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
     parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
+    parser.add_argument(
+        "--quality", help="what quantization may cost: strict, normal (default), loose, or error=,spearman=,flips="
+    )
+    parser.add_argument("--against", help="unquantized bundle, or 'reference' (default: one exported meanwhile)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_verify)
 
@@ -143,6 +147,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         max_batch_tokens=arguments.max_batch_tokens,
         dialect=arguments.dialect,
         reference_device=arguments.reference_device,
+        quality=arguments.quality,
+        against=arguments.against,
     )
     report = verify(arguments.bundle, arguments.checkpoint, options)
     _print(report_json(report) if arguments.json else table(report))
