@@ -95,11 +95,12 @@ def row(contestant: Contestant, base: Contestant) -> dict[str, Any]:
     seconds, ratio = statistics.median(contestant.seconds), statistics.median(ratios)
     scores, expected = (np.array(x.found["scores"]) for x in (contestant, base))
     found, error = contestant.found, np.abs(scores - expected)
+    best = min(contestant.seconds) / min(base.seconds)
     print(
         f"{contestant.scheme}: {seconds:.3f} s ({found['tokens'] / seconds:.0f} tokens/s), {ratio:.3f} of the base's "
-        f"time, {min(contestant.seconds) / min(base.seconds):.3f} at best; memory with packed weights {in_words(found['packed'])}, after passes {in_words(found['after'])}; "
-        f"scores differ by {error.mean():.4f} on average and {error.max():.4f} at most, standard deviation "
-        f"{expected.std():.4f}",
+        f"time ({best:.3f} at best)\n"
+        f"  memory with packed weights {in_words(found['packed'])}, after passes {in_words(found['after'])}\n"
+        f"  scores differ by {error.mean():.4f} on average, {error.max():.4f} at most; deviation {expected.std():.4f}",
         flush=True,
     )
     return {

@@ -60,11 +60,11 @@ def _write_graphs(
             file = f"{dialect.NAME}.{compute_dtype}.packed.onnx"
             model = build_graph(dialect, compute_dtype, spec, weights.locations).model(dialect.NAME)
             files.append(write_file(folder, file, ir.to_proto(model).SerializeToString(), role="graph"))
-            graphs.append(_graph(dialect, compute_dtype, file))
+            graphs.append(_graph(dialect, compute_dtype, file, spec))
     return tuple(graphs), tuple(files)
 
 
-def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
+def _graph(dialect: type[Dialect], compute_dtype: str, file: str, spec: ModelSpec) -> Graph:
     return Graph(
         file=file,
         dialect=dialect.NAME,
@@ -74,6 +74,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, file: str) -> Graph:
         token_chunk=dialect.TOKEN_CHUNK,
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.PAGE_SIZE,
+        least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
     )
 
 

@@ -64,6 +64,7 @@ class Dialect(ABC):
     STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: as all else
     PAGE_SIZE: ClassVar[int] = 0  # keys a page, where all tokens find their keys by pages; 0: by attention rows
     SCHEMES: ClassVar[tuple[Scheme, ...]] = get_args(Scheme)  # of quantized matrices that it has words for
+    LEAST_QUANTIZED_ROWS: ClassVar[int] = 2  # of a product with a quantized matrix: fewer round otherwise
     TOKEN_CHUNK: ClassVar[int] = 0  # tokens that token-by-token work likes to be done in at a time; 0: all at once
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:

@@ -157,7 +157,8 @@ class Graph:
     batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
     `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
-    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share.
+    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. A pass reads at
+    least `least_reads` tokens, because fewer would take other kernels, with other rounding.
     """
 
     file: str
@@ -171,6 +172,7 @@ class Graph:
     pad_id: int = 0
     attention: Literal["rows", "pages"] = "rows"
     page_size: int = 0
+    least_reads: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
