@@ -164,8 +164,10 @@ class GraphWriter:
         if self.locations is None:
             return ir.Value(name=name), "fp32"
         at = self.locations[name]
-        if at.shape != shape:
+        if at.shape != shape and at.quantized is None:
             raise ExportError(f"weight {name}: stored with shape {at.shape}, the graph reads {shape}")
+        if at.quantized is not None:
+            raise ExportError(f"weight {name} is quantized, and its codes alone are no weight: read it with `matrix`")
         return self.view(name, at.dtype, shape), at.dtype
 
     def how_quantized(self, name: str) -> Quantized | None:
