@@ -15,10 +15,13 @@ from safetensors.torch import load_file, save_file
 from conversations import ragged_records
 from family_checkpoints import family_checkpoint
 from rmexport import CheckpointError, ExportOptions, OptionError, export
+from rmexport.bench.gemm_peak import matmul_parameters
 from rmexport.cli import main
 from rmexport.dialects import dialects
+from rmexport.errors import ExportError
 from rmexport.families import families
-from rmexport.quantization import SCALE_SUFFIX, decode
+from rmexport.graph.writer import GraphWriter, WeightLocation
+from rmexport.quantization import SCALE_SUFFIX, Quantized, decode
 from rmruntime import BackendError, RewardModel, ScoreOptions
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
@@ -109,7 +112,7 @@ def test_only_linear_layers_are_quantized(tmp_path: Path, scheme: Scheme) -> Non
     assert (manifest.dtype, manifest.quantization.scheme, manifest.options["quantize"]) == ("bf16", scheme, scheme)
     assert manifest.backbone.parameters == export(str(folder), tmp_path / "plain").backbone.parameters
     matrices = 3 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96)
-    assert manifest.quantization.parameters == matrices
+    assert manifest.quantization.parameters == matrices == matmul_parameters(Bundle.open(tmp_path / "b"))
 
 
 def test_a_judges_tied_head_and_embedding_stay_as_they_are(tmp_path: Path) -> None:
@@ -166,3 +169,11 @@ def test_portable_graphs_are_valid_onnx(tmp_path: Path) -> None:
     for scheme in ("int8", "fp8"):
         export(str(folder), tmp_path / scheme, ExportOptions(quantize=scheme))  # type: ignore[arg-type] # a Scheme
         onnx.checker.check_model(str(tmp_path / scheme / "portable.bf16.packed.onnx"))
+
+
+def test_a_quantized_weight_is_no_plain_one() -> None:
+    """A dialect that reads it as such would compute with codes."""
+    how = Quantized("int8", "codes", (4, 4), "bf16")
+    writer = GraphWriter({"w": WeightLocation("w", 0, 16, "int8", (4, 4), how)})
+    with pytest.raises(ExportError, match="weight w is quantized, and its codes alone are no weight"):
+        writer.weight("w", (4, 4))

@@ -123,7 +123,7 @@ def test_an_encoder_without_a_classifier(write: Write) -> None:
         read(write(classifier="pooler"))
 
 
-@pytest.mark.parametrize("given", [{"weights": "link"}, {"bos": "one"}, {"recipe": "mahalo"}])
+@pytest.mark.parametrize("given", [{"weights": "link"}, {"quantize": "int8"}, {"bos": "one"}, {"recipe": "mahalo"}])
 def test_options_that_an_encoder_cannot_have(write: Write, given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(given))):
         read(write(), ExportOptions(**given))
