@@ -79,9 +79,9 @@ def test_every_dialect_scores_as_the_dequantized_weights_do(tmp_path: Path, sche
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=graph.dialect)
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt_neox", "mixtral", "phi3"])
+@pytest.mark.parametrize("model_type", ["gpt_neox", "mixtral", "phi3"])
 def test_families_know_nothing_of_it(tmp_path: Path, model_type: str) -> None:
-    """Fused projections, fused and renamed weights, layers of other norms; experts keep their dtype."""
+    """Rows of fused projections; experts keep their dtype."""
     fields: dict[str, Any] = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
         "num_key_value_heads": 4 if model_type == "gpt_neox" else 2, "max_position_embeddings": 512,
