@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from rmexport.bench.cli import add_bench_arguments
 from rmexport.compile.cli import add_compile_arguments
@@ -18,6 +19,7 @@ from rmexport.version import __version__
 from rmruntime.backends.base import PRECISIONS
 from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP, add_score_arguments, run_score, stage_memory
 from rmruntime.errors import RewardModelError
+from rmruntime.manifest import Scheme
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +86,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="most bytes of a weight file, such as 5GB; larger ones are split",
     )
+    parser.add_argument("--quantize", choices=get_args(Scheme), help="store linear layers in 8 or 4 bits")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--restart", action="store_true", help="start over instead of continuing an interrupted export")
     parser.add_argument("--stages", type=int, default=1, help="also write each graph in so many parts, by layers")
@@ -106,6 +109,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
     parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
+    parser.add_argument(
+        "--quality", help="what quantization may cost: strict, normal (default), loose, or error=,spearman=,flips="
+    )
+    parser.add_argument("--against", help="unquantized bundle, or 'reference' (default: one exported meanwhile)")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_verify)
 
@@ -126,9 +133,10 @@ def _export(arguments: argparse.Namespace) -> int:
         manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress, notify)
     size = sum(f.size for f in manifest.files)
     backbone = manifest.backbone
+    stored = manifest.dtype + (f" with {manifest.quantization.scheme} layers" if manifest.quantization else "")
     _print(
         f"{arguments.bundle}: {backbone.model_type} backbone of {_count(backbone.parameters)} parameters, "
-        f"{manifest.head} head, {manifest.dtype}, {size / 1e6:.1f} MB"
+        f"{manifest.head} head, {stored}, {size / 1e6:.1f} MB"
     )
     for note in manifest.notes:
         _print(f"note: {note}")
@@ -153,6 +161,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         dialect=arguments.dialect,
         stage_memory=stage_memory(arguments.stage_memory),
         reference_device=arguments.reference_device,
+        quality=arguments.quality,
+        against=arguments.against,
     )
     report = verify(arguments.bundle, arguments.checkpoint, options)
     _print(report_json(report) if arguments.json else table(report))

@@ -7,7 +7,7 @@ from rmexport.checkpoint import Checkpoint, TokenizerFiles
 from rmexport.encoders import EncoderSpec, is_encoder, read_encoder_spec
 from rmexport.options import ExportOptions
 from rmexport.spec import ModelSpec, read_spec
-from rmruntime.manifest import Backbone, Format, Output, PositionRule
+from rmruntime.manifest import Backbone, Format, Output, PositionRule, Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Description:
     tokenizer: TokenizerFiles
     because: Mapping[str, str]
     notes: tuple[str, ...]
+    quantization: Quantization | None = None
 
 
 def read_description(checkpoint: Checkpoint, options: ExportOptions) -> Description:
@@ -55,6 +56,7 @@ def describe(spec: ModelSpec) -> Description:
             "format": f"the recipe {spec.recipe.name}" if spec.recipe else template,
         },
         notes=spec.notes,
+        quantization=spec.quantization,
     )
 
 

@@ -9,10 +9,11 @@ import onnx_ir as ir
 from rmexport.bundle_writer import new_bundle, write_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.description import Description, describe, describe_encoder
-from rmexport.dialects import dialects
+from rmexport.dialects import dialects_for
 from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
 from rmexport.errors import OptionError
 from rmexport.graph.vocabulary import Dialect, LayerSpan
+from rmexport.graph.writer import WeightLocation
 from rmexport.options import ExportOptions
 from rmexport.spec import ModelSpec, build_graph, read_spec
 from rmexport.stages import stage_spans, weight_ranges
@@ -78,12 +79,12 @@ def _write_graphs(
     spec: ModelSpec, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
-    for dialect in dialects().values():
+    for dialect in dialects_for(spec.quantization):
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
             written = _GraphFiles(dialect, compute_dtype, spec, weights, folder)
             file = written.write("", None)[0]
             stages = tuple(_stage(written, span, spec.config.num_hidden_layers) for span in spans)
-            graphs.append(_graph(dialect, compute_dtype, file, stages))
+            graphs.append(_graph(dialect, compute_dtype, file, spec, stages))
             files += written.files
     return tuple(graphs), tuple(files)
 
@@ -99,24 +100,23 @@ class _GraphFiles:
     folder: Path
     files: list[FileRecord] = field(default_factory=list)
 
-    def write(self, part: str, span: LayerSpan | None) -> tuple[str, Collection[str]]:
-        """One graph's file, and the weights that it reads; `part` is what its name says of it."""
+    def write(self, part: str, span: LayerSpan | None) -> tuple[str, Collection[WeightLocation]]:
+        """One graph's file, and where the weights lie that it reads; `part` is what its name says of it."""
         name = f"{self.dialect.NAME}.{self.compute_dtype}.packed{part}.onnx"
         writer = build_graph(self.dialect, self.compute_dtype, self.spec, self.weights.locations, span)
         proto = ir.to_proto(writer.model(self.dialect.NAME))
         self.files.append(write_file(self.folder, name, proto.SerializeToString(), role="graph"))
-        return name, writer.requests
+        return name, writer.read_locations()
 
 
 def _stage(written: _GraphFiles, span: LayerSpan, layers: int) -> Stage:
     first, last = span.of(layers)[0], span.of(layers)[-1]
-    file, names = written.write(f".layers-{first:03}-{last:03}", span)
-    read = {written.weights.locations[name] for name in names}  # tied weights are one
+    file, read = written.write(f".layers-{first:03}-{last:03}", span)
     nbytes = sum(location.nbytes for location in read)
     return Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read))
 
 
-def _graph(dialect: type[Dialect], compute_dtype: str, file: str, stages: tuple[Stage, ...]) -> Graph:
+def _graph(dialect: type[Dialect], compute_dtype: str, file: str, spec: ModelSpec, stages: tuple[Stage, ...]) -> Graph:
     return Graph(
         file=file,
         dialect=dialect.NAME,
@@ -127,6 +127,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, file: str, stages: tuple[
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.PAGE_SIZE,
         stages=stages,
+        least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
     )
 
 
@@ -168,11 +169,12 @@ def _manifest(
         graphs=graphs,
         files=(*graph_files, *_write_text(found, folder), *weights.files),
         notes=found.notes,
+        quantization=found.quantization,
     )
 
 
 def _given(found: Description, options: ExportOptions) -> dict[str, str]:
     """The choices that shape the result, as strings; a recipe found by repository counts as given."""
-    shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date")
+    shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date", "quantize")
     given = {k: str(v) for k, v in asdict(options).items() if k in shaping and v is not None}
     return given | ({"recipe": options.recipe or found.recipe} if found.recipe else {})

@@ -10,7 +10,7 @@ from rmexport.options import ExportOptions
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import RECORD_NAME, compiled_engines, manifest_digest, read_record
 from rmruntime.errors import BundleError
-from rmruntime.manifest import MANIFEST_NAME, Graph, Output, PositionRule
+from rmruntime.manifest import MANIFEST_NAME, Graph, Output, PositionRule, Quantization
 
 
 def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def _checkpoint_facts(checkpoint: Checkpoint, found: Description) -> dict[str, A
         "head": found.head,
         "recipe": found.recipe,
         "dtype": found.dtype,
+        "quantization": _quantization(found.quantization),
         "dtypes_on_disk": _dtypes(checkpoint),
         **asdict(found.backbone),
         "tensors": len(checkpoint.tensors),
@@ -58,6 +59,7 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "revision": manifest.source.revision,
         "head": manifest.head,
         "dtype": manifest.dtype,
+        "quantization": _quantization(manifest.quantization),
         **asdict(manifest.backbone),
         "format": _format(manifest.format.layout, manifest.format.bos, manifest.format.unit),
         "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
@@ -87,6 +89,14 @@ def _engine(folder: Path, bundle: Path) -> str:
         f"{name}: {found.library} {found.version} for {found.gpu} (compute capability {found.compute_capability}), "
         f"computes in {found.compute_dtype}, {found.batch_tokens} tokens a pass, {found.size / 1e6:.1f} MB{stale}"
     )
+
+
+def _quantization(found: Quantization | None) -> str | None:
+    """What is stored in fewer bits, and how; None where nothing is."""
+    if found is None:
+        return None
+    scales = f"a scale for {found.block_size} inputs" if found.block_size else "a scale an output channel"
+    return f"{found.scheme} for {found.parameters:,} parameters of linear layers, {scales}"
 
 
 def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """What a user may choose for an export, as one frozen value."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rmexport.errors import OptionError
 from rmruntime.byte_sizes import parse_bytes
-from rmruntime.manifest import BosPolicy
+from rmruntime.manifest import BosPolicy, Scheme
 
 SMALLEST_SHARD = 1_000_000  # bytes; a smaller limit would give nearly every tensor a file of its own
 Dtype = Literal["bf16", "fp16", "fp32"]
@@ -19,6 +19,7 @@ class ExportOptions:
     source shards instead of copying them. `hash` computes content hashes even where no byte would be read.
     `max_shard_size` ("5GB") bounds every file of weights, and without it new ones have at most 5 GB. `restart` does not
     continue an interrupted export to the same target.
+    `quantize` stores the backbone's linear layers in 8 or 4 bits; `dtype` is then that of all else and the arithmetic.
     `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says. `stages` also writes each
     graph in so many parts of about equally many layers, `stage_layers` ("0-39,40-79") in those named.
     """
@@ -27,6 +28,7 @@ class ExportOptions:
     recipe: str | None = None
     revision: str | None = None
     weights: Literal["copy", "link"] = "copy"
+    quantize: Scheme | None = None
     overwrite: bool = False
     hash: bool = False
     max_shard_size: str | None = None
@@ -41,6 +43,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         _check("dtype", self.dtype, ("auto", "bf16", "fp16", "fp32"))
         _check("weights", self.weights, ("copy", "link"))
+        _check("quantize", self.quantize, (*get_args(Scheme), None))
         _check("bos", self.bos, ("one", "zero", "as-is", None))
         if self.stages < 1:
             raise OptionError(f"stages is {self.stages}, expected at least 1")

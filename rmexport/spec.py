@@ -1,5 +1,6 @@
 """Everything an export decides about a checkpoint before writing a byte: family, head, dtype, format, weights."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from rmexport.graph.vocabulary import Dialect, LayerSpan
 from rmexport.graph.writer import GraphWriter, WeightLocation, WeightRequest
 from rmexport.heads import Head, HeadFacts, HeadSpec, check_recipe, head_of, refuse_known
 from rmexport.options import ExportOptions
+from rmexport.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
 from rmexport.recipe import PLAIN, Recipe, recipe_for, recipes
 from rmexport.tensor_parts import (
     Derived,
@@ -29,7 +31,7 @@ from rmexport.tensor_parts import (
     sources_of,
 )
 from rmexport.weights import StoredTensor
-from rmruntime.manifest import Backbone, Format
+from rmruntime.manifest import Backbone, Format, Quantization, Scheme
 
 FLOAT_DTYPES = ("bf16", "fp16", "fp32")
 
@@ -55,6 +57,7 @@ class ModelSpec:
     tokenizer: TokenizerFiles
     requests: Mapping[str, WeightRequest]
     stored: tuple[StoredTensor, ...]
+    quantization: Quantization | None
     notes: tuple[str, ...]
 
 
@@ -80,7 +83,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
     check_binding(requests, checkpoint.tensors, derived, ignored)
     dtype = _dtype(checkpoint, requests, derived, options)
-    stored = _stored(checkpoint, requests, derived, dtype)
+    stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
     layout, format_notes = read_format(facts.text, tokenizer, recipe, options, head_spec.append)
     if mixed := sorted({output.per for output in head_spec.outputs} - {layout.unit}):
         raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {head.NAME} scores a {mixed[0]} at a time")
@@ -94,10 +97,11 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         recipe=recipe,
         dtype=dtype,
         format=layout,
-        backbone=_backbone(checkpoint.config, config, stored),
+        backbone=_backbone(checkpoint.config, config, requests),
         tokenizer=tokenizer,
         requests=requests,
         stored=stored,
+        quantization=_quantization(stored, options.quantize),
         notes=(*checkpoint.notes, *head_spec.notes, *format_notes, *tokenizer.notes),
     )
 
@@ -268,13 +272,37 @@ def _stored(
     return tuple(stored)
 
 
-def _backbone(raw: Mapping[str, Any], config: FamilyConfig, stored: tuple[StoredTensor, ...]) -> Backbone:
-    parameters = 0
-    for tensor in stored:
-        size = 1
-        for extent in tensor.shape:
-            size *= extent
-        parameters += size
+def _quantized(
+    stored: tuple[StoredTensor, ...], requests: Mapping[str, WeightRequest], scheme: Scheme | None
+) -> tuple[StoredTensor, ...]:
+    """The same with the matrices of linear layers as codes, each followed by its scales."""
+    if scheme is None:
+        return stored
+    return tuple(part for w in stored for part in (_parts(w, scheme) if requests[w.name].linear else (w,)))
+
+
+def _parts(weight: StoredTensor, scheme: Scheme) -> tuple[StoredTensor, StoredTensor]:
+    rows, columns = weight.shape
+    codes = Quantized(scheme_for(scheme, weight.shape), "codes", (rows, columns), weight.dtype)
+    scale = replace(codes, part="scale")
+    return (
+        replace(weight, dtype=codes.dtype, shape=codes.stored_shape, quantized=codes),
+        replace(weight, name=weight.name + SCALE_SUFFIX, shape=scale.stored_shape, quantized=scale),
+    )
+
+
+def _quantization(stored: tuple[StoredTensor, ...], scheme: Scheme | None) -> Quantization | None:
+    if scheme is None:
+        return None
+    shapes = [w.quantized.shape for w in stored if w.quantized and w.quantized.part == "codes"]
+    return Quantization(
+        scheme=scheme,
+        parameters=sum(map(math.prod, shapes)),
+        block_size=BLOCK if scheme == "int4" else 0,
+    )
+
+
+def _backbone(raw: Mapping[str, Any], config: FamilyConfig, requests: Mapping[str, WeightRequest]) -> Backbone:
     return Backbone(
         model_type=str(raw["model_type"]),
         architecture=str((raw.get("architectures") or ["unknown"])[0]),
@@ -282,7 +310,7 @@ def _backbone(raw: Mapping[str, Any], config: FamilyConfig, stored: tuple[Stored
         num_layers=config.num_hidden_layers,
         vocab_size=config.vocab_size,
         max_length=config.max_position_embeddings,
-        parameters=parameters,
+        parameters=sum(math.prod(request.shape) for request in requests.values()),
         rope_length=config.rope_length,
         rope_exact=config.rope_exact,
     )

@@ -1,5 +1,7 @@
 """`rmexport verify`: scores a set of conversations with the bundle's engine and with transformers, and judges both.
 
+A quantized bundle is judged by what quantization costs: its scores against those of the same bundle unquantized.
+
 Writes `parity.json` (what was measured) and `golden.jsonl` (the conversations' ids with the reference's scores, a file
 that `score` reads too) into the bundle.
 """
@@ -7,7 +9,7 @@ that `score` reads too) into the bundle.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +22,14 @@ from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
 from rmexport.parity import FP16_LIMIT, Check, Values, fp32_check, half_checks
 from rmexport.progress import count_bar
+from rmexport.quality import Pairs, Quality, measure_quality, quality_checks, read_budget
 from rmexport.reference import ReferenceScores, reference_device, reference_of, versions
 from rmexport.reference_backbone import LayerPeak
+from rmexport.unquantized import Counterpart, unquantized_bundle
+from rmexport.verification_input import read_conversations
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
-from rmruntime import DeviceLimit, InputError, InputTooLong, RewardModel, ScoreOptions
+from rmruntime import DeviceLimit, InputError, RewardModel, ScoreOptions
 from rmruntime.manifest import Manifest, canonical
 from rmruntime.record_files import read_records
 from rmruntime.records import Request, parse_record
@@ -32,6 +37,7 @@ from rmruntime.scores import Arrays
 from rmruntime.sequences import TokenSequence
 
 FEW_SEQUENCES = 100
+REFERENCE = "reference"  # what a quantized bundle may be compared with where no engine runs the unquantized one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,10 @@ class VerifyOptions:
     """`data` a file of records, else a built-in seeded set of `conversations`; the engine's options as for scoring.
 
     `reference_device` is where torch computes the reference: cpu, cuda or cuda:N.
+
+    For quantized bundles alone: `quality` is a level or a budget (`rmexport.quality`), "normal" by default; `against`
+    is the folder of the unquantized bundle, or "reference" for transformers in fp32, None for one that is exported
+    meanwhile.
     """
 
     data: str | None = None
@@ -50,18 +60,22 @@ class VerifyOptions:
     dialect: str | None = None
     stage_memory: int | Literal["auto"] | None = None
     reference_device: str = "cpu"
+    quality: str | None = None
+    against: str | None = None
     write: bool = True
 
     def __post_init__(self) -> None:
         if self.conversations < 1:
             raise OptionError(f"conversations is {self.conversations}, expected at least 1")
+        read_budget(self.quality or "normal")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What was measured and whether the bundle passes; the peak is None where no layer was watched (encoders).
 
-    `left_out` are the built-in records that are longer than the model's limit.
+    `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
+    the bundle is `quantized`, compared with what `against` says.
     """
 
     passed: bool
@@ -75,6 +89,9 @@ class Report:
     peak_layer: str | None
     peak_magnitude: float | None
     versions: Mapping[str, str]
+    quantized: str | None = None
+    against: str | None = None
+    quality: tuple[Quality, ...] = ()
 
 
 def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = None) -> Report:
@@ -87,6 +104,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
     torch_device = reference_device(options.reference_device)  # its errors before anything is loaded
     with _load(bundle, options) as model:
         manifest = model.manifest
+        _check_options(manifest, options)
         # A folder has no revisions, be it a copy of the Hub's.
         revision = None if Path(checkpoint).is_dir() else manifest.source.revision
         source = open_checkpoint(checkpoint, revision=revision)
@@ -94,12 +112,23 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         scores = reference_of(source, _export_options(manifest, options), torch_device)
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
-        sequences, left_out = _sequences(model, requests, score_options, built_in=options.data is None)
+        given = read_conversations(model, requests, score_options, built_in=options.data is None)
+        sequences, left_out = given.sequences, given.left_out
         engine = _engine_outputs(model, sequences, score_options)
         backend, precision = model.backend, model.precision
     reference = scores(sequences, "fp32")
-    own = scores(sequences, manifest.dtype) if manifest.dtype != "fp32" else reference
-    checks = _checks(manifest, engine, own, reference)
+    quality: list[Quality] = []
+    if manifest.quantization is None:
+        own = scores(sequences, manifest.dtype) if manifest.dtype != "fp32" else reference
+        checks = _checks(manifest, engine, own, reference)
+    else:
+        exported = replace(_export_options(manifest, options), revision=revision)
+        other = Counterpart(bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=exported)
+        base = _counterpart_outputs(other, options, backend, sequences) or reference.outputs
+        quality = _quality(manifest, engine, base, reference.outputs, given.pairs)
+        budget = read_budget(options.quality or "normal")
+        checks = [check for found in quality for check in quality_checks(found, budget)]
+    checks += _peak_checks(manifest, reference)
     peak = _peak(reference)
     report = Report(
         passed=all(check.passed for check in checks),
@@ -113,6 +142,9 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         peak_layer=peak.layer if peak else None,
         peak_magnitude=peak.magnitude if peak else None,
         versions={"rmexport": __version__, **versions(torch_device)},
+        quantized=manifest.quantization.scheme if manifest.quantization else None,
+        against=_against(manifest, options),
+        quality=tuple(quality),
     )
     if options.write:
         _write(Path(bundle), manifest, report, sequences, reference)
@@ -130,8 +162,8 @@ def _load(bundle: str | Path, options: VerifyOptions) -> RewardModel:
 
 
 def _export_options(manifest: Manifest, options: VerifyOptions) -> ExportOptions:
-    """The choices the bundle was exported with; a recipe that was a file must be given again if it has moved."""
-    given: dict[str, Any] = dict(manifest.options)
+    """The choices of the export, less quantization; a recipe that was a file must be given again if it has moved."""
+    given: dict[str, Any] = {name: value for name, value in manifest.options.items() if name != "quantize"}
     if options.recipe is not None:
         given["recipe"] = options.recipe
     return ExportOptions(**given)
@@ -163,24 +195,45 @@ def _requests(manifest: Manifest, options: VerifyOptions) -> list[Request]:
     return requests
 
 
-def _sequences(
-    model: RewardModel, requests: Sequence[Request], options: ScoreOptions, *, built_in: bool
-) -> tuple[list[TokenSequence], int]:
-    """The sequences, and how many records of the built-in set were too long."""
-    sequences: list[TokenSequence] = []
-    left_out = 0
-    for request, encoded in zip(requests, model.encode(requests, options), strict=True):
-        if isinstance(encoded, InputTooLong) and built_in:
-            left_out += 1  # the built-in set knows nothing of this model's limit
-            continue
-        if isinstance(encoded, InputError):
-            raise VerificationError(f"record {request.id!r} cannot be scored: {encoded}")
-        sequences += encoded
-    if not sequences:
-        raise VerificationError(
-            f"no built-in conversation fits into {model.manifest.backbone.max_length} tokens; give some with --data"
-        )
-    return sequences, left_out
+def _check_options(manifest: Manifest, options: VerifyOptions) -> None:
+    if manifest.quantization is None and (options.quality or options.against):
+        given = "--quality" if options.quality else "--against"
+        raise OptionError(f"{given} is about quantized bundles; this one is not, and passes or fails the parity gate")
+
+
+def _against(manifest: Manifest, options: VerifyOptions) -> str | None:
+    """In words, what quality is measured against."""
+    if manifest.quantization is None:
+        return None
+    if options.against == REFERENCE:
+        return "transformers in fp32"
+    return options.against or f"the {manifest.dtype} bundle of the same checkpoint"
+
+
+def _counterpart_outputs(
+    other: Counterpart, options: VerifyOptions, backend: str, sequences: Sequence[TokenSequence]
+) -> Arrays | None:
+    """What the same engine gives without quantization; None where the reference is to stand for it."""
+    if options.against == REFERENCE:
+        return None
+    device = backend + "".join(options.device.partition(":")[1:])  # the engine that ran, with the user's number
+    with (
+        unquantized_bundle(other, options.against) as folder,
+        RewardModel.load(folder, device=device, precision=options.precision, dialect=options.dialect) as model,
+    ):
+        return _engine_outputs(model, sequences, ScoreOptions(max_batch_tokens=options.max_batch_tokens))
+
+
+def _quality(manifest: Manifest, engine: Arrays, base: Arrays, reference: Arrays, pairs: Pairs) -> list[Quality]:
+    """Of every column of the outputs that are compared."""
+    found = []
+    for name in _compared(manifest):
+        labels = next((o.labels for o in manifest.outputs if o.name == name), None) or (None,)
+        columns = [x[name].astype(np.float64).reshape(-1, len(labels)) for x in (engine, base, reference)]
+        for i, label in enumerate(labels):
+            title = name if label is None else f"{name} {label}"
+            found.append(measure_quality(title, columns[0][:, i], columns[1][:, i], columns[2][:, i], pairs))
+    return found
 
 
 def _engine_outputs(
@@ -206,17 +259,22 @@ def _checks(
             checks.append(fp32_check(name, values[0], values[2]))
         else:
             checks += half_checks(name, manifest.dtype, *values)
-    peak = _peak(reference)
-    if manifest.dtype == "fp16" and peak is not None:
-        checks.append(
-            Check(
-                name=f"largest activation, {peak.layer}",
-                measured=f"{peak.magnitude:.0f}",
-                required=f"<= {FP16_LIMIT:.0f} (else export bf16)",
-                passed=peak.magnitude <= FP16_LIMIT,
-            )
-        )
     return checks
+
+
+def _peak_checks(manifest: Manifest, reference: ReferenceScores) -> list[Check]:
+    """That nothing overflows in fp16."""
+    peak = _peak(reference)
+    if manifest.dtype != "fp16" or peak is None:
+        return []
+    return [
+        Check(
+            name=f"largest activation, {peak.layer}",
+            measured=f"{peak.magnitude:.0f}",
+            required=f"<= {FP16_LIMIT:.0f} (else export bf16)",
+            passed=peak.magnitude <= FP16_LIMIT,
+        )
+    ]
 
 
 def _peak(reference: ReferenceScores) -> LayerPeak | None:
@@ -229,7 +287,7 @@ def _compared(manifest: Manifest) -> list[str]:
     names = [output.name for output in manifest.outputs]
     if "logit" in names:
         return ["logit"]
-    if manifest.dtype == "fp32" or manifest.score is None:
+    if manifest.score is None or (manifest.dtype == "fp32" and manifest.quantization is None):
         return names
     return [manifest.score]
 
@@ -268,12 +326,18 @@ def table(report: Report) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths).rstrip())
+    kind = f"{report.dtype} bundle" + (f" with {report.quantized} layers" if report.quantized else "")
     head = (
-        f"{report.dtype} bundle on {report.backend} computing in {report.precision}: {report.sequences} sequences, "
+        f"{kind} on {report.backend} computing in {report.precision}: {report.sequences} sequences, "
         f"{report.reads} results{_largest(report)}"
     )
     if report.dtype != "fp32" and report.sequences < FEW_SEQUENCES:
         head += f"\nfew sequences: a mean and a rank over fewer than {FEW_SEQUENCES} pass or fail by chance"
+    for found in report.quality:
+        head += (
+            f"\n{found.output}: against {report.against}; from transformers in fp32 it errs "
+            f"{found.reference_error:.2e} on average, without quantization {found.unquantized_error:.2e}"
+        )
     if report.left_out:
         head += f"\nleft out: {report.left_out} built-in conversations longer than the model's limit; see --data"
     return "\n".join([head, "", *lines, "", "PASSED" if report.passed else "FAILED"])

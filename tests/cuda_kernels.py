@@ -1,7 +1,8 @@
 """What ONNX Runtime's CUDA kernels take, and what a graph asks of them.
 
 Dtypes: docs/OperatorKernels.md of microsoft/onnxruntime, section CUDAExecutionProvider; PagedAttention and ScaledSiLU,
-of which it says less than the 1.31 release has, from contrib_ops/cuda/bert/paged_attention.cc and scaled_silu.cc.
+of which it says less than the 1.31 release has, from contrib_ops/cuda/bert/paged_attention.cc and scaled_silu.cc; those
+of MatMulNBits from its schema, which asks for blocks that are powers of two from 16 and a multiple of them as K here.
 Inputs that a kernel reads on the host are those that it registers with OrtMemTypeCPUInput.
 """
 
@@ -18,6 +19,8 @@ _BOOL = {TensorProto.BOOL}
 _ANY = _FLOATS | _INTS | _BOOL
 _LONG = {TensorProto.INT64}
 _SHORT = {TensorProto.INT32}
+_CODES = {TensorProto.INT8, TensorProto.FLOAT8E4M3FN}
+_BYTES = {TensorProto.UINT8}
 _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 # Dtypes of the inputs, in order; the last of them stands for all that follow.
@@ -27,7 +30,8 @@ KERNELS: dict[str, Sequence[AbstractSet[int]]] = {
     **{op: [_FLOATS] for op in ("Tanh", "Sigmoid", "Relu", "Sqrt", "Neg", "RotaryEmbedding")},
     **{op: [_NARROW] for op in ("Cos", "Sin", "Reciprocal", "ArgMin")},
     **{op: [_NARROW | _INTS] for op in ("Greater", "GreaterOrEqual", "LessOrEqual", "ReduceMax")},
-    **{op: [_ANY] for op in ("Cast", "Identity", "Transpose", "Concat", "Shape", "Size", "Scan")},
+    "Cast": [_ANY | _CODES],
+    **{op: [_ANY] for op in ("Identity", "Transpose", "Concat", "Shape", "Size", "Scan")},
     **{op: [_ANY, _LONG] for op in ("Reshape", "Squeeze", "Unsqueeze", "Expand")},
     **{op: [_ANY, _INTS] for op in ("Gather", "GatherElements")},
     "Attention": [_FLOATS, _FLOATS, _FLOATS, _FLOATS | _BOOL],
@@ -39,6 +43,7 @@ KERNELS: dict[str, Sequence[AbstractSet[int]]] = {
     "ReduceSum": [_FLOATS | _INTS, _LONG],
     "ScatterElements": [_ANY, _INTS, _ANY],
     "TopK": [_NARROW | _INTS, _LONG],
+    "com.microsoft.MatMulNBits": [_FLOATS, _BYTES, _FLOATS, _BYTES, _SHORT, _FLOATS],
     "com.microsoft.ScaledSiLU": [_FLOATS],
     "com.microsoft.SkipLayerNormalization": [_FLOATS],
     "com.microsoft.SkipSimplifiedLayerNormalization": [_FLOATS],

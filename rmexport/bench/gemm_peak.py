@@ -1,6 +1,7 @@
 """What this machine's matrix units give at best, and what a model asks of them."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.options import BenchOptions
+from rmexport.quantization import SCALE_SUFFIX
 from rmruntime.bundle import Bundle
 from rmruntime.safetensors_header import read_header
 
@@ -39,6 +41,7 @@ def matmul_parameters(bundle: Bundle) -> int:
     for record in bundle.manifest.files:
         if record.role == "weights":
             for name, entry in read_header(bundle.path(record.name)).items():
-                if (found := _LAYER.match(name)) and len(entry.shape) == 2:
-                    by_stack[found[1]] += entry.shape[0] * entry.shape[1]
+                if (found := _LAYER.match(name)) and len(entry.shape) == 2 and not name.endswith(SCALE_SUFFIX):
+                    # codes of 4 bits are two a byte
+                    by_stack[found[1]] += math.prod(entry.shape) * (2 if entry.dtype == "uint8" else 1)
     return max(by_stack.values(), default=0)  # the backbone's stack of layers: a gate may have one too

@@ -184,6 +184,7 @@ def _bundle_record(bundle: Bundle, parameters: int) -> Report:
         "matmul_parameters": parameters,
         "head": manifest.head,
         "dtype": manifest.dtype,
+        "quantized": manifest.quantization.scheme if manifest.quantization else None,
         "source": {"repo": manifest.source.repo, "revision": manifest.source.revision},
     }
 

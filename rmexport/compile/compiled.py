@@ -89,6 +89,12 @@ def _graph(bundle: Bundle) -> Graph:
     """The graph to compile: of the bundle's own dtype, which is the only one of its dialect."""
     graphs = {graph.dialect: graph for graph in bundle.manifest.graphs}
     found = next((graphs[dialect] for dialect in DIALECTS if dialect in graphs), None)
+    quantization = bundle.manifest.quantization
+    if found is None and quantization is not None:
+        raise NotCompilable(
+            f"tensorrt cannot read {quantization.scheme} weights as they are stored: export the bundle with another "
+            "--quantize, or without"
+        )
     if found is None:
         raise NotCompilable(
             f"tensorrt reads {' or '.join(DIALECTS)} graphs; this bundle has: {', '.join(sorted(graphs))}. Export it "

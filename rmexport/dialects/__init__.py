@@ -5,6 +5,7 @@ import pkgutil
 from functools import cache
 
 from rmexport.graph.vocabulary import Dialect
+from rmruntime.manifest import Quantization
 
 
 @cache
@@ -17,3 +18,8 @@ def dialects() -> dict[str, type[Dialect]]:
             if isinstance(value, type) and issubclass(value, Dialect) and value.__module__ == module.__name__:
                 found[value.NAME] = value
     return found
+
+
+def dialects_for(quantization: Quantization | None) -> list[type[Dialect]]:
+    """Those that have words for weights that are stored so."""
+    return [d for d in dialects().values() if quantization is None or quantization.scheme in d.SCHEMES]

@@ -12,15 +12,20 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
+from rmexport.graph.quantized_matrices import cast_and_scale
 from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import Features, GraphWriter
+from rmexport.quantization import Quantized
+from rmruntime.manifest import Scheme
 
 
 class OpenVino(Dialect):
     """Standard ops, in the forms that OpenVINO's CPU plugin fuses."""
 
     NAME: ClassVar[str] = "openvino"
+    SCHEMES: ClassVar[tuple[Scheme, ...]] = ("int8", "int4")  # fp8 would be folded to copies in the compute dtype
     ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
+    LEAST_QUANTIZED_ROWS: ClassVar[int] = 8  # up to 4 rows of bf16 take another kernel
     STREAM_DTYPE: ClassVar[str | None] = "fp32"
     TOKEN_CHUNK: ClassVar[int] = 384  # measured: products are fastest at 256 to 400 rows
 
@@ -45,8 +50,12 @@ class OpenVino(Dialect):
         return self.w.op("MatMul", x, self.w.op("Transpose", weight, perm=[1, 0]))
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
-        y = self.product(x, self.weight(f"{name}.weight", features))
+        y = self.product(x, self.matrix(f"{name}.weight", features))
         return self.w.op("Add", y, self.weight(f"{name}.bias", features[:1])) if bias else y
+
+    def dequantized(self, name: str, how: Quantized) -> ir.Value:
+        """Beside its product, in the body of a Scan too, which it becomes a part of: codes stay in 8 or 4 bits."""
+        return cast_and_scale(self.w, name, how, self.dtype) if how.scheme == "int4" else super().dequantized(name, how)
 
     def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
         axis0, angles = self.w.constant("axes_0", [0]), (cos.name, sin.name)

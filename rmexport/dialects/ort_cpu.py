@@ -4,13 +4,24 @@ ORT has no 16-bit Gemm on x86, so 16-bit weights pass through a Cast, which the 
 allows and runs per pass where it does not. `MatMul(x, Transpose(W))` would be folded into a heap copy; Gemm is not.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
+from rmexport.graph.quantized_matrices import packed_product
 from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import CONTRIB, GraphWriter
+from rmexport.quantization import Quantized
+
+
+@dataclass(frozen=True)
+class _EvenRows:
+    """`value` has the first `rows` [1] rows of what it was made of, and maybe one more."""
+
+    value: ir.Value
+    rows: ir.Value
 
 
 class OrtCpu(Dialect):
@@ -22,6 +33,7 @@ class OrtCpu(Dialect):
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
         self._expanded: dict[object, HeadRows] = {}
+        self._padded: dict[str, _EvenRows] = {}
 
     @classmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
@@ -32,7 +44,27 @@ class OrtCpu(Dialect):
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
-        return self.w.op("Gemm", x, self.weight(f"{name}.weight", features), *extra, transB=1)
+        how = self.w.how_quantized(f"{name}.weight")
+        if how is not None and how.scheme == "int4":
+            return self._packed_product(x, f"{name}.weight", how, *extra)
+        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
+
+    def _packed_product(self, x: ir.Value, name: str, how: Quantized, bias: ir.Value | None = None) -> ir.Value:
+        """Of an even number of rows: the op cuts rows by 128, and sums a single one in another order."""
+        w, even = self.w, self._even(x)
+        product = packed_product(w, even.value, name, how, self.dtype, bias)
+        begin, axis = w.constant("rows_begin", [0]), w.constant("axes_0", [0])
+        return w.op("Slice", product, begin, even.rows, axis)
+
+    def _even(self, x: ir.Value) -> "_EvenRows":
+        """`x` with a row of zeros behind it where its rows are odd; made once for all that read `x`."""
+        key = str(x.name)
+        if key not in self._padded:
+            w, zero = self.w, self.w.constant("no_rows", [0])
+            rows = w.op("Shape", x, start=0, end=1)
+            pads = w.op("Concat", zero, zero, w.op("Mod", rows, w.constant("two_rows", [2])), zero, axis=0)
+            self._padded[key] = _EvenRows(w.op("Pad", x, pads), rows)
+        return self._padded[key]
 
     def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
         axis0 = self.w.constant("axes_0", [0])

@@ -2,7 +2,7 @@
 
 RMSNormalization, RotaryEmbedding and 3-D Attention with a boolean mask. Never emitted, because an engine gets it wrong
 or refuses it: softcap (written out instead), past keys, mask together with is_causal, nonpad_kv_seqlen, 4-D attention
-inputs.
+inputs. Quantized matrices are DequantizeLinear, which TensorRT keeps as they are.
 """
 
 from typing import ClassVar
@@ -12,12 +12,14 @@ import onnx_ir as ir
 from rmexport.graph.packed import MASKED, AttentionRows, visible_keys
 from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import GraphWriter
+from rmruntime.manifest import Scheme
 
 
 class Portable(Dialect):
     """Attention as the standard op over padded rows; everything else on packed tokens."""
 
     NAME: ClassVar[str] = "portable"
+    SCHEMES: ClassVar[tuple[Scheme, ...]] = ("int8", "fp8")  # TensorRT has signed 4-bit numbers alone
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
@@ -32,7 +34,7 @@ class Portable(Dialect):
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
-        return self.w.op("Gemm", x, self.weight(f"{name}.weight", features), *extra, transB=1)
+        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
 
     def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
         axis0 = self.w.constant("axes_0", [0])

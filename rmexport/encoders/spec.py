@@ -101,6 +101,11 @@ def _check_options(options: ExportOptions) -> None:
         raise OptionError(
             f"{', '.join(refused)}: an encoder reads a question and an answer as its tokenizer pairs them; leave it out"
         )
+    if options.quantize is not None:
+        raise OptionError(
+            f"--quantize {options.quantize} cannot be had for an encoder, whose traced graph reads its weights as they "
+            "are: leave it out (encoders are small)"
+        )
     if options.weights == "link":
         raise OptionError("--weights link cannot be had for an encoder, whose weights are traced: use --weights copy")
     if options.max_shard_size is not None:

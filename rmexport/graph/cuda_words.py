@@ -12,9 +12,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.graph.packed import AttentionRows, additive_mask
+from rmexport.graph.quantized_matrices import cast_and_scale, packed_product
 from rmexport.graph.skip_norms import fuse_skip_norms
 from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import CONTRIB, GraphWriter
+from rmexport.quantization import Quantized
 
 
 class CudaWords(Dialect):
@@ -32,7 +34,14 @@ class CudaWords(Dialect):
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
-        return self.w.op("Gemm", x, self.weight(f"{name}.weight", features), *extra, transB=1)
+        how = self.w.how_quantized(f"{name}.weight")
+        if how is not None and how.scheme == "int4":
+            return packed_product(self.w, x, f"{name}.weight", how, self.dtype, *extra)
+        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
+
+    def dequantized(self, name: str, how: Quantized) -> ir.Value:
+        """DequantizeLinear has no kernel for bf16."""
+        return cast_and_scale(self.w, name, how, self.dtype)
 
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
         self._sums.append(super().add(x, y))

@@ -6,7 +6,7 @@ Activations are 2-D, `[tokens, features]`, in the graph's compute dtype; heads a
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from rmexport.checkpoint.rope_config import RopeConfig
 from rmexport.graph.packed import AttentionRows, PackedInputs, declare_packed_inputs
+from rmexport.graph.quantized_matrices import dequantize_linear
 from rmexport.graph.rope_frequencies import inverse_frequencies
 from rmexport.graph.writer import DATA_TYPES, Features, GraphWriter
-from rmruntime.manifest import HIDDEN_IN, HIDDEN_OUT
+from rmexport.quantization import Quantized
+from rmruntime.manifest import HIDDEN_IN, HIDDEN_OUT, Scheme
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
@@ -73,6 +75,8 @@ class Dialect(ABC):
     ROW_GROUPS: ClassVar[int] = 1
     STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: as all else
     PAGE_SIZE: ClassVar[int] = 0  # keys a page, where all tokens find their keys by pages; 0: by attention rows
+    SCHEMES: ClassVar[tuple[Scheme, ...]] = get_args(Scheme)  # of quantized matrices that it has words for
+    LEAST_QUANTIZED_ROWS: ClassVar[int] = 2  # of a product with a quantized matrix: fewer round otherwise
     TOKEN_CHUNK: ClassVar[int] = 0  # tokens that token-by-token work likes to be done in at a time; 0: all at once
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
@@ -124,6 +128,18 @@ class Dialect(ABC):
         """A backbone's weight in the compute dtype."""
         value, stored = self.w.weight(name, shape)
         return self._cast(value, stored, self.dtype)
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> ir.Value:
+        """A linear layer's weight [out, in] in the compute dtype, quantized or not: what `linear` reads."""
+        how = self.w.how_quantized(name)
+        if how is not None:
+            return self.dequantized(name, how)
+        value, stored = self.w.weight(name, shape, linear=True)
+        return self._cast(value, stored, self.dtype)
+
+    def dequantized(self, name: str, how: Quantized) -> ir.Value:
+        """`matrix` of a quantized weight."""
+        return dequantize_linear(self.w, name, how, self.dtype)
 
     def slice_of(self, name: str, shape: tuple[int, ...], index: ir.Value) -> ir.Value:
         """`weight(name)[index]`, cast after it is taken: a stack of experts stays as it is stored."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rmexport.errors import ExportError
+from rmexport.quantization import Quantized
 
 OPSET = 23  # Attention, RMSNormalization and RotaryEmbedding are standard since 23; engines disagree on 24 and later
 IR_VERSION = 11
@@ -20,6 +21,10 @@ DATA_TYPES = {
     "bf16": ir.DataType.BFLOAT16,
     "int32": ir.DataType.INT32,
     "int64": ir.DataType.INT64,
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+    "uint4": ir.DataType.UINT4,
+    "fp8_e4m3": ir.DataType.FLOAT8E4M3FN,
 }
 
 Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
@@ -27,13 +32,14 @@ Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
 
 @dataclass(frozen=True)
 class WeightLocation:
-    """Where a weight lies: `file` relative to the graph, `offset` and `nbytes` in bytes."""
+    """Where a weight lies: `file` relative to the graph, `offset` and `nbytes` in bytes; `quantized` where it is."""
 
     file: str
     offset: int
     nbytes: int
     dtype: str
     shape: tuple[int, ...]
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,13 @@ class WeightRequest:
     """A weight that a graph reads, with the shape that the config implies.
 
     `in_fp32`: read in fp32 (heads, final norm), so stored as the checkpoint has it whatever the bundle's dtype.
+    `linear`: read as the matrix of a linear layer and as nothing else, so that it may be stored quantized.
     """
 
     name: str
     shape: tuple[int, ...]
     in_fp32: bool
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,20 +157,39 @@ class GraphWriter:
             raise ExportError(f"constant {name} has two values in one graph; one of them needs another name")
         return self._initializers[name]
 
-    def weight(self, name: str, shape: tuple[int, ...], *, in_fp32: bool = False) -> tuple[ir.Value, str]:
+    def weight(
+        self, name: str, shape: tuple[int, ...], *, in_fp32: bool = False, linear: bool = False
+    ) -> tuple[ir.Value, str]:
         """A weight of the bundle and its stored dtype; it stays in its safetensors file."""
-        self.requests[name] = WeightRequest(name, shape, in_fp32)
+        known = self.requests.get(name)
+        self.requests[name] = WeightRequest(name, shape, in_fp32, linear and (known is None or known.linear))
         if self.locations is None:
             return ir.Value(name=name), "fp32"
         at = self.locations[name]
-        if at.shape != shape:
+        if at.shape != shape and at.quantized is None:
             raise ExportError(f"weight {name}: stored with shape {at.shape}, the graph reads {shape}")
+        if at.quantized is not None:
+            raise ExportError(f"weight {name} is quantized, and its codes alone are no weight: read it with `matrix`")
+        return self.view(name, at.dtype, shape), at.dtype
+
+    def read_locations(self) -> set[WeightLocation]:
+        """Where the weights lie that the graph reads; tied weights are one."""
+        held = (name for name, value in self._initializers.items() if isinstance(value.const_value, ir.ExternalTensor))
+        return {(self.locations or {})[name] for name in held}
+
+    def how_quantized(self, name: str) -> Quantized | None:
+        """How a matrix is stored; None where it is not quantized, and in a dry run."""
+        return None if self.locations is None else self.locations[name].quantized
+
+    def view(self, name: str, dtype: str, shape: tuple[int, ...]) -> ir.Value:
+        """A stored weight's bytes as a tensor of this dtype and shape."""
         if name not in self._initializers:
+            at = (self.locations or {})[name]
             tensor = ir.ExternalTensor(
-                at.file, at.offset, at.nbytes, DATA_TYPES[at.dtype], shape=ir.Shape(shape), name=name
+                at.file, at.offset, at.nbytes, DATA_TYPES[dtype], shape=ir.Shape(shape), name=name
             )
             self._add_initializer(name, tensor)
-        return self._initializers[name], at.dtype
+        return self._initializers[name]
 
     def _add_initializer(self, name: str, tensor: ir.TensorProtocol) -> None:
         self._initializers[name] = ir.Value(
@@ -187,7 +214,12 @@ class GraphWriter:
         ORT orders by depth-first search and visits late nodes first: a Cast that stands late in the file runs early,
         and all casts together hold every weight in fp32; one that stands early runs just before it is needed.
         """
-        constant = [node for node in self._nodes if all(x is None or x.const_value is not None for x in node.inputs)]
+        known: set[int] = set()  # results of such nodes: a Cast may be followed by a Mul
+        constant = []
+        for node in self._nodes:
+            if all(x is None or x.const_value is not None or id(x) in known for x in node.inputs):
+                constant.append(node)
+                known.update(id(x) for x in node.outputs)
         first = {id(node) for node in constant}
         return constant + [node for node in self._nodes if id(node) not in first]
 

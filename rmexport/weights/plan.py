@@ -1,6 +1,7 @@
 """Decides which shards are kept as they are and which weights go to new shards."""
 
 import json
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ from rmexport.checkpoint.finite import FLOATS
 from rmexport.errors import CheckpointError, OptionError
 from rmexport.graph.writer import WeightLocation
 from rmexport.options import ExportOptions
+from rmexport.quantization import Quantized
 from rmexport.weights.shard_sizes import cut_evenly
 from rmexport.weights.stored import StoredTensor
 from rmruntime.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
@@ -33,11 +35,12 @@ class Piece:
     nbytes: int
     wanted: bool = True
     stack: tuple[TensorInfo, ...] = ()
+    quantized: Quantized | None = None
 
     @property
     def size(self) -> int:
-        """Number of elements."""
-        return self.nbytes // ITEM_BYTES[self.dtype]
+        """Number of elements that it is made of."""
+        return math.prod(self.quantized.shape) if self.quantized else self.nbytes // ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,28 @@ def _fault(info: TensorInfo | None, wanted: StoredTensor) -> str | None:
         return f"{wanted.source} has shape {list(info.shape)}, rows {lowest} to {highest} are needed"
     else:
         expected = (len(wanted.rows), *info.shape[1:])
-    if expected != wanted.shape:
-        return f"{wanted.name} has shape {list(expected)}, expected {list(wanted.shape)}"
+    shape = wanted.quantized.shape if wanted.quantized else wanted.shape
+    if expected != shape:
+        return f"{wanted.name} has shape {list(expected)}, expected {list(shape)}"
+    if wanted.quantized:
+        return None if info.dtype in FLOATS else f"{wanted.source} is {info.dtype}, which cannot be quantized"
     if wanted.dtype != info.dtype and not {wanted.dtype, info.dtype} <= set(FLOATS):
         return f"{wanted.source} is {info.dtype}, which cannot be stored as {wanted.dtype}"
     return None
 
 
 def _is_unchanged(info: TensorInfo, wanted: StoredTensor) -> bool:
-    plain = wanted.rows is None and not wanted.stack
+    plain = wanted.rows is None and not wanted.stack and not wanted.quantized
     return info.offset is not None and plain and wanted.dtype == info.dtype
 
 
 def _check_linkable(checkpoint: Checkpoint, wanted: Iterable[StoredTensor]) -> None:
     infos = checkpoint.tensors
+    if any(w.quantized for w in wanted):
+        raise OptionError(
+            "--weights link keeps the checkpoint's files, and --quantize stores other numbers: use --weights copy, or "
+            "leave --quantize out"
+        )
     if any(infos[w.source].offset is None for w in wanted):
         raise OptionError(
             "--weights link needs safetensors, this checkpoint has .bin files or an adapter: use --weights copy"
@@ -168,7 +179,7 @@ def _within_size(kept: list[Shard], options: ExportOptions) -> list[Shard]:
 
 def _once(wanted: Iterable[StoredTensor]) -> list[StoredTensor]:
     """Tied weights are stored once."""
-    return list({(w.source, w.dtype, w.rows, w.stack): w for w in reversed(list(wanted))}.values())[::-1]
+    return list({(w.source, w.dtype, w.rows, w.stack, w.quantized): w for w in reversed(list(wanted))}.values())[::-1]
 
 
 def _new_shards(checkpoint: Checkpoint, wanted: Iterable[StoredTensor], limit: int, stem: str) -> list[Shard]:
@@ -199,7 +210,8 @@ def _new_shard(checkpoint: Checkpoint, name: str, wanted: Iterable[StoredTensor]
     pieces, at = [], len(header)
     for w in ordered:
         stack = tuple(checkpoint.tensors[source] for source in w.stack)
-        pieces.append(Piece(w.name, checkpoint.tensors[w.source], w.dtype, w.rows, at, _nbytes(w), stack=stack))
+        source = checkpoint.tensors[w.source]
+        pieces.append(Piece(w.name, source, w.dtype, w.rows, at, _nbytes(w), stack=stack, quantized=w.quantized))
         at += _nbytes(w)
     return Shard(name=name, kept=None, header_bytes=len(header), pieces=tuple(pieces), header=header)
 
@@ -221,10 +233,11 @@ def _locations(shards: Iterable[Shard], wanted: Iterable[StoredTensor]) -> dict[
     at = {_key(p): (shard.name, p) for shard in shards for p in shard.pieces}
     locations = {}
     for w in wanted:
-        file, piece = at[w.source, w.dtype, w.rows, w.stack]
-        locations[w.name] = WeightLocation(file, piece.offset, piece.nbytes, w.dtype, w.shape)
+        file, piece = at[w.source, w.dtype, w.rows, w.stack, w.quantized]
+        locations[w.name] = WeightLocation(file, piece.offset, piece.nbytes, w.dtype, w.shape, w.quantized)
     return locations
 
 
-def _key(piece: Piece) -> tuple[str, str, tuple[int, ...] | None, tuple[str, ...]]:
-    return piece.source.name, piece.dtype, piece.rows, tuple(info.name for info in piece.stack)
+def _key(piece: Piece) -> tuple[str, str, tuple[int, ...] | None, tuple[str, ...], Quantized | None]:
+    stack = tuple(info.name for info in piece.stack)
+    return piece.source.name, piece.dtype, piece.rows, stack, piece.quantized

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rmexport.graph.writer import WeightLocation
+from rmexport.quantization import Quantized
 from rmruntime.manifest import FileRecord
 
 
@@ -12,7 +13,8 @@ class StoredTensor:
     """A weight of the bundle: checkpoint tensor `source`, all of it or only `rows` in this order, stored as `dtype`.
 
     `stack`, where given, are all the tensors, `source` the first, that are stacked along a new first axis. `shape` is
-    that of the result. `dtype` is bf16, fp16 or fp32, or the source's own.
+    that of the result. `dtype` is bf16, fp16 or fp32, or the source's own. `quantized` where it is a part of such a
+    matrix: dtype and shape are then the part's.
     """
 
     name: str
@@ -21,6 +23,7 @@ class StoredTensor:
     source: str
     rows: tuple[int, ...] | None = None
     stack: tuple[str, ...] = ()
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)

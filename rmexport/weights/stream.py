@@ -2,8 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ from rmexport.checkpoint import Checkpoint
 from rmexport.checkpoint.finite import FLOATS, Unstorable, fits
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
+from rmexport.quantization import Quantized, choose_scales, encode
 from rmexport.weights.conversion import convert
 from rmexport.weights.hashed_file import HashedFile
 from rmexport.weights.plan import Piece, Shard
 
 # Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
 _CHUNK = 1 << 20
+
+
+# Of matrices whose codes are written, by how, source and rows.
+Scales = dict[tuple[Quantized, str, tuple[int, ...] | None], list[Array]]
 
 
 class Stopped(Exception):
@@ -67,8 +72,12 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
         file.write_bytes(_kept_header(checkpoint, shard) if shard.kept else shard.header)
         monitor.advance(shard.header_bytes)
         source = np.empty(_CHUNK, np.uint8)
+        scales: Scales = {}
         for piece in shard.pieces:
-            _stream_piece(checkpoint, piece, source, file, monitor)
+            if piece.quantized:
+                _stream_quantized(checkpoint, piece, scales, file, monitor)
+            else:
+                _stream_piece(checkpoint, piece, source, file, monitor)
         sha256 = file.sha256()
         file.sync()
         return sha256
@@ -116,6 +125,41 @@ def _stream_piece(
             monitor.report(piece.source.name, values, piece.dtype)
         file.write(buffer, count * stored.itemsize)
         monitor.advance(count * stored.itemsize)
+
+
+def _stream_quantized(checkpoint: Checkpoint, piece: Piece, scales: Scales, file: HashedFile, monitor: Monitor) -> None:
+    """Codes, whose scales are kept in `scales` until their own piece comes; scales that are not there are made anew."""
+    how = piece.quantized
+    assert how is not None  # the caller's reason to call
+    matrix = replace(how, part="codes"), piece.source.name, piece.rows
+    made = scales.pop(matrix, []) if how.part == "scale" else []
+    if made:
+        for part in made:
+            file.write_bytes(part.tobytes())
+            monitor.advance(part.nbytes)
+        return
+    for rows in _matrix_rows(checkpoint, piece, monitor):
+        part = choose_scales(rows, how)
+        if how.part == "codes":
+            scales.setdefault(matrix, []).append(part)
+            part = encode(rows, part, how)
+        file.write_bytes(part.tobytes())
+        monitor.advance(part.nbytes)
+
+
+def _matrix_rows(checkpoint: Checkpoint, piece: Piece, monitor: Monitor) -> Iterator[NDArray[np.float32]]:
+    """The rows of a matrix in fp32, some at a time; values that are no numbers are reported, and 0 here."""
+    assert piece.quantized is not None  # as above
+    columns, held = piece.quantized.shape[1], NUMPY_DTYPES[piece.source.dtype]
+    step = max(1, _CHUNK // (4 * columns)) * columns
+    for start in range(0, piece.size, step):
+        values = np.empty(min(step, piece.size - start), held)
+        _read(checkpoint, piece, start, values)
+        wide = np.empty(values.size, np.float32)
+        if not (fits(values, piece.quantized.scale_dtype) and convert(values, wide)):
+            monitor.report(piece.source.name, values, piece.quantized.scale_dtype)
+            wide = np.zeros(values.size, np.float32)
+        yield wide.reshape(-1, columns)
 
 
 def _typed(buffer: NDArray[np.uint8], dtype: "np.dtype[Any]", count: int) -> Array:

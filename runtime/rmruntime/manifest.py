@@ -20,6 +20,7 @@ HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]
 BosPolicy = Literal["one", "zero", "as-is"]
+Scheme = Literal["int8", "int4", "fp8"]
 LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference"]
 
 
@@ -183,7 +184,8 @@ class Graph:
     `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
     `stages`: the same in parts that are graphs of their own, empty where the export was not asked for them.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
-    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share.
+    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. A pass reads at
+    least `least_reads` tokens, because fewer would take other kernels, with other rounding.
     """
 
     file: str
@@ -198,6 +200,7 @@ class Graph:
     attention: Literal["rows", "pages"] = "rows"
     page_size: int = 0
     stages: tuple[Stage, ...] = ()
+    least_reads: int = 2
 
     def of_stage(self, stage: Stage) -> "Graph":
         """The stage's graph, which takes the same inputs."""
@@ -205,11 +208,26 @@ class Graph:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the backbone's linear layers are stored; `parameters` of its weights are. All else has the bundle's dtype.
+
+    - "int8": whole numbers, a scale an output channel. "fp8": e4m3 numbers, likewise.
+    - "int4": whole numbers, two a byte, a scale for each `block_size` inputs of an output channel; layers whose inputs
+      are no multiple of that are int8.
+    """
+
+    scheme: Scheme
+    parameters: int
+    block_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a runtime needs to know; nothing about heads or families by name is needed to score.
 
     `options` are the choices that the export was given, so that it can be verified and repeated. `score` names the
-    output that is the score, None when the head defines no single number.
+    output that is the score, None when the head defines no single number. `dtype` is that of the arithmetic and of the
+    weights that are not in `quantization`.
     """
 
     schema_version: int
@@ -226,6 +244,7 @@ class Manifest:
     graphs: tuple[Graph, ...]
     files: tuple[FileRecord, ...]
     notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
 
     def weight_bytes(self, graph: Graph) -> int:
         """Bytes of the weights that a graph, or `Graph.of_stage`, reads."""

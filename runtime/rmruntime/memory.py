@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNLIMITED = 1 << 62
-# What would help a model that does not fit into its device, and cannot be had.
-NOT_YET = "quantised weights are not in this release"
+# What helps a model that does not fit into its device.
+NARROWER = "narrower weights (export --dtype bf16, or --quantize int8 or int4)"
 _GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -76,6 +76,7 @@ def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: i
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # of warnings, what matters is checked here; errors are raised as well
     settings.intra_op_num_threads = threads
+    settings.add_session_config_entry("session.disable_quant_qdq", "1")  # weights alone are quantized, for their size
     # Passes hardly ever have the sizes of an earlier one. For each that does, ORT takes all its memory anew, in one
     # block beside the many of the first; and it never forgets a plan.
     settings.enable_mem_pattern = False

@@ -28,7 +28,7 @@ class RowShape:
 
     Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
     of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding. With a `page_size` other
-    than 0, only read tokens stand in rows; all tokens find their keys by pages.
+    than 0, only read tokens stand in rows; all tokens find their keys by pages. At least `least_reads` tokens are read.
     """
 
     query_block: int
@@ -36,12 +36,15 @@ class RowShape:
     groups: int = 1
     token_chunk: int = 0
     page_size: int = 0
+    least_reads: int = 2
 
 
 def row_shape(graph: Graph) -> RowShape:
     """What a graph of the manifest asks for."""
     page_size = graph.page_size if graph.attention == "pages" else 0
-    return RowShape(graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk, page_size)
+    return RowShape(
+        graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk, page_size, graph.least_reads
+    )
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowS
     number = np.full(trie.tokens, -1)
     number[read_index] = np.arange(len(read_index))
     rows = _read_rows(trie, number)
-    read_index = _at_least_two(read_index)
+    read_index = _at_least(shape.least_reads, read_index)
     unpack = np.zeros(len(read_index), np.int64)
     feeds |= {f"read_{name}": array for name, array in _rows_feeds(rows, unpack, 0, shape).items()}
     return feeds | {"read_index": read_index, "read_unpack_index": unpack}
@@ -234,7 +237,13 @@ def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowS
 
 def _at_least_two(values: Ints) -> Ints:
     """A matrix product of one row takes another kernel, with other rounding: a lone row is computed twice."""
-    return np.repeat(values, 2) if len(values) == 1 else values
+    return _at_least(2, values)
+
+
+def _at_least(count: int, values: Ints) -> Ints:
+    """The same with the first value again behind them, as often as it takes."""
+    missing = count - len(values)
+    return np.concatenate([values, np.repeat(values[:1], missing)]) if missing > 0 else values
 
 
 def _read_rows(trie: TokenTrie, number: Ints) -> list[_Row]:

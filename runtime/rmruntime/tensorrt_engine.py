@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rmruntime.backends.base import engine_module
 from rmruntime.cuda_memory import CudaMemory, StagedArrays
 from rmruntime.errors import BackendError, DeviceMemoryError, PassTooLarge
-from rmruntime.memory import NOT_YET
+from rmruntime.memory import NARROWER
 from rmruntime.tensorrt_messages import Messages, error_recorder, logger
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -23,10 +23,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 CHUNK = 64 << 20  # bytes of an engine's file that are in host memory at a time
 DTYPES = {"INT64": np.int64, "INT32": np.int32, "BOOL": np.bool_, "FLOAT": np.float32, "HALF": np.float16}
-ADVICE = (
-    "compile the engine with a smaller --max-batch-tokens, or take a GPU with more memory, or narrower weights "
-    f"(export --dtype bf16); {NOT_YET}"
-)
+ADVICE = f"compile the engine with a smaller --max-batch-tokens, or take a GPU with more memory, or {NARROWER}"
 
 
 @dataclass(frozen=True)

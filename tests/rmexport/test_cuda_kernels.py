@@ -1,6 +1,7 @@
 """Every node of every family's CUDA graphs against what the CUDA provider's kernels take; needs no GPU."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +14,8 @@ from rmexport.dialects import dialects
 from rmexport.families import families, family_of
 from rmexport.graph.vocabulary import LayerSpan
 from rmexport.graph.writer import GraphWriter, WeightLocation
+from rmexport.quantization import Quantized, scheme_for
+from rmruntime.manifest import Scheme
 
 _LLAMA = BACKBONES["llama"][1]
 SHAPES = BACKBONES | {"internlm2": ("internlm2", _LLAMA | {"bias": True})}  # which transformers does not have
@@ -22,8 +25,10 @@ DIALECTS = [dialects()[name] for name in ("ort-cuda", "ort-cuda-paged")]
 ROUTED_HOST_READS = {"Expand", "Range", "Reshape", "Size"}
 
 
-def backbone_graph(dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = WHOLE) -> onnx.ModelProto:
-    """A backbone, or a stage of it, without its weights, which are said to be stored in the compute dtype."""
+def backbone_graph(
+    dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = WHOLE, scheme: Scheme | None = None
+) -> onnx.ModelProto:
+    """A backbone, or a stage, without its weights, stored in the compute dtype, or with quantized matrices."""
     model_type, fields = SHAPES[backbone]
     raw = {"model_type": model_type, "vocab_size": 100, **fields}
     family: Any = family_of(raw)
@@ -32,6 +37,11 @@ def backbone_graph(dialect: Any, compute_dtype: str, backbone: str, span: LayerS
     family.backbone(dialects()["portable"](dry, compute_dtype), config)
     dtypes = {name: "fp32" if r.in_fp32 else compute_dtype for name, r in dry.requests.items()}
     locations = {name: WeightLocation("w", 0, 0, dtypes[name], r.shape) for name, r in dry.requests.items()}
+    for name, request in dry.requests.items():
+        if scheme and request.linear:
+            codes = Quantized(scheme_for(scheme, request.shape), "codes", request.shape, compute_dtype)  # type: ignore[arg-type] # two dimensions
+            for suffix, part in (("", codes), ("_scale", replace(codes, part="scale"))):
+                locations[name + suffix] = WeightLocation("w", 0, 0, part.dtype, part.stored_shape, part)
     writer = GraphWriter(locations)
     words = dialect(writer, compute_dtype)
     words.span = span
@@ -64,6 +74,20 @@ def test_every_node_has_a_kernel(backbone: str) -> None:
     for model in found:
         assert unfit_nodes(model) == []
         assert host_reads(model) == (ROUTED_HOST_READS if backbone in ROUTED else set())
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.NAME)
+def test_quantized_matrices_have_kernels_too(dialect: Any, scheme: Scheme) -> None:
+    for dtype in ("bf16", "fp16"):
+        model = backbone_graph(dialect, dtype, "qwen2", scheme=scheme)  # with biases
+        assert unfit_nodes(model) == [] and host_reads(model) == set()
+        products = [n for n in model.graph.node if n.op_type == "MatMulNBits"]
+        assert bool(products) == (scheme == "int4")
+        for node in products:
+            values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            assert values["block_size"] == 32 and values["K"] % 32 == 0 and values["bits"] == 4
+            assert values.get("accuracy_level", 0) == 0  # inputs are not rounded
 
 
 @pytest.mark.parametrize("backbone", SHAPES)

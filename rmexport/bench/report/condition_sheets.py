@@ -58,6 +58,7 @@ def bundle(report: Report) -> Sheet:
         ("matmul parameters", count_text(number(b, "matmul_parameters"))),
         ("head", text(b, "head")),
         ("dtype", text(b, "dtype")),
+        ("quantized layers", text(b, "quantized")),
     ]
     return facts_sheet("Bundle", facts + [(f"source: {k}", v) for k, v in flat(at(b, "source"))])
 

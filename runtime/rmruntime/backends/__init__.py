@@ -109,9 +109,16 @@ def _unreadable(bundle: Bundle, fitting: Iterable[BackendModule], options: Backe
     have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))
     reads = " or ".join(f"{m.NAME}, which reads {', '.join(m.DIALECTS)} graphs" for m in fitting)
     asked = "" if options.dialect is None else f" with dialect {options.dialect!r}"
+    return f"device {options.device!r}{asked} runs {reads}; this bundle has: {have}. {_way_out(bundle)}"
+
+
+def _way_out(bundle: Bundle) -> str:
+    quantization = bundle.manifest.quantization
+    if quantization is None:
+        return "Export it again with this version of rmexport"
     return (
-        f"device {options.device!r}{asked} runs {reads}; this bundle has: {have}. "
-        "Export it again with this version of rmexport"
+        f"Its weights are {quantization.scheme}, which not every engine computes with: choose another device, or "
+        "export it with another --quantize"
     )
 
 

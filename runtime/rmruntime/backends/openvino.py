@@ -90,6 +90,7 @@ def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "bf16" if narrow else "f32",  # its default would narrow fp32 heads
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # its default rounds the inputs of quantized layers to 8 bits
     }
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads

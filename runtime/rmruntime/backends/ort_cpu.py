@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU, in fp32; 16-bit weights are widened at load or, when memory is short, in every pass."""
+"""ONNX Runtime on the CPU, in fp32; narrower weights are widened at load or, when memory is short, in every pass.
+
+Those of 4 bits never are: there is a product that reads them.
+"""
 
 from typing import Any
 
@@ -54,6 +57,8 @@ class OrtCpuBackend:
         self.graph = graph
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
+        # With its own handling of quantized models on, it would not fold, and round the inputs of products.
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
         settings.log_severity_level = 3  # warnings about its own folding are not the user's business
         limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
         spacious = options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
@@ -86,5 +91,10 @@ class OrtCpuBackend:
 
 
 def _heap_bytes(bundle: Bundle, graph: Graph) -> int:
-    """Bytes of the graph's weights in fp32: what packing them for the fast kernels costs."""
-    return int(4 * bundle.manifest.backbone.parameters * bundle.manifest.weight_share(graph))
+    """Bytes of the graph's weights in fp32, or packed 4 bits: what packing them for the fast kernels costs."""
+    parameters, quantization = bundle.manifest.backbone.parameters, bundle.manifest.quantization
+    nbytes = 4 * parameters
+    if quantization is not None and quantization.scheme == "int4":
+        packed = quantization.parameters // 2 + 4 * quantization.parameters // quantization.block_size
+        nbytes = 4 * (parameters - quantization.parameters) + packed
+    return int(nbytes * bundle.manifest.weight_share(graph))

@@ -1,5 +1,6 @@
 """ONNX Runtime on NVIDIA GPUs, in the bundle's own dtype, or in fp32 on request."""
 
+import math
 from typing import Any
 
 from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
@@ -7,7 +8,7 @@ from rmruntime.bundle import Bundle
 from rmruntime.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
 from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
 from rmruntime.manifest import Graph
-from rmruntime.memory import NOT_YET
+from rmruntime.memory import NARROWER
 from rmruntime.ort_binding import DeviceBinding
 from rmruntime.ort_cuda_session import (
     PROVIDER,
@@ -18,6 +19,7 @@ from rmruntime.ort_cuda_session import (
     provider_options,
     session_error,
 )
+from rmruntime.safetensors_header import read_header
 
 NAME = "ort-cuda"
 DEVICES = ("cuda",)
@@ -34,6 +36,7 @@ RUNS_STAGES = True
 BATCH_TOKENS = 16384  # a Gemm of a few thousand rows fills a large GPU; more rows hide the launches of small kernels
 LEAST_TOKENS = 512  # less than this in a pass and the GPU is no use
 TOKEN_VALUES = {"rows": 64, "pages": 24}  # of the hidden size, that a token takes at a time; rows gather keys anew
+CODE_DTYPES = ("int8", "uint8", "fp8_e4m3")  # of quantized matrices
 ENGINE_BYTES = 1 << 29  # workspaces, and cuBLAS's and cuDNN's code
 
 
@@ -72,8 +75,8 @@ class OrtCudaBackend:
             bundle.folder / graph.file,
             provider_options(options.device_index, options.memory_limit),
             threads=options.threads,
-            # Folding would widen 16-bit weights on the host and keep them wide; so every pass widens them on the GPU.
-            fold=graph.compute_dtype == bundle.manifest.dtype,
+            # Folding would widen narrow weights on the host and keep them wide; so every pass widens them on the GPU.
+            fold=graph.compute_dtype == bundle.manifest.dtype and bundle.manifest.quantization is None,
         )
         check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
         self._binding: Any = DeviceBinding(ort, self._session, options.device_index)
@@ -151,8 +154,8 @@ def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
     free = free_memory(device.index)
     if options.memory_limit is not None:
         free = min(free, options.memory_limit)
-    weights = bundle.manifest.weight_bytes(graph)
     size = 4 if graph.compute_dtype == "fp32" else 2
+    weights = bundle.manifest.weight_bytes(graph) + _widened(bundle, size)
     token = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
     tokens = (free - weights - ENGINE_BYTES) // token
     if tokens < LEAST_TOKENS:
@@ -163,7 +166,16 @@ def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
             f"{graph.file} needs about {least / 1e9:.1f} GB of {device}: {weights / 1e9:.1f} GB for weights, the rest "
             f"for a pass of {LEAST_TOKENS} tokens; {free / 1e9:.1f} GB may be used, {short:.1f} GB too little. Free "
             f"memory on it{limit}, or choose a GPU with more (cuda:1), or share the layers among several (export "
-            "--stages, then --device cuda:0,cuda:1), or load them in turn (--stage-memory), or narrower weights "
-            f"(export --dtype bf16), or --device cpu; {NOT_YET}"
+            f"--stages, then --device cuda:0,cuda:1), or load them in turn (--stage-memory), or {NARROWER}, or "
+            "--device cpu"
         )
     return int(min(BATCH_TOKENS, tokens))
+
+
+def _widened(bundle: Bundle, size: int) -> int:
+    """What the largest quantized matrix takes while a product reads it: its codes in `size` bytes, and their values."""
+    if bundle.manifest.quantization is None:
+        return 0
+    files = [file.name for file in bundle.manifest.files if file.role == "weights"]
+    entries = [entry for name in files for entry in read_header(bundle.path(name)).values()]
+    return 2 * size * max(math.prod(entry.shape) for entry in entries if entry.dtype in CODE_DTYPES)

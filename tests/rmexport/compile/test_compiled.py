@@ -256,7 +256,8 @@ def test_too_little_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_a_bundle_without_a_graph_for_it(copy: Path, tmp_path: Path) -> None:
     manifest = Bundle.open(copy).manifest
-    only = SimpleNamespace(manifest=SimpleNamespace(graphs=tuple(g for g in manifest.graphs if g.dialect == "ort-cpu")))
+    graphs = tuple(g for g in manifest.graphs if g.dialect == "ort-cpu")
+    only = SimpleNamespace(manifest=SimpleNamespace(graphs=graphs, quantization=None))
     with pytest.raises(NotCompilable, match="reads portable or traced graphs; this bundle has: ort-cpu"):
         recipe._graph(only)  # type: ignore[arg-type] # all that it looks at
 

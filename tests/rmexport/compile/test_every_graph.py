@@ -16,13 +16,14 @@ from family_checkpoints import family_checkpoint
 from internlm2_model import Internlm2ForSequenceClassification, Internlm2Shape
 from rmexport import ExportOptions, export
 from rmexport.compile import Compiled, CompileOptions, compile_bundle
+from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
 from rmexport.compile.network import parse
 from rmexport.compile.parser_forms import parser_model
 from rmexport.families import families
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import ENGINE_NAME
-from tiny_checkpoints import TinyShape, causal_lm, gated, shaken
+from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier, shaken
 from tiny_tokenizer import build_tokenizer
 
 KERNELS = 64 << 20  # most bytes of an engine beyond its weights
@@ -115,3 +116,24 @@ def test_a_head_that_reads_logits(rtx: Library, tmp_path: Path) -> None:
     recipe.write_text(json.dumps({"name": "row", "description": "d", "head": "token_logits", "token_ids": [7]}))
     export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype="bf16", recipe=str(recipe)))
     check_engine(rtx, tmp_path / "b", fused=LAYERS)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_quantized_weights_stay_narrow(rtx: Library, tmp_path: Path, scheme: Any) -> None:
+    """Weights alone are quantized: products are bf16, of weights that the engine holds in 8 bits."""
+    shape = TinyShape(num_hidden_layers=LAYERS, hidden_size=256, intermediate_size=2048)
+    folder = str(sequence_classifier(tmp_path / "c", shape, dtype=torch.bfloat16).folder)
+    export(folder, tmp_path / "b", ExportOptions(quantize=scheme))
+    check_engine(rtx, tmp_path / "b", fused=LAYERS)
+    export(folder, tmp_path / "plain", ExportOptions())
+    sizes = [compiled(rtx, tmp_path / "plain").record.size]
+    sizes.append(next((tmp_path / "b").rglob(ENGINE_NAME)).stat().st_size)
+    quantization = Bundle.open(tmp_path / "b").manifest.quantization
+    assert quantization is not None and sizes[0] - sizes[1] > 0.9 * quantization.parameters
+
+
+def test_int4_is_refused(tmp_path: Path) -> None:
+    folder = str(sequence_classifier(tmp_path / "c", TinyShape(num_hidden_layers=1)).folder)
+    export(folder, tmp_path / "b", ExportOptions(quantize="int4"))
+    with pytest.raises(NotCompilable, match="tensorrt cannot read int4 weights as they are stored"):
+        compile_bundle(tmp_path / "b", CompileOptions(library="tensorrt_rtx", compute_capability="8.9"))

@@ -124,7 +124,8 @@ def test_an_encoder_without_a_classifier(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"weights": "link"}, {"bos": "one"}, {"recipe": "mahalo"}, {"max_shard_size": "5GB"}]
+    "given",
+    [{"weights": "link"}, {"quantize": "int8"}, {"bos": "one"}, {"recipe": "mahalo"}, {"max_shard_size": "5GB"}],
 )
 def test_options_that_an_encoder_cannot_have(write: Write, given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(given)).replace("_", "-")):

@@ -25,10 +25,15 @@ SMALL_PASSES = ScoreOptions(max_batch_tokens=200)
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Six layers in as many stages."""
-    folder = tmp_path_factory.mktemp("staged")
-    checkpoint = str(gated(folder / "checkpoint", TinyShape(num_hidden_layers=6)).folder)
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Six layers."""
+    return str(gated(tmp_path_factory.mktemp("staged") / "checkpoint", TinyShape(num_hidden_layers=6)).folder)
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoint: str) -> dict[str, Path]:
+    """As many stages as layers, and a bundle without any."""
+    folder = Path(checkpoint).parent
     for dtype in ("fp32", "bf16"):
         export(checkpoint, folder / dtype, ExportOptions(dtype=dtype, stages=6))  # type: ignore[arg-type] # a choice
     export(checkpoint, folder / "whole", ExportOptions())
@@ -56,6 +61,19 @@ def test_scores_are_those_of_the_whole_graph(bundles: dict[str, Path], device: s
         groups = len(for_memory(stages, at_once))
         found = scores(bundles[dtype], device=device, stage_memory=memory)
         assert found == (f"{device} in {groups} stages in turn", expected) and groups > 2
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+def test_quantized_stages(checkpoint: str, tmp_path: Path, scheme: Any, device: str) -> None:
+    pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
+    export(checkpoint, tmp_path / "b", ExportOptions(dtype="bf16", quantize=scheme, stages=3))
+    _, expected = scores(tmp_path / "b", device=device)
+    assert scores(tmp_path / "b", device=f"{device},{device}") == (f"{device} in 2 stages", expected)
+    graph = Bundle.open(tmp_path / "b").manifest.graphs[0]
+    stored = {f.name: f.size for f in Bundle.open(tmp_path / "b").manifest.files if f.role == "weights"}
+    # The codes and the scales of a matrix both belong to its stage; files have headers besides.
+    assert 0.9 * sum(stored.values()) < sum(s.weight_bytes for s in graph.stages) < sum(stored.values())
 
 
 def test_what_fits_into_the_stage_memory_is_loaded_once(bundles: dict[str, Path]) -> None:
