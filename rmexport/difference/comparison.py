@@ -10,6 +10,7 @@ from typing import Any
 from rmexport.difference.options import DiffOptions
 from rmexport.difference.side import Side, graph_digest, open_side
 from rmexport.difference.values import ValueDifference, compare_values
+from rmexport.quantization import SCALE_SUFFIX
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in total)
 _WORKERS = 4  # at most; each holds a megabyte of either tensor
@@ -35,7 +36,10 @@ class FileDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDifference:
-    """A tensor that both hold. `values` is None where the shapes differ, and counts nothing where only dtypes do."""
+    """A tensor that both hold. `values` counts nothing where only the dtypes differ.
+
+    It is None where they cannot be compared: the shapes differ, or one holds the codes of quantized weights.
+    """
 
     name: str
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
@@ -129,7 +133,7 @@ def _is_same_graph(a: Side, b: Side, name: str) -> bool:
 def _compare(a: Side, b: Side, names: Sequence[str], progress: Progress | None) -> tuple[TensorDifference, ...]:
     """The tensors among `names` that differ, in the order in which they lie in A's files."""
     ordered = sorted(names, key=lambda name: (a.tensors[name].file, a.tensors[name].offset or 0))
-    readable = [name for name in ordered if a.tensors[name].shape == b.tensors[name].shape]
+    readable = [name for name in ordered if _is_comparable(a, b, name)]
     counter = _Counter(sum(a.tensors[name].nbytes + b.tensors[name].nbytes for name in readable), progress)
     stop = threading.Event()
     with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
@@ -144,10 +148,16 @@ def _compare(a: Side, b: Side, names: Sequence[str], progress: Progress | None) 
 
 def _compare_one(a: Side, b: Side, name: str, stop: threading.Event, counter: "_Counter") -> TensorDifference | None:
     x, y = a.tensors[name], b.tensors[name]
-    values = compare_values((a.reader, x), (b.reader, y), stop, counter.advance) if x.shape == y.shape else None
+    values = compare_values((a.reader, x), (b.reader, y), stop, counter.advance) if _is_comparable(a, b, name) else None
     if values is not None and not values.elements and x.dtype == y.dtype:
         return None
     return TensorDifference(name=name, shapes=(x.shape, y.shape), dtypes=(x.dtype, y.dtype), values=values)
+
+
+def _is_comparable(a: Side, b: Side, name: str) -> bool:
+    """Codes of a quantized weight, beside which its scales lie, are no values."""
+    codes = [name + SCALE_SUFFIX in side.tensors for side in (a, b)]
+    return a.tensors[name].shape == b.tensors[name].shape and codes[0] == codes[1]
 
 
 class _Counter:

@@ -16,7 +16,7 @@ from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
 from rmruntime.manifest import MANIFEST_NAME, Manifest
 
-_SETTINGS = ("backbone", "head", "dtype", "format", "positions", "outputs", "score")
+_SETTINGS = ("backbone", "head", "dtype", "quantization", "format", "positions", "outputs", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ def graph_digest(path: Path) -> str:
 def _bundle_side(bundle: Bundle) -> Side:
     manifest = bundle.manifest
     weights = [record for record in manifest.files if record.role == "weights"]
-    small = [record for record in manifest.files if record.role != "weights"]
+    stages = {stage.file for graph in manifest.graphs for stage in graph.stages}  # parts of what is compared whole
+    small = [record for record in manifest.files if record.role != "weights" and record.name not in stages]
     return Side(
         path=bundle.folder,
         kind="bundle",
@@ -87,8 +88,8 @@ def _bundle_side(bundle: Bundle) -> Side:
 def _settings(manifest: Manifest) -> Mapping[str, Any]:
     held = asdict(manifest)
     graphs = {graph.pop("file"): graph for graph in held["graphs"]}
-    for stage in (stage for graph in graphs.values() for stage in graph["stages"]):
-        del stage["ranges"]  # where the weights lie
+    for graph in graphs.values():
+        graph["stages"] = [f"{stage['first']}-{stage['last']}" for stage in graph["stages"]]
     return {name: held[name] for name in _SETTINGS} | {"graphs": graphs}
 
 

@@ -109,8 +109,17 @@ def test_stages_in_other_files(revisions: Path, tmp_path: Path, monkeypatch: pyt
     other = variant(revisions, tmp_path, max_shard_size="100KB", stages=2)
     assert not compared(tmp_path / "staged", other).differs
     found = compared(revisions / "b1", other)
-    assert found.files and {file.how for file in found.files} == {"only in B"}
-    assert found.settings and all(".stages" in setting.name for setting in found.settings)
+    assert found.settings and all(setting.name.endswith(".stages") for setting in found.settings)
+    assert found.settings[0].a == [] and found.settings[0].b == ["0-0", "1-2"] and not found.files
+
+
+def test_codes_are_no_values(revisions: Path, tmp_path: Path) -> None:
+    other = variant(revisions, tmp_path, quantize="int8")
+    found = compared(revisions / "b1", other)
+    assert "quantization.scheme" in {setting.name for setting in found.settings}
+    assert found.tensors and all(tensor.dtypes == ("fp32", "int8") for tensor in found.tensors)
+    assert all(tensor.values is None for tensor in found.tensors)
+    assert not compared(other, other).differs
 
 
 def test_other_dtypes_are_compared_by_value(revisions: Path, tmp_path: Path) -> None:
