@@ -1,5 +1,7 @@
 """Which arithmetic OpenVINO runs: the bundle's where the processor has it, never less unless asked."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,26 @@ def test_a_precision_that_the_engine_lacks_is_an_error(bundles: dict[str, Path],
 def test_an_unknown_precision_names_the_known_ones(bundles: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="auto, fp32, bf16, fp16"):
         RewardModel.load(bundles["bf16"], precision="int3")
+
+
+def test_signals_are_survived_once_a_model_has_gone(bundles: dict[str, Path]) -> None:
+    """OpenVINO takes away the stack for signal handlers that it gave to the thread which loads it."""
+    code = f"""
+import gc, signal, threading
+from rmruntime import RewardModel
+models = [RewardModel.load({str(bundles["fp32"])!r}, device="openvino")]
+
+def end():
+    models.pop().close()
+    gc.collect()
+
+thread = threading.Thread(target=end)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "interrupted\n"

@@ -15,6 +15,7 @@ from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.errors import DeviceMemoryError
 from rmruntime.manifest import Graph, Scheme
+from rmruntime.openvino_core import openvino_core
 from tiny_checkpoints import TinyShape, sequence_classifier
 
 SHAPE = TinyShape(num_hidden_layers=2)
@@ -60,9 +61,9 @@ def test_a_score_does_not_depend_on_its_batch(
 @pytest.mark.parametrize(("scheme", "held"), [("int8", "i8"), ("int4", "u4")])
 def test_openvino_keeps_weights_narrow(bundles: dict[tuple[str, Scheme], Path], scheme: Scheme, held: str) -> None:
     """The products of the last layer, which stands in no Scan, read codes; the inputs of none are rounded to 8 bits."""
-    ov = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     settings = openvino._settings(Graph(file="", dialect="", compute_dtype="bf16"), BackendOptions())
-    compiled = ov.Core().compile_model(bundles["bf16", scheme] / "openvino.bf16.packed.onnx", "CPU", settings)
+    compiled = openvino_core().compile_model(bundles["bf16", scheme] / "openvino.bf16.packed.onnx", "CPU", settings)
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
     products = [op for op in compiled.get_runtime_model().get_ops() if layer_type(op) == "FullyConnected"]
     weights = [op.input(1).get_source_output().get_element_type().to_string() for op in products]

@@ -7,12 +7,12 @@ from rmruntime.backends.base import (
     BackendOptions,
     Feeds,
     Outputs,
-    engine_module,
     package_obstacle,
 )
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
 from rmruntime.manifest import HIDDEN_OUT, Graph
+from rmruntime.openvino_core import openvino_core
 
 NAME = "openvino"
 DEVICES = ("cpu",)
@@ -34,8 +34,7 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
 
 def has_bf16() -> bool:
     """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16)."""
-    core = engine_module(PACKAGE).Core()
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
@@ -57,10 +56,9 @@ class OpenVinoBackend:
     def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
         self.graph = graph
         self.precision = "bf16" if "bf16" in (graph.compute_dtype, options.precision) else "fp32"
-        core = engine_module(PACKAGE).Core()
         path = str(bundle.folder / graph.file)
         try:
-            compiled = core.compile_model(path, "CPU", _settings(graph, options))
+            compiled = openvino_core().compile_model(path, "CPU", _settings(graph, options))
             self._request = compiled.create_infer_request()
         except Exception as error:  # openvino raises bare RuntimeError for everything
             raise BackendError(f"openvino cannot load {graph.file}: {error}") from error
