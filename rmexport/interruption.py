@@ -1,6 +1,5 @@
-"""What must not stop half-way: two renames, or a library that loses what callbacks raise, and must not free in them."""
+"""What must not stop half-way: two renames, or a library that loses what its callbacks raise."""
 
-import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -37,19 +36,3 @@ def deferred_interrupt() -> Iterator[Interruption]:
         signal.signal(signal.SIGINT, before)
         if interruption.requested:
             raise KeyboardInterrupt
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection inside the block.
-
-    Callbacks run on the library's own threads, and a collection there would destroy what an earlier build left, inside
-    the library, on a thread that is at work in it.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()

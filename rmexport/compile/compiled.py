@@ -14,7 +14,7 @@ from rmexport.compile.options import CompileOptions
 from rmexport.compile.parser_forms import ParserModel, parser_model
 from rmexport.compile.profiles import Limits, chosen_length, longest_packed, packed_profiles, padded_profiles
 from rmexport.compile.room import check_room
-from rmexport.interruption import deferred_interrupt, uncollected
+from rmexport.interruption import deferred_interrupt
 from rmexport.version import __version__
 from rmruntime.bundle import Bundle
 from rmruntime.engine_record import (
@@ -59,7 +59,7 @@ def compile_bundle(
     with new_folder(target, overwrite=options.overwrite, kind="engine", marker=_is_engine) as folder:
         model = parser_model(opened.path(graph.file), graph)
         check_room(model.weights, folder, library, device)
-        with deferred_interrupt() as interruption, uncollected():
+        with deferred_interrupt() as interruption:
             network = parse(library, model)
             limits, profiles = _plan(opened.manifest, graph, model, network, device, options)
             size, sha256 = build_engine(

@@ -1,6 +1,5 @@
 """What compile leaves in the bundle, what it refuses, and its command line."""
 
-import gc
 import shutil
 import signal
 import sys
@@ -130,12 +129,6 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(rtx: Library, copy: Path
         signal.signal(signal.SIGINT, handler)
     assert not list((copy / "engines" / "tensorrt").iterdir())
     assert "Timing tactics" not in told  # it ended where it was told to
-
-
-def test_nothing_is_collected_on_the_librarys_threads(rtx: Library, copy: Path) -> None:
-    collecting: list[bool] = []
-    compile_bundle(copy, FOR_ADA, lambda phase, done, total: collecting.append(gc.isenabled()))
-    assert collecting and not any(collecting) and gc.isenabled()
 
 
 def test_what_progress_raises_ends_the_build(rtx: Library, copy: Path) -> None:
