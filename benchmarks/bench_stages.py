@@ -1,8 +1,9 @@
 """Stages on the CPU: what two of them cost over one graph, and an 8B bundle scored under a limit of memory.
 
-First a 426M classifier: the whole graph, two stages side by side (half of the cores each) and stages in turn take turns
-in one process. Then an ArmoRM of 8B shape, whose weights are more than the memory that a control group leaves: the same
-conversations are scored with and without the limit, each in a process of its own.
+First a 400M classifier of 16 layers: the whole graph, both of two stages on all cores one after the other, the stages
+side by side (half of the cores each) and loaded in turn take turns in one process. Then an ArmoRM of 8B shape, whose
+weights are more than the memory that a control group leaves: the same conversations are scored with and without the
+limit, each in a process of its own.
 """
 
 import argparse
@@ -17,17 +18,22 @@ from typing import Any
 import numpy as np
 from bench_8b import conversation
 from bench_checkpoints import write_armorm_8b
+from bench_scoring import SHAPE as SMALL
 from bench_scoring import write_checkpoint
 from machine import banner, describe
 from measured_process import measure
 
 from rmexport import ExportOptions, export
 from rmruntime import RewardModel, ScoreOptions
+from rmruntime.backends import choose_backend
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
+from rmruntime.executors.stage_group import StageSource, stages_of
 
 GB = 10**9
 BLOCK = 16 << 20  # bytes of a read that asks for the disk's own speed
 COST_TARGET = 0.05
+SHAPE = SMALL | {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 16, "num_attention_heads": 24}
 
 
 def main() -> None:
@@ -57,20 +63,21 @@ def main() -> None:
 
 def cost(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the same records in each way of running them, best of the repeats."""
-    bundle = arguments.work / "llama-426m.stages"
+    bundle = arguments.work / "llama-400m.stages"
     if not bundle.exists():
-        export(str(write_checkpoint(arguments.work / "llama-426m")), bundle, ExportOptions(weights="link", stages=2))
+        checkpoint = write_checkpoint(arguments.work / "llama-400m", SHAPE)
+        export(str(checkpoint), bundle, ExportOptions(weights="link", stages=2))
     weights = sum(file.size for file in Bundle.open(bundle).manifest.files if file.role == "weights")
-    ways: dict[str, dict[str, Any]] = {
-        "whole": {"device": "openvino"},
-        "side by side": {"device": "openvino,openvino"},
-        "in turn": {"device": "openvino", "stage_memory": weights - 1},
-    }
     rng = np.random.default_rng(0)
-    lengths = rng.integers(64, 512, 16)
+    lengths = rng.integers(64, 512, 32)
     records = [{"input_ids": rng.integers(300, 600, int(n)).tolist()} for n in lengths]
-    options = ScoreOptions(max_batch_tokens=2048)
-    models = {name: RewardModel.load(bundle, **given) for name, given in ways.items()}
+    options = ScoreOptions(max_batch_tokens=512)
+    models = {
+        "whole": RewardModel.load(bundle, device="openvino"),
+        "one after the other": one_after_the_other(bundle),
+        "side by side": RewardModel.load(bundle, device="openvino,openvino"),
+        "in turn": RewardModel.load(bundle, device="openvino", stage_memory=weights - 1),
+    }
     values = {name: [s.value for s in model.score(records, options)] for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(arguments.repeats):
@@ -85,6 +92,28 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"{name}: {min(seconds[name]):.2f} s for {int(lengths.sum())} tokens, {more:+.1%}, {same}", flush=True)
     print(f"wanted: at most {COST_TARGET:+.0%}")
     return {"tokens": int(lengths.sum()), "seconds": seconds}
+
+
+class LoadedStages:
+    """All stages of a bundle as one engine."""
+
+    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+        module, self.graph = choose_backend(bundle, options, staged=True)
+        source = StageSource(bundle=bundle, module=module, graph=self.graph)
+        self._group = source.load(stages_of(self.graph), options)
+        engine = self._group.engine
+        self.name, self.precision, self.batch_tokens = engine.name, engine.precision, engine.batch_tokens
+
+    def run(self, feeds: Feeds) -> Outputs:
+        return self._group.run(feeds, None)
+
+    def close(self) -> None:
+        self._group.close()
+
+
+def one_after_the_other(bundle: Path) -> RewardModel:
+    opened = Bundle.open(bundle)
+    return RewardModel(opened, LoadedStages(opened, BackendOptions(device="openvino")))
 
 
 def limited(arguments: argparse.Namespace) -> dict[str, Any]:

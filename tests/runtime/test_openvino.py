@@ -89,3 +89,12 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "interrupted\n"
+
+
+def test_a_closed_model_has_no_weights_mapped(bundles: dict[str, Path]) -> None:
+    """Even while somebody still holds it."""
+    model = RewardModel.load(bundles["bf16"], device="openvino")
+    model.score(ragged_records(2))
+    assert str(bundles["bf16"]) in Path("/proc/self/maps").read_text()
+    model.close()
+    assert str(bundles["bf16"]) not in Path("/proc/self/maps").read_text()

@@ -1,5 +1,6 @@
 """OpenVINO on CPUs: bf16 products where the processor has them, fp32 otherwise or on request."""
 
+import os
 from typing import Any
 
 from rmruntime.backends.base import (
@@ -74,7 +75,7 @@ class OpenVinoBackend:
         return {name: values[output] for name, output in self._outputs.items()}
 
     def close(self) -> None:
-        self._request = None
+        self._request, self._outputs = None, {}  # the outputs too keep the model, and the weights mapped
 
 
 def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
@@ -92,4 +93,7 @@ def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
     }
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.threads < (os.cpu_count() or 1):
+            # Others share the cores, and each engine that pins its threads would take the same first ones.
+            settings["ENABLE_CPU_PINNING"] = False
     return settings

@@ -19,14 +19,22 @@ class StageLoader:
     """One group of stages after another, round and round.
 
     `ahead`: the next group is loaded while the one before computes; otherwise its weights are only read into the page
-    cache meanwhile. Not for several threads.
+    cache meanwhile. `forget`: the page cache cannot hold all groups, so that it had better forget those that are done;
+    it would keep them, as what was used most, and forget what is read ahead. Not for several threads.
     """
 
     def __init__(
-        self, source: StageSource, groups: Sequence[Sequence[Stage]], options: BackendOptions, *, ahead: bool
+        self,
+        source: StageSource,
+        groups: Sequence[Sequence[Stage]],
+        options: BackendOptions,
+        *,
+        ahead: bool,
+        forget: bool,
     ) -> None:
         """Begins to load the first group."""
-        self._source, self._groups, self._options, self._ahead = source, groups, options, ahead
+        self._source, self._groups, self._options = source, groups, options
+        self._ahead, self._forget = ahead, forget
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME)
         self._begun: Future[StageGroup] | None = self._begin(0)
@@ -44,6 +52,8 @@ class StageLoader:
                 yield group
             finally:
                 group.close()
+                if self._forget:
+                    forget_cached(self._source.bundle.folder, self._groups[place])
 
     def close(self) -> None:
         """Free what is loaded."""
@@ -82,6 +92,13 @@ class StageLoader:
         for stage in self._groups[place]:
             for run in stage.ranges:
                 read_ahead(self._source.bundle.folder, run, self._stopped)
+
+
+def forget_cached(folder: Path, stages: Sequence[Stage]) -> None:
+    """Have the kernel's page cache forget the stages' weights, where nobody has them mapped."""
+    for run in (run for stage in stages for run in stage.ranges):
+        with suppress(OSError), (folder / run.file).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), run.offset, run.nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def read_ahead(folder: Path, run: WeightRange, stopped: threading.Event) -> None:

@@ -41,7 +41,9 @@ def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
     groups, ahead = _groups(stages_of(graph), limit)
     source = StageSource(bundle=bundle, module=module, graph=graph)
     tokens = int(HIDDEN_SHARE * limit / (STREAM_BYTES * bundle.manifest.backbone.hidden_size))
-    return StreamingExecutor(StageLoader(source, groups, options, ahead=ahead), graph, len(groups), tokens)
+    forget = bundle.manifest.weight_bytes(graph) > available_memory()
+    loader = StageLoader(source, groups, options, ahead=ahead, forget=forget)
+    return StreamingExecutor(loader, graph, len(groups), tokens)
 
 
 def _limit(module: BackendModule, options: BackendOptions) -> int:

@@ -13,9 +13,9 @@ from rmruntime import BackendError, RewardModelError
 from rmruntime.executors import DirectExecutor, PassExecutor
 from rmruntime.executors.pipeline import PipelineExecutor
 from rmruntime.executors.stage_group import StageGroup
-from rmruntime.executors.stage_loader import StageLoader, read_ahead
+from rmruntime.executors.stage_loader import StageLoader, forget_cached, read_ahead
 from rmruntime.executors.streaming import StreamingExecutor
-from rmruntime.manifest import Graph, WeightRange
+from rmruntime.manifest import Graph, Stage, WeightRange
 
 GRAPH = Graph(file="g.onnx", dialect="d", compute_dtype="fp32")
 WAIT = 20.0  # seconds, far more than is needed
@@ -73,7 +73,7 @@ class Source:
 def in_turn(source: Any, *fails: Sequence[int], ahead: bool = True) -> StreamingExecutor:
     groups: Any = [[SimpleNamespace(number=n, fails=f, ranges=())] for n, f in enumerate(fails)]
     options: Any = None
-    return StreamingExecutor(StageLoader(source, groups, options, ahead=ahead), GRAPH, len(groups), 1000)
+    return StreamingExecutor(StageLoader(source, groups, options, ahead=ahead, forget=True), GRAPH, len(groups), 1000)
 
 
 def numbered(count: int) -> list[dict[str, int]]:
@@ -169,5 +169,8 @@ def test_reading_ahead_ends_where_the_file_does(tmp_path: Path) -> None:
     stopped = threading.Event()
     for file, offset, nbytes in (("w", 10, 50), ("w", 90, 50), ("absent", 0, 5)):
         read_ahead(tmp_path, WeightRange(file=file, offset=offset, nbytes=nbytes), stopped)
+    stage = Stage(file="", first=0, last=0, weight_bytes=1, ranges=(WeightRange(file="w", offset=0, nbytes=100),))
+    forget_cached(tmp_path, [stage])
+    forget_cached(tmp_path / "absent", [stage])
     stopped.set()
     read_ahead(tmp_path, WeightRange(file="w", offset=0, nbytes=100), stopped)
