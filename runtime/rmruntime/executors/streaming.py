@@ -146,7 +146,8 @@ class StreamingExecutor(PassExecutor):
         for group in self._loader.groups():
             for job in jobs:
                 if self._closed:
-                    job.fail(closed_error())
+                    _fail(jobs, closed_error())
+                    return
                 job.advance(group)
         for job in jobs:
             if not job.future.done():

@@ -164,6 +164,23 @@ def test_closing_waits_for_what_runs_and_cancels_what_waits() -> None:
     assert stage.closed and outcomes(futures)[0] == 1
 
 
+def test_closing_loads_no_more_stages() -> None:
+    source, gate = Source(), threading.Barrier(2)
+    executor = in_turn(source, [], [], [], [], [])
+    source.loaded[0].gate = gate
+    futures = executor.submit(numbered(2))
+    while not gate.n_waiting:  # until the first pass is in the first stage
+        pass
+    closing = threading.Thread(target=executor.close)
+    closing.start()
+    while not executor._closed:
+        pass
+    gate.wait(WAIT)
+    closing.join(WAIT)
+    assert all("closed" in str(future.exception(WAIT)) for future in futures)
+    assert len(source.loaded) <= 2 and all(one.closed for one in source.loaded)
+
+
 def test_reading_ahead_ends_where_the_file_does(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(bytes(100))
     stopped = threading.Event()
