@@ -73,6 +73,7 @@ def test_signals_are_survived_once_a_model_has_gone(bundles: dict[str, Path]) ->
     code = f"""
 import gc, signal, threading
 from rmruntime import RewardModel
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell has it ignored
 models = [RewardModel.load({str(bundles["fp32"])!r}, device="openvino")]
 
 def end():
