@@ -74,12 +74,12 @@ def run_fp16(checkpoint: Path, arguments: argparse.Namespace, size: int) -> None
     shutil.rmtree(target)
 
 
-def plain_copy(checkpoint: Path, target: Path) -> float:
+def plain_copy(checkpoint: Path, target: Path, files: str = "*.safetensors") -> float:
     """Seconds of `cp` and fsync, the export's own promise."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     begin = time.perf_counter()
-    for shard in sorted(checkpoint.glob("*.safetensors")):
+    for shard in sorted(checkpoint.glob(files)):
         measure(["cp", "--reflink=never", str(shard), str(target / shard.name)])
         with (target / shard.name).open("rb") as file:
             os.fsync(file.fileno())

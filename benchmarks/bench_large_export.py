@@ -10,7 +10,6 @@ both. `bin` and `diff` need twice the size of the .bin shards of disk (16 GB eac
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 from bench_checkpoints import EXAMPLE, LLAMA3_8B, _llama_tensors
+from bench_export import plain_copy
 from machine import banner
 from measured_process import Measured, measure
 
@@ -183,7 +183,7 @@ def run_bin(arguments: argparse.Namespace) -> None:
     target = work / "bundle"
     for _ in range(arguments.repeats):
         shutil.rmtree(target, ignore_errors=True)
-        copied = plain_copy(checkpoint, work / "plain-copy")
+        copied = plain_copy(checkpoint, work / "plain-copy", "*.bin")
         print(f"cp and fsync of the same bytes: {copied:.2f} s, {size / copied / 1e9:.2f} GB/s", flush=True)
         m = measure(rmexport("export", checkpoint, target))
         report("export", m, size)
@@ -200,20 +200,6 @@ def run_bin(arguments: argparse.Namespace) -> None:
     )
     assert {f.name: f.sha256 for f in Bundle.open(target).manifest.files} == whole
     print("its files have the hashes of the export in one go")
-
-
-def plain_copy(checkpoint: Path, target: Path) -> float:
-    """Seconds of `cp` and fsync, the export's own promise."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    begin = time.perf_counter()
-    for shard in sorted(checkpoint.glob("*.bin")):
-        measure(["cp", "--reflink=never", str(shard), str(target / shard.name)])
-        with (target / shard.name).open("rb") as file:
-            os.fsync(file.fileno())
-    seconds = time.perf_counter() - begin
-    shutil.rmtree(target)
-    return seconds
 
 
 def compare(checkpoint: Path, bundle: Path) -> int:

@@ -5,29 +5,21 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from rmruntime.backends import choose_backend
 from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
+from rmruntime.executors.job import Job
 from rmruntime.executors.stage_group import StageGroup, StageSource, for_devices, stages_of
 from rmruntime.manifest import Graph
 
 THREAD_NAME = "rmruntime-stage"
 
 
-@dataclass
-class _Job:
-    """A pass on its way; `state` is what the stages behind it gave."""
-
-    feeds: Feeds
-    state: Outputs | None = None
-    future: Future[Outputs] = field(default_factory=Future)
-
-
-_Jobs = queue.SimpleQueue[_Job | None]  # None: no more come
+_Jobs = queue.SimpleQueue[Job | None]  # None: no more come
 
 
 def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor":
@@ -82,7 +74,7 @@ class PipelineExecutor(PassExecutor):
             thread.start()
 
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
-        jobs = [_Job(feeds) for feeds in passes]
+        jobs = [Job(feeds) for feeds in passes]
         with self._lock:
             if self._closed:
                 raise closed_error()
@@ -106,20 +98,13 @@ class PipelineExecutor(PassExecutor):
         """Run this place's stages for every job that comes, until there are no more."""
         following = self._queues[place + 1] if place + 1 < len(self._queues) else None
         while (job := self._queues[place].get()) is not None:
-            self._advance(job, self._groups[place], following)
+            job.advance(self._groups[place])
+            if following is None:
+                job.finish()
+            elif not job.future.done():
+                following.put(job)
         if following is not None:
             following.put(None)
-
-    def _advance(self, job: _Job, group: StageGroup, following: _Jobs | None) -> None:
-        try:
-            job.state = group.run(job.feeds, job.state)
-        except Exception as error:  # of any type: it is the future's to raise
-            job.future.set_exception(error)
-            return
-        if following is not None:
-            following.put(job)
-        else:
-            job.future.set_result(job.state)
 
 
 def _cancel_waiting(jobs: _Jobs) -> None:
@@ -129,4 +114,4 @@ def _cancel_waiting(jobs: _Jobs) -> None:
         except queue.Empty:
             return
         if job is not None:
-            job.future.set_exception(closed_error())
+            job.fail(closed_error())

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from rmruntime.backends import choose_backend
 from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
@@ -12,7 +12,8 @@ from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError, DeviceMemoryError
 from rmruntime.executors.base import PassExecutor, closed_error
 from rmruntime.executors.direct import DirectExecutor
-from rmruntime.executors.stage_group import StageGroup, StageSource, for_memory, stages_of
+from rmruntime.executors.job import Job
+from rmruntime.executors.stage_group import StageSource, for_memory, stages_of
 from rmruntime.executors.stage_loader import StageLoader
 from rmruntime.manifest import Graph, Stage
 from rmruntime.memory import UNLIMITED, available_memory
@@ -69,30 +70,6 @@ def _groups(stages: Sequence[Stage], limit: int) -> tuple[list[tuple[Stage, ...]
     return for_memory(stages, limit // 2 if ahead else limit), ahead
 
 
-@dataclass
-class _Job:
-    """A pass on its way; `state` is what the stages so far gave. Its feeds are let go once it has ended."""
-
-    feeds: Feeds
-    state: Outputs | None = None
-    future: Future[Outputs] = field(default_factory=Future)
-
-    def advance(self, group: StageGroup) -> None:
-        """Run it through some stages, unless it failed in an earlier one."""
-        if self.future.done():
-            return
-        try:
-            self.state = group.run(self.feeds, self.state)
-        except Exception as error:  # of any type: it is the future's to raise
-            self.fail(error)
-
-    def fail(self, error: BaseException) -> None:
-        """End it, unless it has ended."""
-        if not self.future.done():
-            self.feeds, self.state = {}, None
-            self.future.set_exception(error)
-
-
 class StreamingExecutor(PassExecutor):
     """A thread that takes what is submitted, as a wave, through one group of stages after another."""
 
@@ -110,13 +87,13 @@ class StreamingExecutor(PassExecutor):
         self.precision, self.graph = first.engine.precision, graph
         self.batch_tokens = min(first.batch_tokens, max(1, wave_tokens))
         self.wave_tokens = wave_tokens
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._lock, self._closed = threading.Lock(), False
         self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
-        jobs = [_Job(feeds) for feeds in passes]
+        jobs = [Job(feeds) for feeds in passes]
         with self._lock:
             if self._closed:
                 raise closed_error()
@@ -142,7 +119,7 @@ class StreamingExecutor(PassExecutor):
             except Exception as error:  # of any type: a group that does not load fails all of them
                 _fail(jobs, error)
 
-    def _wave(self, jobs: Sequence[_Job]) -> None:
+    def _wave(self, jobs: Sequence[Job]) -> None:
         for group in self._loader.groups():
             for job in jobs:
                 if self._closed:
@@ -150,11 +127,9 @@ class StreamingExecutor(PassExecutor):
                     return
                 job.advance(group)
         for job in jobs:
-            if not job.future.done():
-                assert job.state is not None  # some group ran
-                job.future.set_result(job.state)
+            job.finish()
 
 
-def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+def _fail(jobs: Sequence[Job], error: BaseException) -> None:
     for job in jobs:
         job.fail(error)
