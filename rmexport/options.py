@@ -1,13 +1,16 @@
 """What a user may choose for an export, as one frozen value."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from datetime import datetime
+from typing import Literal
 
 from rmexport.errors import OptionError
 from rmruntime.byte_sizes import parse_bytes
 from rmruntime.manifest import BosPolicy, Scheme
+from rmruntime.option_checks import Limit, check_fields
 
 SMALLEST_SHARD = 1_000_000  # bytes; a smaller limit would give nearly every tensor a file of its own
+STAGES = Limit(1, 10_000, why="more than any model has layers")
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 
@@ -41,12 +44,9 @@ class ExportOptions:
     stage_layers: str | None = None
 
     def __post_init__(self) -> None:
-        _check("dtype", self.dtype, ("auto", "bf16", "fp16", "fp32"))
-        _check("weights", self.weights, ("copy", "link"))
-        _check("quantize", self.quantize, (*get_args(Scheme), None))
-        _check("bos", self.bos, ("one", "zero", "as-is", None))
-        if self.stages < 1:
-            raise OptionError(f"stages is {self.stages}, expected at least 1")
+        """Raises OptionError for a value that is none of the choices, of another type, out of range or malformed."""
+        check_fields(self, {"stages": STAGES}, error=OptionError)
+        _check_date(self.pinned_date)
         if self.stages > 1 and self.stage_layers is not None:
             raise OptionError("stages and stage_layers are two ways to say the same: leave one out")
         if self.max_shard_bytes is not None and self.max_shard_bytes < SMALLEST_SHARD:
@@ -61,6 +61,8 @@ class ExportOptions:
             raise OptionError(f"max_shard_size: {error}") from error
 
 
-def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(str(c) for c in choices)}")
+def _check_date(text: str) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise OptionError(f"pinned_date is {text!r}, expected an ISO date such as 2024-07-26") from error

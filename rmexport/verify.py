@@ -30,13 +30,16 @@ from rmexport.verification_input import read_conversations
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
 from rmruntime import DeviceLimit, InputError, RewardModel, ScoreOptions
+from rmruntime.backends.base import Precision
 from rmruntime.manifest import Manifest, canonical
+from rmruntime.option_checks import BYTES, TOKENS, Limit, check_fields
 from rmruntime.record_files import read_records
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Arrays
 from rmruntime.sequences import TokenSequence
 
 FEW_SEQUENCES = 100
+CONVERSATIONS = Limit(1, 1_000_000, why="more than the built-in set has different ones")
 REFERENCE = "reference"  # what a quantized bundle may be compared with where no engine runs the unquantized one
 
 
@@ -51,9 +54,9 @@ class VerifyOptions:
     meanwhile.
     """
 
-    data: str | None = None
+    data: str | Path | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     conversations: int = 256
     recipe: str | None = None
     max_batch_tokens: int | None = None
@@ -65,8 +68,9 @@ class VerifyOptions:
     write: bool = True
 
     def __post_init__(self) -> None:
-        if self.conversations < 1:
-            raise OptionError(f"conversations is {self.conversations}, expected at least 1")
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        limits = {"conversations": CONVERSATIONS, "max_batch_tokens": TOKENS, "stage_memory": BYTES}
+        check_fields(self, limits, error=OptionError)
         read_budget(self.quality or "normal")
 
 

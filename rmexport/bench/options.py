@@ -6,10 +6,19 @@ from pathlib import Path
 
 from rmexport.bench.profiles import PROFILES
 from rmexport.errors import OptionError
-from rmruntime.backends.base import PRECISIONS
+from rmruntime.backends.base import Precision
+from rmruntime.option_checks import COUNT, THREADS, TOKENS, Limit, check_fields
 
 SCENARIOS = ("single-stream", "server", "offline")
 DEFAULT_PROFILE = "mixed"
+_SECONDS = Limit(0, 1e9, "more than 0")
+_LIMITS = {
+    **dict.fromkeys(("peer_batch", "warmup", "repeats", "requests"), COUNT),
+    **dict.fromkeys(("duration_s", "timeout_s", "slo_ms"), _SECONDS),
+    "seed": Limit(0, (1 << 63) - 1, "a whole number from 0"),
+    "max_batch_tokens": TOKENS,
+    "threads": THREADS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,7 @@ class BenchOptions:
     """
 
     scenarios: tuple[str, ...] = ("single-stream", "offline")
-    workload: Path | None = None
+    workload: str | Path | None = None
     profile: str | None = None
     checkpoint: str | None = None
     peers: tuple[str, ...] = ()
@@ -33,7 +42,7 @@ class BenchOptions:
     peer_batch: int = 8
     peer_cache: Path | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     threads: int = 0
     max_batch_tokens: int | None = None
     warmup: int = 5
@@ -46,22 +55,16 @@ class BenchOptions:
     timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value that is none of the choices or out of range."""
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        check_fields(self, _LIMITS, error=OptionError, label=_flag)
         for name in self.scenarios:
             _check("scenario", name, name in SCENARIOS, f"one of {', '.join(SCENARIOS)}")
         _check("scenario", self.scenarios, len(set(self.scenarios)) == len(self.scenarios) > 0, "each one once")
         _check("profile", self.profile, self.profile in (None, *PROFILES), f"one of {', '.join(PROFILES)}")
         if self.workload is not None and self.profile is not None:
             raise OptionError("found both --workload and --profile, expected one of them")
-        for count in ("peer_batch", "warmup", "repeats", "requests"):
-            _check(count, getattr(self, count), getattr(self, count) >= 1, "at least 1")
-        budget = self.max_batch_tokens
-        _check("max_batch_tokens", budget, budget is None or budget >= 1, "at least 1")
-        _check("threads", self.threads, self.threads >= 0, "a number of threads, or 0 for the engine's choice")
-        for seconds in ("duration_s", "timeout_s", "slo_ms"):
-            value = getattr(self, seconds)
-            _check(seconds, value, value is None or 0 < value < 1e9, "more than 0")
-        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        for positive in ("duration_s", "timeout_s", "slo_ms"):
+            _check(positive, getattr(self, positive), getattr(self, positive) != 0, "more than 0")
         for rate in self.rates:
             _check("rate", rate, 0 < rate < 1e9, "more than 0 requests a second")
         _check("peer", self.peers, len(set(self.peers)) == len(self.peers), "each one once")
@@ -69,4 +72,10 @@ class BenchOptions:
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
-        raise OptionError(f"--{name.removesuffix('_s').replace('_', '-')} is {value!r}, expected {expected}")
+        raise OptionError(f"{_flag(name)} is {value!r}, expected {expected}")
+
+
+def _flag(name: str) -> str:
+    """What the command calls an option."""
+    name = {"scenarios": "scenario", "peers": "peer", "rates": "rate"}.get(name, name)
+    return f"--{name.removesuffix('_s').replace('_', '-')}"

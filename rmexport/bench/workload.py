@@ -67,8 +67,8 @@ def make_workload(bundle: Bundle, options: BenchOptions) -> Workload:
     _check_benchable(bundle, options)
     encoder = Encoder(bundle.manifest, bundle.folder)
     if options.workload is not None:
-        asked = [_asked(encoder, request) for request in _read(options.workload)]
-        name, kind, seed = options.workload.name, "file", None
+        asked = [_asked(encoder, request) for request in _read(Path(options.workload))]
+        name, kind, seed = Path(options.workload).name, "file", None
     else:
         name, kind, seed = options.profile or DEFAULT_PROFILE, "profile", options.seed
         asked = _from_profile(bundle, encoder, name, options.seed)

@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from rmexport.errors import OptionError
+from rmruntime.option_checks import TOKENS, Limit, check_fields
 
-TARGETS = ("tensorrt",)
+Target = Literal["tensorrt"]
+TARGETS: tuple[str, ...] = get_args(Target)
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
+MOST_SEQUENCES = 1 << 20  # an engine's indices are 32 bits wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +23,8 @@ class CompileOptions:
     tokens as the model and the device's memory allow.
     """
 
-    target: str = "tensorrt"
-    library: str = "auto"
+    target: Target = "tensorrt"
+    library: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
     compute_capability: str | None = None
     max_batch_tokens: int = 16384
     max_length: int | None = None
@@ -28,16 +32,9 @@ class CompileOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _check("target", self.target, TARGETS)
-        _check("library", self.library, ("auto", *LIBRARIES))
-        for name, least in (("max_batch_tokens", 16), ("max_length", 16), ("max_sequences", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} is {value}, expected at least {least}")
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        tokens = TOKENS._replace(least=16)
+        limits = {"max_batch_tokens": tokens, "max_length": tokens, "max_sequences": Limit(1, MOST_SEQUENCES)}
+        check_fields(self, limits, error=OptionError)
         if self.compute_capability is not None and not re.fullmatch(r"\d+\.\d", self.compute_capability):
             raise OptionError(f"compute_capability is {self.compute_capability!r}, expected one such as '8.9'")
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from rmexport.errors import OptionError
+from rmruntime.option_checks import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions:
@@ -9,3 +12,7 @@ class DiffOptions:
 
     revision_a: str | None = None
     revision_b: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is no text."""
+        check_fields(self, {}, error=OptionError)

@@ -1,9 +1,9 @@
 """How to score, as one frozen value passed whole."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from rmruntime.errors import OptionError
+from rmruntime.option_checks import TOKENS, check_fields
 
 Aggregate = Literal["mean", "min", "last", "prod"]
 
@@ -25,14 +25,5 @@ class ScoreOptions:
     max_batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value that is none of the choices or too small."""
-        _check("truncate", self.truncate, self.truncate in (None, "left", "right"), "left, right or None")
-        _check("aggregate", self.aggregate, self.aggregate in get_args(Aggregate), ", ".join(get_args(Aggregate)))
-        budget = self.max_batch_tokens
-        _check("max_batch_tokens", budget, budget is None or budget >= 1, "at least 1, or None")
-        _check("max_length", self.max_length, self.max_length is None or self.max_length >= 1, "at least 1, or None")
-
-
-def _check(name: str, value: object, good: bool, expected: str) -> None:
-    if not good:
-        raise OptionError(f"{name} is {value!r}, expected {expected}")
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        check_fields(self, {"max_length": TOKENS, "max_batch_tokens": TOKENS})

@@ -1,18 +1,19 @@
 """The public class: a bundle, its text half and an engine, composed into one thread-safe `score()`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from rmruntime.backends.base import Backend, BackendOptions
+from rmruntime.backends.base import Backend, BackendOptions, Precision
 from rmruntime.batching import plan_batches, plan_padded_batches
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
-from rmruntime.errors import DeviceLimit, InputError
+from rmruntime.errors import DeviceLimit, InputError, RecordError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.manifest import Manifest
+from rmruntime.option_checks import check_value
 from rmruntime.options import ScoreOptions
 from rmruntime.passes import Advance, Outcome, Passes, Statistics
 from rmruntime.records import Request, parse_record
@@ -48,7 +49,7 @@ class RewardModel:
         folder: str | Path,
         *,
         device: str = "auto",
-        precision: str = "auto",
+        precision: Precision = "auto",
         threads: int = 0,
         check: Literal["fast", "full"] = "fast",
         memory_limit: int | None = None,
@@ -63,9 +64,8 @@ class RewardModel:
 
         Of a bundle that was exported with stages, several devices ("cuda:0,cuda:1") run one after another, each busy
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
-        weights loaded than that. Raises BundleError, BackendError or EngineNotInstalled.
+        weights loaded than that. Raises OptionError, BundleError, BackendError or EngineNotInstalled.
         """
-        bundle = Bundle.open(Path(folder), check=check)
         options = BackendOptions(
             device=device,
             precision=precision,
@@ -75,6 +75,8 @@ class RewardModel:
             memory_limit=memory_limit,
             stage_memory=stage_memory,
         )
+        check_value("folder", folder, str | Path)
+        bundle = Bundle.open(Path(folder), check=check)
         return cls(bundle, load_executor(bundle, options))
 
     @property
@@ -103,7 +105,7 @@ class RewardModel:
         `records` are dicts as in the CLI's JSON lines. Raises InputError for the first record that cannot be scored,
         with its index.
         """
-        requests = [_parsed(index, record) for index, record in enumerate(records)]
+        requests = [_parsed(index, record) for index, record in enumerate(_several(records))]
         scores: list[Scored] = []
         for index, result in enumerate(self.run(requests, options or ScoreOptions()).results):
             if isinstance(result, InputError):
@@ -114,16 +116,22 @@ class RewardModel:
     def score_candidates(
         self, prompt: str | Sequence[Mapping[str, str]], responses: Sequence[str], options: ScoreOptions | None = None
     ) -> list[Score]:
-        """Scores of several responses to one prompt, whose tokens are computed once."""
-        [scores] = self.score([{"prompt": prompt, "responses": list(responses)}], options)
+        """Scores of several responses to one prompt, whose tokens are computed once.
+
+        Raises InputError as `score` does, and for a lone text in place of the responses.
+        """
+        [scores] = self.score([{"prompt": prompt, "responses": _listed(responses)}], options)
         assert isinstance(scores, list)  # candidates always are
         return scores
 
     def score_steps(
         self, prompt: str | Sequence[Mapping[str, str]], steps: Sequence[str], options: ScoreOptions | None = None
     ) -> Score:
-        """Process rewards: `steps` of the result holds one score a step, `value` their aggregate."""
-        [score] = self.score([{"prompt": prompt, "steps": list(steps)}], options)
+        """Process rewards: `steps` of the result holds one score a step, `value` their aggregate.
+
+        Raises InputError as `score` does, and for a lone text in place of the steps.
+        """
+        [score] = self.score([{"prompt": prompt, "steps": _listed(steps)}], options)
         assert isinstance(score, Score)  # one solution, one score
         return score
 
@@ -163,6 +171,7 @@ class RewardModel:
 
     def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
         """Token sequences of each request, with the positions that the head reads."""
+        check_value("options", options, ScoreOptions)
         return self._encoder.encode_many(requests, options)
 
     def outputs(
@@ -203,6 +212,21 @@ class RewardModel:
                 return outcome
             scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate))
         return _joined(request, self._encoder.join(request, scores), options)
+
+
+def _listed(texts: object) -> object:
+    """A list of what has an order and is no text; anything else as it is, for the record's own check to refuse."""
+    ordered = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes, bytearray, Mapping, Set))
+    return list(texts) if ordered else texts  # type: ignore[call-overload] # mypy does not follow `ordered`
+
+
+def _several(records: object) -> list[Any]:
+    """The records of a call. Raises RecordError for one record, or a text, in place of several."""
+    if isinstance(records, Iterable) and not isinstance(records, (str, bytes, Mapping)):
+        return list(records)
+    raise RecordError(
+        f"records: found {type(records).__name__}, expected a list of records; put a lone one into a list"
+    )
 
 
 def _parsed(index: int, record: Mapping[str, Any]) -> Request:

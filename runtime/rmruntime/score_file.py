@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
+from rmruntime.backends.base import Precision
 from rmruntime.errors import BackendError, DeviceLimit, InputError
+from rmruntime.option_checks import BYTES, THREADS, check_fields
 from rmruntime.options import ScoreOptions
 from rmruntime.passes import Advance, Statistics
 from rmruntime.record_files import Record, read_records
@@ -28,15 +31,19 @@ BAR_DELAY = 1.0  # seconds: short work shows no bar
 class FileOptions:
     """Where records come from and go to, the engine, and whether a bad record stops the run or is reported in place."""
 
-    input: str
-    output: str | None = None
+    input: str | Path
+    output: str | Path | None = None
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     threads: int = 0
     dialect: str | None = None
     stage_memory: int | Literal["auto"] | None = None
     check: Literal["fast", "full"] = "fast"
     on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        check_fields(self, {"threads": THREADS, "stage_memory": BYTES})
 
 
 @dataclass(frozen=True, kw_only=True)

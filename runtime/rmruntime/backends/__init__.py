@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from rmruntime.backends.base import Backend, BackendModule, BackendOptions
+from rmruntime.backends.base import Backend, BackendModule, BackendOptions, is_index
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
 from rmruntime.manifest import Graph
@@ -89,7 +89,7 @@ def _check_index(fitting: list[BackendModule], options: BackendOptions) -> None:
     if not colon:
         return
     numbered = device != "auto" and any(m.HAS_INDEX for m in fitting)
-    if not (numbered and index.isdigit()):
+    if not (numbered and is_index(index)):
         name = fitting[0].NAME if len(fitting) == 1 else device
         expected = f"{device!r}, or {device + ':0'!r} and so on" if numbered else repr(device)
         raise BackendError(f"device {options.device!r}: {name} takes no device number {index!r}; say {expected}")

@@ -3,13 +3,15 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from rmruntime.bundle import Bundle
-from rmruntime.errors import BackendError, EngineNotInstalled, OptionError
+from rmruntime.errors import BackendError, EngineNotInstalled
 from rmruntime.manifest import Graph
+from rmruntime.option_checks import BYTES, THREADS, check_fields
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS = get_args(Precision)
 # Index arrays; of a stage also the hidden states, in whatever form the stage before it gave them.
 Feeds = Mapping[str, Any]
 # fp32 arrays; of a stage that is not the last, hidden states that only the same engine's next stage need understand.
@@ -28,7 +30,7 @@ class BackendOptions:
     """
 
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     dialect: str | None = None
     check: Literal["fast", "full"] = "fast"
     threads: int = 0
@@ -36,14 +38,9 @@ class BackendOptions:
     stage_memory: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
-        if self.stage_memory not in (None, "auto") and not (
-            isinstance(self.stage_memory, int) and self.stage_memory > 0
-        ):
-            raise OptionError(f"stage_memory is {self.stage_memory!r}, expected a number of bytes or 'auto'")
-        if self.threads < 0:
-            raise OptionError(f"threads is {self.threads}, expected a number of threads, or 0 for the engine's choice")
-        if self.precision not in PRECISIONS:
-            raise OptionError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        limits = {"threads": THREADS, "memory_limit": BYTES._replace(least=0), "stage_memory": BYTES}
+        check_fields(self, limits)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -59,7 +56,12 @@ class BackendOptions:
     def device_index(self) -> int:
         """The number behind the colon, 0 without one."""
         number = self.device.partition(":")[2]
-        return int(number) if number.isdigit() else 0
+        return int(number) if is_index(number) else 0
+
+
+def is_index(text: str) -> bool:
+    """Whether `text` is the number of a device: decimal, and none that no machine has."""
+    return text.isdecimal() and len(text) < 6
 
 
 class Backend(Protocol):

@@ -1,11 +1,13 @@
 """What scoring on a cluster needs to know beyond what scoring a file does."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from rmruntime.errors import OptionError
+from rmruntime.option_checks import COUNT, Limit, check_fields
 
 Shards = Literal["jsonl", "parquet"]
+WORKERS = Limit(1, 100_000, why="more than Ray runs on any cluster")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,7 @@ class ClusterOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value that is none of the choices or too small."""
-        for name, value in (("workers", self.workers), ("block_records", self.block_records)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}, expected at least 1")
-        if self.shards not in get_args(Shards):
-            raise OptionError(f"shards is {self.shards!r}, expected one of {', '.join(get_args(Shards))}")
+        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
+        check_fields(self, {"workers": WORKERS, "block_records": COUNT})
         if self.merge is not None and self.shards == "parquet":
             raise OptionError("merge reads shards of JSON lines, found shards 'parquet'; leave one of the two out")

@@ -62,7 +62,7 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
     with the others.
     """
     import_ray()
-    inputs, output = input_files(files.input), _output_folder(files)
+    inputs, output = input_files(str(files.input)), _output_folder(files)
     _check_merge(cluster.merge)
     before = None if cluster.overwrite else kept_plan(output)
     if before is not None and cluster.block_records is None:

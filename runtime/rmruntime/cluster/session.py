@@ -96,7 +96,7 @@ def _check_address(address: str) -> None:
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
-    if not (colon and port.isdigit()) or "/" in host:
+    if not (colon and port.isdecimal()) or "/" in host:
         raise OptionError(f"address is {address!r}, expected local, auto or HOST:PORT")
     try:
         socket.create_connection((host, int(port)), REACH_SECONDS).close()
