@@ -1,6 +1,6 @@
 """What the exporter asks of a checkpoint's tokenizer and chat template before any bundle exists."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +9,12 @@ from tokenizers import Tokenizer
 from rmexport.errors import CheckpointError, OptionError
 from rmruntime.chat_template import ChatTemplate
 from rmruntime.errors import BundleError, InputError
+from rmruntime.tokenization import ids_between
 
 _USER, _REPLY, _OTHER_REPLY = "alpha", "omega", "delta"  # probe contents: plain words that no template writes itself
+
+# How messages and steps end: in a letter, in a digit, in a full stop.
+ENDINGS = ("alpha", "is 7", "omega.")
 
 # Ids of the published Llama-3 vocabulary that scoring code hard-codes (ArmoRM's gate pattern, RLHFlow's '+' and '-').
 _LLAMA3_MARK = ("<|begin_of_text|>", 128000)
@@ -38,6 +42,23 @@ class ChatText:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without added special tokens."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def pattern(self, text: str, before: Sequence[str] = ENDINGS, after: Sequence[str] = ("",)) -> tuple[int, ...]:
+        """The ids that `text` has behind each of `before` and in front of each of `after`, by which it can be found.
+
+        They may differ from those that it has alone. Raises CheckpointError where they depend on the neighbours, or
+        where neighbours and text have a token in common.
+        """
+        found = {(a, b): ids_between(self.encode, text, a, b) for a in before for b in after}
+        first = next(iter(found.values()))
+        for (a, b), ids in found.items():
+            if not ids or ids != first:
+                raise CheckpointError(
+                    f"{text!r} cannot be found by its tokens: between {a[-20:]!r} and {b[:20]!r} this tokenizer makes "
+                    f"{list(self.encode(a + text + b))} of them, alone {list(self.encode(text))}; expected the same "
+                    "tokens for it everywhere. Use a text that the tokenizer keeps apart, such as a special token"
+                )
+        return first or ()
 
     def single_token(self, text: str) -> int:
         """The id of a text that must be one token; raises CheckpointError when it is several."""
@@ -68,6 +89,19 @@ class ChatText:
         if start < 0 or end < start:
             raise CheckpointError("the chat template does not write both the user's and the assistant's turn")
         return text[start + len(_USER) : end]
+
+    def turn_end(self, reply: str) -> str:
+        """What the template writes behind an assistant's message that ends in `reply`.
+
+        Raises CheckpointError where it does not write `reply` as it is given, once.
+        """
+        text = self.render(_USER, reply)
+        if text.count(reply) != 1:
+            raise CheckpointError(
+                f"the chat template writes {reply!r} {text.count(reply)} time(s) in {text!r}, expected it once, as "
+                "given, because it is looked for there"
+            )
+        return text[text.find(reply) + len(reply) :]
 
     def check_comparison(self, source: str) -> None:
         """Raises OptionError for a recipe's `preference_template` that leaves out the prompt or an answer.

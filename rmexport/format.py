@@ -1,6 +1,6 @@
 """How this checkpoint's conversations become tokens: the manifest's Format from template, tokenizer and recipe."""
 
-from rmexport.chat_text import ChatText
+from rmexport.chat_text import ENDINGS, ChatText
 from rmexport.checkpoint import TokenizerFiles
 from rmexport.errors import OptionError
 from rmexport.options import ExportOptions
@@ -21,7 +21,8 @@ def read_format(
     cannot write a user and an assistant turn, OptionError for a recipe that appends other text than the head.
     """
     known = recipe or PLAIN
-    if append and known.append and text.encode(known.append) != append:
+    asked = _append(text, known)
+    if append and asked and asked != append:
         raise OptionError(
             f"recipe {known.name!r} appends {known.append!r}, but the head appends the token ids {list(append)} of "
             "config.json: take `append` out of the recipe"
@@ -41,7 +42,7 @@ def read_format(
         bos=bos,
         bos_id=_bos_id(text, tokenizer),
         text_bos=_template_writes_bos(text, tokenizer),
-        append=append or (text.encode(known.append) if known.append else ()),
+        append=append or asked,
         unit=known.unit,
         response_joiner=known.response_joiner,
         reply=known.reply,
@@ -53,6 +54,14 @@ def read_format(
         preference_template=known.preference_template,
     )
     return layout, note
+
+
+def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
+    """The ids of what the recipe puts behind every conversation, as they are behind one."""
+    if recipe.append is None:
+        return ()
+    before = [ending if text.template is None else text.render("alpha", ending) for ending in ENDINGS]
+    return text.pattern(recipe.append, before=before)
 
 
 def _bos_id(text: ChatText, tokenizer: TokenizerFiles) -> int | None:

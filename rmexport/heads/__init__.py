@@ -55,7 +55,8 @@ class HeadFacts:
 
     def score_rule(self, default: EndRule) -> PositionRule:
         """Where the score is read; `default` for whole conversations, when the recipe does not say."""
-        return score_position(self.recipe, self.text, self.pad_id, default)
+        joiner = self.options.step_joiner
+        return score_position(self.recipe, self.text, self.pad_id, default, step_joiner=joiner)
 
     def tensor(self, name: str) -> TensorInfo:
         """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""

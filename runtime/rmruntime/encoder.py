@@ -17,7 +17,7 @@ from rmruntime.layouts.base import Piece, Turns
 from rmruntime.manifest import Format, Manifest
 from rmruntime.options import ScoreOptions
 from rmruntime.pad_tokens import Padding
-from rmruntime.positions import check_rules
+from rmruntime.positions import check_rules, check_whole_patterns
 from rmruntime.reads import cut_reads, find_reads
 from rmruntime.records import Conversation, Request
 from rmruntime.scores import Score
@@ -39,6 +39,11 @@ class _Draft(NamedTuple):
     spelled: tuple[str, ...] = ()
     where: str = ""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What of it is text."""
+        return tuple([segment.text for segment in self.segments if segment.ids is None])
+
 
 class Encoder:
     """The text half of one bundle; encoding is safe from several threads.
@@ -58,6 +63,7 @@ class Encoder:
         _check_step_ends(manifest)
         self._template = _read_template(self._form, folder)
         self._tokenizer = Tokenizer(folder)
+        check_whole_patterns(self._rules, lambda text: self._tokenizer.encode(text).tolist())
         self._bos = BosRule.from_format(self._form, self._tokenizer)
         self._padding = Padding.of(manifest, self._tokenizer)
 
@@ -79,7 +85,7 @@ class Encoder:
         """`encode` of every request, in order, tokenized together; an error takes its request's place."""
         drafted = [self._try_draft(request, options) for request in requests]
         drafts = [draft for item in drafted if not isinstance(item, InputError) for draft in item]
-        texts = [segment.text for draft in drafts for segment in draft.segments if segment.ids is None]
+        texts = [text for draft in drafts for text in draft.texts]
         encoded = iter(self._tokenizer.encode_batch(texts))
         outcomes: list[tuple[TokenSequence, ...] | InputError] = []
         for item in drafted:
@@ -164,7 +170,7 @@ class Encoder:
                 _check_ids(ids, self._backbone.vocab_size, "the text's tokens")
             cut = self._cut(joined, options)
             ends = joined.step_ends() if self._form.step_separator is not None else None
-            reads, length = find_reads(self._rules, ids, draft.reads, ends), len(ids)
+            reads, length = find_reads(self._rules, ids, draft.reads, ends, draft.texts), len(ids)
             if cut is not None:
                 reads = cut_reads(self._rules, reads, ids, cut, ends)
                 ids, types = cut.keep(ids), None if types is None else cut.keep(types)

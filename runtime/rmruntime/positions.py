@@ -1,14 +1,16 @@
 """Executes position rules: which tokens of a sequence a head reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from rmruntime.errors import BundleError, InputError
 from rmruntime.manifest import PositionRule
 from rmruntime.sequences import Ints
+from rmruntime.tokenization import ids_between
 
-_PATTERN_RULES = ("marker", "before_marker", "pattern_start")
+_MARKER_RULES = ("marker", "before_marker")
+_PATTERN_RULES = (*_MARKER_RULES, "pattern_start")
 _PAD_RULES = ("last_not_pad", "before_first_pad")
 
 
@@ -48,6 +50,48 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
     if positions[0] < 0:
         raise InputError(f"found {describe(rule)} as the first token, expected a token before it to read")
     return positions
+
+
+def check_spelling(rule: PositionRule, found: Ints, texts: Sequence[str]) -> None:
+    """Raises InputError unless `found` [P], the places of a marker rule, are all those where `texts` spell its text.
+
+    A place is lost where characters beside the marker make other tokens of it, and then another step's score, or none,
+    would stand for this one's. Two markers that overlap cannot both be meant.
+    """
+    if rule.rule not in _MARKER_RULES or not rule.text:
+        return
+    spelled = sum(map(len, (_occurrences(rule.text, text) for text in texts)))
+    if spelled > len(found):
+        raise InputError(
+            f"the text spells {describe(rule)} {spelled} time(s), but only {len(found)} of them have the tokens "
+            f"{list(rule.tokens)} that are read: characters beside it make other tokens of the rest; change what "
+            "stands there, such as the end of the step"
+        )
+    if len(found) > 1 and int(np.diff(found).min()) < len(rule.tokens):
+        raise InputError(f"found two places of {describe(rule)} that overlap, expected them apart")
+
+
+def _occurrences(part: str, text: str) -> list[int]:
+    """Where `part` begins in `text`, overlapping occurrences included."""
+    places: list[int] = []
+    place = text.find(part)
+    while place >= 0:
+        places.append(place)
+        place = text.find(part, place + 1)
+    return places
+
+
+def check_whole_patterns(rules: Mapping[str, PositionRule], encode: Callable[[str], Sequence[int]]) -> None:
+    """Raises BundleError for a marker that holds only the last of its text's tokens, as older exporters wrote it."""
+    for role, rule in rules.items():
+        if rule.rule != "marker" or not rule.text or not rule.tokens:
+            continue
+        whole = ids_between(encode, rule.text, before="a")
+        if whole is not None and len(whole) > len(rule.tokens) and whole[-len(rule.tokens) :] == rule.tokens:
+            raise BundleError(
+                f"positions.{role}: found the tokens {list(rule.tokens)}, expected all of {rule.text!r}, "
+                f"{list(whole)}: other text that ends alike would be read too; export the bundle again"
+            )
 
 
 def dependence(rule: PositionRule) -> tuple[int, int] | None:

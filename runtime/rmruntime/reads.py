@@ -1,13 +1,13 @@
 """Finds the reads of a sequence: for every position role, the tokens whose hidden state its head takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rmruntime.errors import InputError
 from rmruntime.manifest import PositionRule
-from rmruntime.positions import dependence, describe, find_positions
+from rmruntime.positions import check_spelling, dependence, describe, find_positions
 from rmruntime.sequences import Ints
 from rmruntime.truncation import Cut
 
@@ -23,11 +23,14 @@ class StepEnds:
     last: Ints
 
 
-def find_reads(rules: Rules, ids: Ints, expected: int | None, ends: StepEnds | None = None) -> Reads:
+def find_reads(
+    rules: Rules, ids: Ints, expected: int | None, ends: StepEnds | None = None, texts: Sequence[str] = ()
+) -> Reads:
     """Positions [P] of every role in `ids` [L], the same P for all; a role with one position has it repeated.
 
-    `expected` is what P must be (None: whatever the text holds); `ends` is what the rule `step_end` reads. Raises
-    InputError for another number: a message that spells the pattern would otherwise be scored in place of the answer.
+    `expected` is what P must be (None: whatever the text holds); `ends` is what the rule `step_end` reads; `texts`
+    are what `ids` were made of, as far as they are text. Raises InputError for another number, and where `texts` spell
+    a marker otherwise: a message that spells the pattern would otherwise be scored in place of the answer.
     """
     found = {role: _found(rule, ids, ends) for role, rule in rules.items()}
     count = max(map(len, found.values()))
@@ -35,8 +38,10 @@ def find_reads(rules: Rules, ids: Ints, expected: int | None, ends: StepEnds | N
         if len(positions) not in (1, count) or count != (expected or count):
             raise InputError(
                 f"found {len(positions)} place(s) where {role} is read ({describe(rules[role])}), expected "
-                f"{expected or f'{count}, as for another role'}; does a message spell it, or a special token?"
+                f"{expected or f'{count}, as for another role'}; does a message spell it, or a special token, or make "
+                "other tokens of it with the characters beside it?"
             )
+        check_spelling(rules[role], positions, texts)
     return {role: _repeated(positions, count) for role, positions in found.items()}
 
 

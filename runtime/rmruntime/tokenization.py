@@ -1,7 +1,7 @@
 """Text to token ids as transformers does it: the checkpoint's tokenizer.json, special tokens in text included."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -49,6 +49,18 @@ class Tokenizer:
         """The token's text, or None where the tokenizer has no such id."""
         text: str | None = self._tokenizer.id_to_token(token_id)
         return text
+
+
+def ids_between(
+    encode: Callable[[str], Sequence[int]], text: str, before: str = "", after: str = ""
+) -> tuple[int, ...] | None:
+    """The ids that `text` has where it stands between two others, which may differ from those that it has alone.
+
+    None where a token holds characters of `text` and of a neighbour: it is then found by no ids of its own.
+    """
+    first, up_to, whole = (list(encode(part)) for part in (before, before + text, before + text + after))
+    apart = up_to[: len(first)] == first and whole[: len(up_to)] == up_to
+    return tuple(up_to[len(first) :]) if apart else None
 
 
 @dataclass(frozen=True, kw_only=True)

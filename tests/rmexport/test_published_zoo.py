@@ -183,7 +183,7 @@ FOUND = {
     ),
     "peiyi9979/math-shepherd-mistral-7b-prm": known(
         "math-shepherd", "mistral", 7.111, head="token_logits", dtype="fp16", outputs=STEPS,
-        format="tagged_steps, BOS one, a step at a time", positions={"score": "marker (' ки' = [12902])"},
+        format="tagged_steps, BOS one, a step at a time", positions={"score": "marker (' ки' = [220, 12902])"},
     ),
     "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B": known(
         "skywork-o1-prm", "qwen2", 1.544, head="value_head", format=SEPARATED, positions=STEP_END, outputs=STEPS
