@@ -12,6 +12,7 @@ import numpy as np
 from rmruntime.answers import Exchange, exchanges
 from rmruntime.chat_template import ChatTemplate
 from rmruntime.errors import BundleError, InputError
+from rmruntime.flags import answer_doubts, flag_alike, spelled_flags
 from rmruntime.layouts import find_layout
 from rmruntime.layouts.base import Piece, Turns
 from rmruntime.manifest import Format, Manifest
@@ -31,13 +32,19 @@ class _Draft(NamedTuple):
     """A sequence before tokenization, in segments.
 
     `reads` is how many places the head must find (None: as many as there are); `spelled` are the special tokens that
-    the content spells; `where` names the part of the record in messages.
+    the content spells; `exchange` is what it was laid out from, None for a text or ids.
     """
 
     segments: tuple[Segment, ...]
     reads: int | None
     spelled: tuple[str, ...] = ()
-    where: str = ""
+    doubts: tuple[str, ...] = ()
+    exchange: Exchange | None = None
+
+    @property
+    def where(self) -> str:
+        """The part of the record, for messages."""
+        return self.exchange.where if self.exchange else ""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -88,13 +95,13 @@ class Encoder:
         texts = [text for draft in drafts for text in draft.texts]
         encoded = iter(self._tokenizer.encode_batch(texts))
         outcomes: list[tuple[TokenSequence, ...] | InputError] = []
-        for item in drafted:
+        for request, item in zip(requests, drafted, strict=True):
             if isinstance(item, InputError):
                 outcomes.append(item)
                 continue
             # All ids are taken before any is judged: an error must not shift those of later requests.
             parts = [self._take(draft, encoded) for draft in item]
-            outcomes.append(self._try_finish(item, parts, options))
+            outcomes.append(self._try_finish(request, item, parts, options))
         return outcomes
 
     def join(self, request: Request, scores: list[Score]) -> list[Score]:
@@ -131,7 +138,10 @@ class Encoder:
             segments = tuple([self._segment(piece) for piece in pieces])
         except InputError as error:
             _raise_located(error, exchange.where)
-        return _Draft(segments=segments, reads=max(1, len(exchange.answer)), spelled=spelled, where=exchange.where)
+        texts = [segment.text for segment in segments]
+        doubts = answer_doubts(exchange, self._form, texts, self._bos.clean_text)
+        reads = max(1, len(exchange.answer))
+        return _Draft(segments=segments, reads=reads, spelled=spelled, doubts=doubts, exchange=exchange)
 
     def _segment(self, piece: Piece) -> Segment:
         if isinstance(piece, Turns):
@@ -155,12 +165,14 @@ class Encoder:
         return parts
 
     def _try_finish(
-        self, drafts: list[_Draft], parts: list[list[Ints]], options: ScoreOptions
+        self, request: Request, drafts: list[_Draft], parts: list[list[Ints]], options: ScoreOptions
     ) -> tuple[TokenSequence, ...] | InputError:
         try:
-            return tuple([self._finish(draft, own, options) for draft, own in zip(drafts, parts, strict=True)])
+            sequences = tuple([self._finish(draft, own, options) for draft, own in zip(drafts, parts, strict=True)])
         except InputError as error:
             return error
+        laid_out = [draft.exchange for draft in drafts if draft.exchange is not None]
+        return flag_alike(request, laid_out, sequences) if len(laid_out) > 1 else sequences
 
     def _finish(self, draft: _Draft, parts: list[Ints], options: ScoreOptions) -> TokenSequence:
         try:
@@ -180,7 +192,9 @@ class Encoder:
                 types=types,
                 truncated=length - len(ids),
                 special_content=bool(draft.spelled),
-                flags=(f"content spells {', '.join(draft.spelled)}",) if draft.spelled else (),
+                flags=spelled_flags(draft.spelled),
+                doubts=draft.doubts,
+                where=draft.where,
             )
         except InputError as error:
             _raise_located(error, draft.where, draft.spelled)

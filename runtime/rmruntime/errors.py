@@ -12,7 +12,8 @@ RewardModelError
 └── InputError             a record cannot be scored; the other records can
     ├── RecordError        it is not a record: malformed JSON, unknown keys, wrong types
     ├── InputTooLong       it has more tokens than the limit and truncation was not asked for
-    └── DeviceLimit        its pass did not fit into the device, nor did a smaller one
+    ├── DeviceLimit        its pass did not fit into the device, nor did a smaller one
+    └── NonFiniteScore     its score, or another output of it, is NaN or infinite
 """
 
 
@@ -68,3 +69,10 @@ class InputTooLong(InputError):
 
 class DeviceLimit(InputError):
     """Its pass did not fit into the device, nor did a smaller one; the other records can be scored."""
+
+
+class NonFiniteScore(InputError, BackendError):
+    """A score, or another output of its record, is NaN or infinite; the other records can be scored.
+
+    It is a BackendError too, because the engine computed it: callers that catch these see it.
+    """

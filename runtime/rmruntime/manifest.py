@@ -124,7 +124,8 @@ class Format:
     rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
     `append` are ids put behind every sequence, given ones too, that does not end in them; truncation spares them.
     `step_joiner` also joins partial answers when steps are scored by a sequence head; `step_separators` split a plain
-    response into steps (the first that occurs in it); `remove` lists texts deleted from responses.
+    response into steps (the first that occurs in it); `remove` lists texts deleted from responses. `opens_reply`: the
+    template opens the reply itself, or the head reads one, so that a conversation without an answer is nothing odd.
     """
 
     layout: LayoutName
@@ -149,6 +150,7 @@ class Format:
     pair_types: tuple[int, ...] = ()
     pair_prefixes: tuple[str, str] = ("", "")
     preference_template: str | None = None
+    opens_reply: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

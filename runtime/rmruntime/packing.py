@@ -73,9 +73,12 @@ class _Row:
     keys: Ints
 
 
-def pack(sequences: Sequence[TokenSequence], shape: RowShape) -> PassInputs:
-    """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P]."""
-    trie = build_trie([s.ids for s in sequences])
+def pack(sequences: Sequence[TokenSequence], shape: RowShape, *, share: bool = True) -> PassInputs:
+    """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P].
+
+    Without `share` no token is computed for two sequences.
+    """
+    trie = build_trie([s.ids for s in sequences], share=share)
     feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
     attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, shape)
     slots = sum(array.size for name, array in attention.items() if name.startswith(("query_index", "page_tokens")))
@@ -200,8 +203,9 @@ def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
 
 
 def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape) -> dict[str, Ints]:
-    """Padded row arrays; padding queries repeat token 0, padding keys stand beyond every query's position.
+    """Padded row arrays; padding queries repeat token 0, padding keys the row's first, beyond every query's position.
 
+    A masked key still counts where it is NaN (0 * NaN is NaN), so a row has no key of sequences that it is not about.
     Writes where each query's output lies into `unpack`, counted from `base`.
     """
     n_queries = max(2, *(len(r.queries) for r in rows))
@@ -211,7 +215,8 @@ def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape) 
     depth = np.arange(n_keys)
     for i, row in enumerate(rows):
         count, seen = len(row.queries), len(row.keys)
-        queries[i, :count], positions[i, :count], keys[i, :seen] = row.queries, row.positions, row.keys
+        queries[i, :count], positions[i, :count] = row.queries, row.positions
+        keys[i, :seen], keys[i, seen:] = row.keys, row.keys[0]
         key_positions[i, :seen] = depth[:seen]
         unpack[row.queries] = base + i * n_queries + np.arange(count)
     names = ("query_index", "query_positions", "key_index", "key_positions")

@@ -4,8 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+
+import numpy as np
 
 from rmruntime.backends.base import Outputs
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
@@ -47,12 +49,13 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A submitted pass: which sequences it computes, and under which numbers their results go."""
+    """A submitted pass: which sequences it computes, under which numbers their results go, whether they share tokens."""
 
     batch: Sequence[int]
     sequences: Sequence[TokenSequence]
     inputs: PassInputs
     future: Future[Outputs]
+    share: bool = True
 
 
 class Passes:
@@ -79,7 +82,7 @@ class Passes:
         )
         with ahead as prepared:
             for begun in self._in_order(zip(batches, parts, prepared, strict=True)):
-                outcomes, one = self._outcomes(begun)
+                outcomes, one = self._sound(begun)
                 found |= dict(zip(begun.batch, outcomes, strict=True))
                 statistics += one
                 if advance is not None:
@@ -90,9 +93,11 @@ class Passes:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
         self._executor.close()
 
-    def _prepare(self, sequences: Sequence[TokenSequence]) -> PassInputs:
+    def _prepare(self, sequences: Sequence[TokenSequence], *, share: bool = True) -> PassInputs:
         graph = self._executor.graph
-        return pad(sequences, graph.pad_id) if graph.layout == "padded" else pack(sequences, self._rows)
+        if graph.layout == "padded":
+            return pad(sequences, graph.pad_id)
+        return pack(sequences, self._rows, share=share)
 
     def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
         """Every pass once it is submitted, with as many submitted behind it as keep the executor busy."""
@@ -117,9 +122,28 @@ class Passes:
         if wave:
             yield wave
 
-    def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
+    def _submit(self, wave: Sequence[_Prepared], *, share: bool = True) -> list[_Begun]:
         futures = self._executor.submit([inputs.feeds for _, _, inputs in wave])
-        return [_Begun(*one, future) for one, future in zip(wave, futures, strict=True)]
+        return [_Begun(*one, future, share) for one, future in zip(wave, futures, strict=True)]
+
+    def _sound(self, begun: _Begun) -> tuple[list[Outcome], Statistics]:
+        """What a batch gives, where what is not finite is computed again apart.
+
+        One sequence's NaN reaches those that share tokens with it: attention computes a token's masked keys too, and
+        0 * NaN is NaN. Apart, each has its own value.
+        """
+        outcomes, statistics = self._outcomes(begun)
+        spoiled = [i for i, outcome in enumerate(outcomes) if not _finite(outcome)]
+        if not spoiled or len(outcomes) == 1 or self._executor.graph.layout == "padded":
+            return outcomes, statistics
+        for group in _groups([len(begun.sequences[i].ids) for i in spoiled], spoiled, begun.inputs.computed):
+            part = [begun.sequences[i] for i in group]
+            [again] = self._submit([(group, part, self._prepare(part, share=False))], share=False)
+            found, one = self._outcomes(again)
+            statistics += replace(one, sequences=0, given=0)
+            for i, outcome in zip(group, found, strict=True):
+                outcomes[i] = outcome
+        return outcomes, statistics
 
     def _outcomes(self, begun: _Begun, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
         """What one submitted batch gives, in one pass, or in more where the device does not take it."""
@@ -138,7 +162,8 @@ class Passes:
         statistics = Statistics()
         middle = len(sequences) // 2
         halves = [(begun.batch[cut], sequences[cut]) for cut in (slice(middle), slice(middle, None))]
-        for half in self._submit([(batch, part, self._prepare(part)) for batch, part in halves]):
+        prepared = [(batch, part, self._prepare(part, share=begun.share)) for batch, part in halves]
+        for half in self._submit(prepared, share=begun.share):
             found, one = self._outcomes(half, retry=retry)
             outcomes += found
             statistics += one
@@ -153,6 +178,23 @@ def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
     return arrays, Statistics(
         sequences=len(begun.sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
     )
+
+
+def _finite(outcome: Outcome) -> bool:
+    return isinstance(outcome, DeviceLimit) or all(bool(np.isfinite(values).all()) for values in outcome.values())
+
+
+def _groups(lengths: Sequence[int], indices: Sequence[int], most: int) -> list[list[int]]:
+    """`indices`, of sequences of those lengths, in groups of at most `most` tokens or of one sequence."""
+    groups: list[list[int]] = []
+    room = 0
+    for index, length in zip(indices, lengths, strict=True):
+        if length > room:
+            groups.append([])
+            room = most
+        groups[-1].append(index)
+        room -= length
+    return groups
 
 
 def _limit(problem: Exception, sequences: Sequence[TokenSequence], inputs: PassInputs) -> DeviceLimit:

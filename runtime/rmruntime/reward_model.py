@@ -10,7 +10,7 @@ from rmruntime.backends.base import Backend, BackendOptions, Precision
 from rmruntime.batching import plan_batches, plan_padded_batches
 from rmruntime.bundle import Bundle
 from rmruntime.encoder import Encoder
-from rmruntime.errors import DeviceLimit, InputError, RecordError
+from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.manifest import Manifest
 from rmruntime.option_checks import check_value
@@ -210,7 +210,10 @@ class RewardModel:
         for sequence, outcome in pairs:
             if isinstance(outcome, DeviceLimit):
                 return outcome
-            scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate))
+            try:
+                scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate, self.precision))
+            except NonFiniteScore as error:
+                return error
         return _joined(request, self._encoder.join(request, scores), options)
 
 

@@ -4,6 +4,7 @@ The next window is read before this one is scored, and tokenized meanwhile.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rmruntime.backends.base import Precision
-from rmruntime.errors import BackendError, DeviceLimit, InputError
+from rmruntime.errors import BackendError, DeviceLimit, InputError, NonFiniteScore
+from rmruntime.flags import SUMMARIES, kinds_of
 from rmruntime.option_checks import BYTES, THREADS, check_fields
 from rmruntime.options import ScoreOptions
 from rmruntime.passes import Advance, Statistics
@@ -48,7 +50,10 @@ class FileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half."""
+    """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half.
+
+    `flagged` counts records by the kinds of their flags (`rmruntime.flags`).
+    """
 
     backend: str
     precision: str
@@ -57,14 +62,15 @@ class Summary:
     pairs: int = 0
     pairs_right: float = 0.0
     truncated: int = 0
-    flagged: int = 0
+    flagged: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     statistics: Statistics = field(default_factory=Statistics)
 
     def __add__(self, other: "Summary") -> "Summary":
         """Of both, which one engine scored."""
-        counts = ("records", "errors", "pairs", "pairs_right", "truncated", "flagged", "seconds", "statistics")
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in counts})
+        counts = ("records", "errors", "pairs", "pairs_right", "truncated", "seconds", "statistics")
+        flagged = dict(Counter(self.flagged) + Counter(other.flagged))
+        return replace(self, flagged=flagged, **{n: getattr(self, n) + getattr(other, n) for n in counts})
 
     @classmethod
     def decoded(cls, fields: Mapping[str, Any]) -> "Summary":
@@ -85,7 +91,7 @@ class Summary:
         for count, what in (
             (self.errors, "records could not be scored"),
             (self.truncated, "records were truncated"),
-            (self.flagged, "records spell special tokens"),
+            *((self.flagged.get(kind, 0), what) for kind, what in SUMMARIES.items()),
         ):
             if count:
                 lines.append(f"{count} {what}")
@@ -165,7 +171,7 @@ def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
 
 @contextmanager
 def _salvaged(writer: RecordWriter) -> Iterator[None]:
-    """What was scored before the engine or the device failed is not lost."""
+    """What was scored before the engine or the device failed, or a score was no number, is not lost."""
     try:
         yield
     except (BackendError, DeviceLimit) as error:
@@ -177,18 +183,20 @@ def _salvaged(writer: RecordWriter) -> Iterator[None]:
 def _write(
     writer: RecordWriter, window: Sequence[Record], results: Sequence[Scored | InputError], on_error: str
 ) -> None:
-    limited: list[DeviceLimit] = []
+    late: list[tuple[int, InputError]] = []  # known only once the window's other records have their scores
     for (number, request), result in zip(window, results, strict=True):
-        if isinstance(result, DeviceLimit):
-            limited.append(result)  # the others of the window have their scores: all are written first
+        if isinstance(result, (DeviceLimit, NonFiniteScore)):
+            late.append((number, result))  # all that have scores are written first
         elif isinstance(result, InputError) and on_error == "stop":
             prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
             raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
         own = request.record_id if isinstance(request, InputError) else request.id
         identity = number if own is None else own
         writer.write({"id": identity, **result_fields(request, result)})
-    if limited and on_error == "stop":
-        raise DeviceLimit(f"{len(limited)} records could not be computed: {limited[0]}")
+    if late and on_error == "stop":
+        number, error = late[0]
+        what = f"{len(late)} records could not be computed: record {number}: {error}"
+        raise type(error)(f"{what} (--on-error skip goes on with the others)") from error
 
 
 def result_fields(request: Request | InputError, result: Scored | InputError) -> dict[str, object]:
@@ -234,6 +242,11 @@ def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored 
         pairs=summary.pairs + sum(a is not None and b is not None for a, b in pairs),
         pairs_right=summary.pairs_right + right,
         truncated=summary.truncated + sum(any(s.truncated for s in group) for group in scores),
-        flagged=summary.flagged + sum(any(s.flags for s in group) for group in scores),
+        flagged=dict(Counter(summary.flagged) + Counter(kind for group in scores for kind in _kinds(group))),
         statistics=summary.statistics + run.statistics,
     )
+
+
+def _kinds(scores: Sequence[Score]) -> set[str]:
+    """Of the flags of a record's scores."""
+    return kinds_of(flag for score in scores for flag in score.flags)

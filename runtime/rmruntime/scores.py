@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rmruntime.errors import BackendError
+from rmruntime.errors import NonFiniteScore
+from rmruntime.flags import zero_flags
 from rmruntime.manifest import Manifest
 from rmruntime.options import Aggregate
 from rmruntime.sequences import TokenSequence
@@ -38,17 +39,20 @@ class Score:
     flags: tuple[str, ...] = ()
 
 
-def score_from_outputs(manifest: Manifest, sequence: TokenSequence, outputs: Arrays, aggregate: Aggregate) -> Score:
+def score_from_outputs(
+    manifest: Manifest, sequence: TokenSequence, outputs: Arrays, aggregate: Aggregate, precision: str | None = None
+) -> Score:
     """The score of one sequence from its rows of the outputs: [P] or [P, labels] each, P its number of reads.
 
-    Raises BackendError when a value is not finite.
+    `precision` is the arithmetic that ran, None for the bundle's own. Raises NonFiniteScore, an InputError, when a
+    value is NaN or infinite.
     """
     for name, values in outputs.items():
-        if not all(map(math.isfinite, values.ravel().tolist())):
-            raise BackendError(
-                f"output {name!r} is {values.ravel().tolist()[:4]}: the arithmetic overflowed or the weights hold "
-                "NaN/Inf; run `rmexport verify`, or export with --dtype bf16 or fp32"
-            )
+        if not all(map(math.isfinite, flat := values.ravel().tolist())):
+            wrong = next(value for value in flat if not math.isfinite(value))
+            where = f"{sequence.where}: " if sequence.where else ""
+            advice = _advice(manifest.dtype, precision or manifest.dtype)
+            raise NonFiniteScore(f"{where}output {name!r} is {wrong}, expected a finite number: {advice}")
     labelled = {o.name: o.labels for o in manifest.outputs if o.labels is not None}
     named = {name: dict(zip(labels, outputs[name][0].tolist(), strict=True)) for name, labels in labelled.items()}
     value = outputs[manifest.score].tolist() if manifest.score else None
@@ -63,7 +67,31 @@ def score_from_outputs(manifest: Manifest, sequence: TokenSequence, outputs: Arr
         step_logits=tuple(logits) if by_step and logits is not None else None,
         tokens=len(sequence.ids),
         truncated=sequence.truncated,
-        flags=sequence.flags,
+        flags=(*sequence.flags, *sequence.doubts, *zero_flags(_raw(outputs, manifest.score))),
+    )
+
+
+def _raw(outputs: Arrays, score: str | None) -> list[float]:
+    """What the head gives before any probability is made of it; of a classifier without a score the largest label."""
+    if score is None:
+        return [float(np.abs(outputs["rewards"]).max())] if "rewards" in outputs else []
+    raw: list[float] = outputs["logit" if "logit" in outputs else score].tolist()
+    return raw
+
+
+def _advice(dtype: str, precision: str) -> str:
+    """What to do about a value that is not finite, by the dtype of the bundle and of the arithmetic that ran."""
+    if precision == dtype == "fp16":
+        return (
+            "the arithmetic overflowed, fp16 holds no number beyond 65504; export with --dtype bf16 or fp32, or run "
+            "with --precision fp32"
+        )
+    if precision not in ("fp32", dtype):
+        return f"the arithmetic overflowed in {precision}, and the bundle is {dtype}; run with --precision fp32"
+    return (
+        f"this record's activations overflowed in {precision}, beyond which no other dtype reaches (rmexport verify "
+        "with the record as --data tells where), or the weights hold NaN or Inf (rmexport inspect CHECKPOINT --check "
+        "full tells); score the others without it"
     )
 
 

@@ -15,7 +15,8 @@ class TokenSequence:
 
     P is 1 for a head that scores sequences and the number of steps for one that scores steps. `types` [L] are the token
     types of encoders that tell a question from its answer by them. `truncated` counts the tokens that were cut;
-    `special_content` says that a message's content spelled a special token.
+    `special_content` says that a message's content spelled a special token, and `flags` which; `doubts` are flags of
+    what else may make its score meaningless. `where` names the part of the record in messages, "" for the whole of it.
     """
 
     ids: Ints
@@ -24,3 +25,5 @@ class TokenSequence:
     truncated: int = 0
     special_content: bool = False
     flags: tuple[str, ...] = field(default=())
+    doubts: tuple[str, ...] = ()
+    where: str = ""

@@ -43,8 +43,8 @@ def common_prefix(a: Ints, b: Ints) -> int:
     return first if n and different[first] else n
 
 
-def build_trie(sequences: Sequence[Ints]) -> TokenTrie:
-    """The trie of a batch.
+def build_trie(sequences: Sequence[Ints], *, share: bool = True) -> TokenTrie:
+    """The trie of a batch; without `share` one whose sequences have no token in common.
 
     In lexicographic order a sequence shares most with its predecessor, so one comparison finds its place.
     """
@@ -53,7 +53,7 @@ def build_trie(sequences: Sequence[Ints]) -> TokenTrie:
     ids, positions, offset, previous = [], [], 0, -1
     for i in lexicographic_order(sequences):
         own = sequences[i]
-        depth = common_prefix(sequences[previous], own) if previous >= 0 else 0
+        depth = common_prefix(sequences[previous], own) if share and previous >= 0 else 0
         fresh = np.arange(offset, offset + len(own) - depth)
         paths[i] = np.concatenate([paths[previous][:depth], fresh]) if depth else fresh
         shared[i], starts[i] = depth, offset
