@@ -1,9 +1,12 @@
 """What the exporter asks of a checkpoint's tokenizer and chat template before any bundle exists."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import jinja2
+import jinja2.nodes
 from tokenizers import Tokenizer
 
 from rmexport.errors import CheckpointError, OptionError
@@ -13,6 +16,7 @@ from rmruntime.tokenization import ids_between
 
 _USER, _REPLY, _OTHER_REPLY = "alpha", "omega", "delta"  # probe contents: plain words that no template writes itself
 
+_GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # a tag that only transformers knows
 # How messages and steps end: in a letter, in a digit, in a full stop.
 ENDINGS = ("alpha", "is 7", "omega.")
 
@@ -102,6 +106,29 @@ class ChatText:
                 "given, because it is looked for there"
             )
         return text[text.find(reply) + len(reply) :]
+
+    def opens_reply(self) -> bool:
+        """Whether the template writes behind a lone user's turn what it writes in front of the assistant's answer."""
+        opening = self.user_turn_end().rstrip()
+        asked = self.rendered([{"role": "user", "content": _USER}])
+        return bool(opening.strip()) and asked is not None and asked.rstrip().endswith(_USER + opening)
+
+    def rendered(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """`messages` through the template, None where it refuses them."""
+        try:
+            return ChatTemplate(self.template or "", self.variables, self.pinned_date).render(messages)
+        except (BundleError, InputError):
+            return None
+
+    def literals(self) -> tuple[str, ...]:
+        """The texts that stand in the template's expressions, by which it may take messages apart."""
+        source = _GENERATION.sub("", self.template or "")
+        try:
+            tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+        except jinja2.TemplateError:
+            return ()
+        found = (node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str))
+        return tuple(dict.fromkeys(text for text in found if text.strip()))
 
     def check_comparison(self, source: str) -> None:
         """Raises OptionError for a recipe's `preference_template` that leaves out the prompt or an answer.

@@ -5,6 +5,7 @@ from rmexport.checkpoint import TokenizerFiles
 from rmexport.errors import OptionError
 from rmexport.options import ExportOptions
 from rmexport.recipe import PLAIN, Recipe
+from rmexport.unread_answers import unread_notes
 from rmruntime.manifest import BosPolicy, Format
 
 
@@ -52,8 +53,9 @@ def read_format(
         step_tag=known.step_tag,
         step_separator=known.step_separator,
         preference_template=known.preference_template,
+        opens_reply=_opens_reply(text, known),
     )
-    return layout, note
+    return layout, (*note, *unread_notes(text, layout))
 
 
 def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
@@ -62,6 +64,17 @@ def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
         return ()
     before = [ending if text.template is None else text.render("alpha", ending) for ending in ENDINGS]
     return text.pattern(recipe.append, before=before)
+
+
+def _opens_reply(text: ChatText, recipe: Recipe) -> bool:
+    """Whether a conversation without an answer is what this recipe judges.
+
+    So where the head reads the reply that the model would give, and where the recipe's own template opens the
+    assistant's turn behind a user's.
+    """
+    if recipe.generation_prompt or recipe.tokens or len(recipe.token_ids) > 1:
+        return True
+    return recipe.template is not None and text.opens_reply()
 
 
 def _bos_id(text: ChatText, tokenizer: TokenizerFiles) -> int | None:

@@ -8,6 +8,7 @@ that `score` reads too) into the bundle.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +21,11 @@ from rmexport.bundle_writer import replace_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
-from rmexport.parity import FP16_LIMIT, Check, Values, fp32_check, half_checks
+from rmexport.parity import Check, Values, fp32_check, half_checks
 from rmexport.progress import count_bar
 from rmexport.quality import Pairs, Quality, measure_quality, quality_checks, read_budget
 from rmexport.reference import ReferenceScores, reference_device, reference_of, versions
-from rmexport.reference_backbone import LayerPeak
+from rmexport.soundness import difference_checks, finite_checks, peak_checks, worst_peak
 from rmexport.unquantized import Counterpart, unquantized_bundle
 from rmexport.verification_input import read_conversations
 from rmexport.verification_set import verification_records
@@ -78,6 +79,7 @@ class VerifyOptions:
 class Report:
     """What was measured and whether the bundle passes; the peak is None where no layer was watched (encoders).
 
+    A `peak_layer` without a `peak_magnitude` has activations that are not finite.
     `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
     the bundle is `quantized`, compared with what `against` says.
     """
@@ -132,8 +134,10 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         quality = _quality(manifest, engine, base, reference.outputs, given.pairs)
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
-    checks += _peak_checks(manifest, reference)
-    peak = _peak(reference)
+    names = _compared(manifest)
+    checks += finite_checks(names, sequences, engine, reference.outputs)
+    checks += difference_checks(names, sequences, engine) + peak_checks(reference.peaks, manifest.dtype)
+    peak = worst_peak(reference.peaks, manifest.dtype)
     report = Report(
         passed=all(check.passed for check in checks),
         dtype=manifest.dtype,
@@ -144,7 +148,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         reads=len(next(iter(engine.values()))),
         checks=tuple(checks),
         peak_layer=peak.layer if peak else None,
-        peak_magnitude=peak.magnitude if peak else None,
+        peak_magnitude=peak.magnitude if peak and math.isfinite(peak.magnitude) else None,
         versions={"rmexport": __version__, **versions(torch_device)},
         quantized=manifest.quantization.scheme if manifest.quantization else None,
         against=_against(manifest, options),
@@ -259,31 +263,15 @@ def _checks(
     checks: list[Check] = []
     for name in _compared(manifest):
         values: list[Values] = [x[name].astype(np.float64).ravel() for x in (engine, own.outputs, reference.outputs)]
+        finite = np.isfinite(values).all(axis=0)  # the others have a check of their own
+        values = [value[finite] for value in values]
+        if not finite.any():
+            continue
         if manifest.dtype == "fp32":
             checks.append(fp32_check(name, values[0], values[2]))
         else:
             checks += half_checks(name, manifest.dtype, *values)
     return checks
-
-
-def _peak_checks(manifest: Manifest, reference: ReferenceScores) -> list[Check]:
-    """That nothing overflows in fp16."""
-    peak = _peak(reference)
-    if manifest.dtype != "fp16" or peak is None:
-        return []
-    return [
-        Check(
-            name=f"largest activation, {peak.layer}",
-            measured=f"{peak.magnitude:.0f}",
-            required=f"<= {FP16_LIMIT:.0f} (else export bf16)",
-            passed=peak.magnitude <= FP16_LIMIT,
-        )
-    ]
-
-
-def _peak(reference: ReferenceScores) -> LayerPeak | None:
-    """The layer with the largest activation; None where none was watched."""
-    return max(reference.peaks, key=lambda p: p.magnitude, default=None)
 
 
 def _compared(manifest: Manifest) -> list[str]:
@@ -309,6 +297,8 @@ def _write(
     lines = []
     for i, sequence in enumerate(sequences):
         expected = {name: parts[i].tolist() for name, parts in rows.items()}
+        if not all(np.isfinite(parts[i]).all() for parts in rows.values()):
+            continue  # JSON has no word for it, and no engine should give it
         lines.append({"id": i, "input_ids": sequence.ids.tolist(), "expected": expected})
     body = "".join(json.dumps(line) + "\n" for line in lines)
     measured["manifest"] = _digest(json.loads(canonical(asdict(manifest))))
@@ -350,7 +340,10 @@ def table(report: Report) -> str:
 def _largest(report: Report) -> str:
     if report.peak_layer is None:
         return ""
-    return f"; largest activation {report.peak_magnitude:.1f} in {report.peak_layer}"
+    if report.peak_magnitude is None:
+        return f"; activations that are not finite in {report.peak_layer}"
+    shown = f"{report.peak_magnitude:.1f}" if report.peak_magnitude < 1e9 else f"{report.peak_magnitude:.1e}"
+    return f"; largest activation {shown} in {report.peak_layer}"
 
 
 def report_json(report: Report) -> str:

@@ -49,7 +49,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A submitted pass: which sequences it computes, under which numbers their results go, whether they share tokens."""
+    """A submitted pass: which sequences it computes, under which numbers their results go, whether they share."""
 
     batch: Sequence[int]
     sequences: Sequence[TokenSequence]
