@@ -44,12 +44,12 @@ def peak_checks(peaks: Sequence[LayerPeak], dtype: str) -> list[Check]:
 
 
 def finite_checks(
-    names: Sequence[str], sequences: Sequence[TokenSequence], engine: Outputs, reference: Outputs
+    names: Sequence[str], sequences: Sequence[TokenSequence], results: Mapping[str, Outputs]
 ) -> list[Check]:
-    """That all results are numbers: told where some are not."""
+    """That all results are numbers, of each who gave some: told where some are not."""
     owners = np.repeat(np.arange(len(sequences)), [len(next(iter(s.reads.values()))) for s in sequences])
     checks = []
-    for who, outputs in (("engine", engine), ("transformers", reference)):
+    for who, outputs in results.items():
         for name in names:
             rows = outputs[name].reshape(len(owners), -1)
             wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -70,7 +70,7 @@ def difference_checks(names: Sequence[str], sequences: Sequence[TokenSequence], 
             value = ", ".join(f"{number:.6g}" for number in rows[0][:3].tolist())
             measured = f"all {len(rows)} results are {value}"
             checks.append(
-                Check(name=f"{name}: tells apart", measured=measured, required="different ones", passed=False)
+                Check(name=f"{name}: not all the same", measured=measured, required="different ones", passed=False)
             )
     return checks
 

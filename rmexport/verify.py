@@ -124,8 +124,10 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         backend, precision = model.backend, model.precision
     reference = scores(sequences, "fp32")
     quality: list[Quality] = []
+    results = {backend: engine, "transformers in fp32": reference.outputs}
     if manifest.quantization is None:
         own = scores(sequences, manifest.dtype) if manifest.dtype != "fp32" else reference
+        results[f"transformers in {manifest.dtype}"] = own.outputs
         checks = _checks(manifest, engine, own, reference)
     else:
         exported = replace(_export_options(manifest, options), revision=revision)
@@ -135,8 +137,9 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
     names = _compared(manifest)
-    checks += finite_checks(names, sequences, engine, reference.outputs)
-    checks += difference_checks(names, sequences, engine) + peak_checks(reference.peaks, manifest.dtype)
+    checks += finite_checks(names, sequences, results)
+    scored = [name for name in names if name in ("logit", manifest.score)] or names
+    checks += difference_checks(scored, sequences, engine) + peak_checks(reference.peaks, manifest.dtype)
     peak = worst_peak(reference.peaks, manifest.dtype)
     report = Report(
         passed=all(check.passed for check in checks),

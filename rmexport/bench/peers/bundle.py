@@ -83,7 +83,7 @@ class BundleScorer:
         begin = time.perf_counter()
         parsed = [self._parse(record) for request in requests for record in request.records]
         run = self._model.run(parsed, self._options)
-        values = [value for result in run.results for value in values_of(result)]
+        values = [value for number, result in enumerate(run.results) for value in values_of(result, number)]
         seconds = time.perf_counter() - begin
         split = dict(self._clock.seconds)
         # Tokenization of later records may have overlapped the engine: then there is nothing left over.
@@ -108,10 +108,10 @@ def watch(model: Any, clock: PartClock) -> None:
         setattr(found, name, clock.timed("plan", getattr(found, name)))
 
 
-def values_of(result: Any) -> list[float]:
-    """The scores of one record, a value a sequence. Raises ValueError for a record without a score."""
+def values_of(result: Any, number: int = 0) -> list[float]:
+    """The scores of record `number`, a value a sequence. Raises its error, and ValueError where it has no score."""
     if isinstance(result, Exception):
-        raise result
+        raise type(result)(f"record {number}: {result}") from result
     if result.value is None:
         raise ValueError("this bundle defines no single score (a classifier of several labels): export --score-label")
     return list(result.steps) if result.steps is not None else [result.value]
