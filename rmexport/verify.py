@@ -136,10 +136,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         quality = _quality(manifest, engine, base, reference.outputs, given.pairs)
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
-    names = _compared(manifest)
-    checks += finite_checks(names, sequences, results)
-    scored = [name for name in names if name in ("logit", manifest.score)] or names
-    checks += difference_checks(scored, sequences, engine) + peak_checks(reference.peaks, manifest.dtype)
+    checks += _sound_checks(manifest, sequences, results) + peak_checks(reference.peaks, manifest.dtype)
     peak = worst_peak(reference.peaks, manifest.dtype)
     report = Report(
         passed=all(check.passed for check in checks),
@@ -275,6 +272,16 @@ def _checks(
         else:
             checks += half_checks(name, manifest.dtype, *values)
     return checks
+
+
+def _sound_checks(
+    manifest: Manifest, sequences: Sequence[TokenSequence], results: Mapping[str, Mapping[str, NDArray[np.float32]]]
+) -> list[Check]:
+    """That results are numbers, and scores not all the same; `results` begin with the bundle's."""
+    names = _compared(manifest)
+    scored = [name for name in names if name in ("logit", manifest.score)] or names
+    bundle = next(iter(results.values()))
+    return finite_checks(names, sequences, results) + difference_checks(scored, sequences, bundle)
 
 
 def _compared(manifest: Manifest) -> list[str]:
