@@ -120,7 +120,7 @@ class RewardModel:
 
         Raises InputError as `score` does, and for a lone text in place of the responses.
         """
-        [scores] = self.score([{"prompt": prompt, "responses": _listed(responses)}], options)
+        [scores] = self.score([{"prompt": prompt, "responses": _listed("responses", responses)}], options)
         assert isinstance(scores, list)  # candidates always are
         return scores
 
@@ -131,7 +131,7 @@ class RewardModel:
 
         Raises InputError as `score` does, and for a lone text in place of the steps.
         """
-        [score] = self.score([{"prompt": prompt, "steps": _listed(steps)}], options)
+        [score] = self.score([{"prompt": prompt, "steps": _listed("steps", steps)}], options)
         assert isinstance(score, Score)  # one solution, one score
         return score
 
@@ -217,10 +217,11 @@ class RewardModel:
         return _joined(request, self._encoder.join(request, scores), options)
 
 
-def _listed(texts: object) -> object:
-    """A list of what has an order and is no text; anything else as it is, for the record's own check to refuse."""
-    ordered = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes, bytearray, Mapping, Set))
-    return list(texts) if ordered else texts  # type: ignore[call-overload] # mypy does not follow `ordered`
+def _listed(name: str, texts: object) -> list[Any]:
+    """The texts of an argument in their order. Raises RecordError for a lone text, and for what has no order."""
+    if isinstance(texts, Iterable) and not isinstance(texts, (str, bytes, bytearray, Mapping, Set)):
+        return list(texts)
+    raise RecordError(f"{name}: found {type(texts).__name__}, expected a list of strings: put a lone one into one")
 
 
 def _several(records: object) -> list[Any]:

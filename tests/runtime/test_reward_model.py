@@ -181,3 +181,29 @@ def test_a_left_cut_keeps_the_bos_that_the_template_writes(tmp_path: Path) -> No
         [[whole]] = model.encode([parse_record(record)], ScoreOptions(max_length=10**6, truncate="right"))  # type: ignore[misc]
     assert cut.ids[0] == checkpoint.tokenizer.bos_id and len(cut.ids) == 50
     assert cut.ids[-1] == whole.ids[-1] or whole.truncated
+
+
+@pytest.mark.parametrize("lone", ["text", b"text", None, 5, {"a": "b"}, {"a", "b"}])
+def test_a_lone_text_is_no_list_of_answers_or_steps(model: RewardModel, lone: Any) -> None:
+    """A string is a sequence too: of characters, each of which would get a score."""
+    with pytest.raises(InputError, match=r"responses: found .*expected a list of strings"):
+        model.score_candidates("a", lone)
+    with pytest.raises(InputError, match=r"steps: found .*expected a list of strings"):
+        model.score_steps("a", lone)
+
+
+def test_any_ordered_answers_are_taken(model: RewardModel) -> None:
+    expected = model.score_candidates("a", ["b", "c"])
+    assert model.score_candidates("a", ("b", "c")) == model.score_candidates("a", iter("bc")) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("records", ["text", {"prompt": "a", "response": "b"}, None])
+def test_one_record_is_no_list_of_records(model: RewardModel, records: Any) -> None:
+    with pytest.raises(InputError, match=r"records: found .*expected a list of records"):
+        model.score(records)
+
+
+def test_options_of_another_type(model: RewardModel) -> None:
+    options: Any = {"truncate": "left"}
+    with pytest.raises(OptionError, match=r"options is .*expected a ScoreOptions"):
+        model.score([{"prompt": "a", "response": "b"}], options)
