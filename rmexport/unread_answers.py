@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rmexport.chat_text import ChatText
 from rmruntime.answers import Exchange
-from rmruntime.errors import InputError
+from rmruntime.errors import BundleError, InputError
 from rmruntime.layouts import find_layout
 from rmruntime.layouts.base import Layout, Turns
 from rmruntime.manifest import Format
@@ -24,7 +24,10 @@ def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
     """What the template of this format leaves out of the answer that is judged, and of earlier ones."""
     if form.template is None or text.template is None:
         return ()
-    layout = find_layout(form)
+    try:
+        layout = find_layout(form)
+    except BundleError:  # a recipe whose unit its layout cannot score: what is wrong with it is told with its head
+        return ()
     notes = []
     for where, earlier in (("the answer", False), ("earlier assistant turns", True)):
         lost = dict.fromkeys(_described(layout, form, text, earlier=earlier))
