@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -371,10 +372,11 @@ def _origins(report: Report) -> str:
     """Where transformers' scores came from, in words."""
     origins = []
     for found in report.references:
-        parts = [f"{found.kept} kept since {found.kept_since}"] if found.kept else []
+        since = datetime.fromisoformat(found.kept_since).strftime("%Y-%m-%d %H:%M UTC") if found.kept_since else ""
+        parts = [f"{found.kept} kept since {since}"] if found.kept else []
         parts += [f"{found.computed} computed now"] if found.computed else []
-        origins.append(f"{found.dtype} {', '.join(parts)}")
-    return "transformers: " + "; ".join(origins)
+        origins.append(f"in {found.dtype} {', '.join(parts)}")
+    return f"sequences of transformers: {'; '.join(origins)}"
 
 
 def _largest(report: Report) -> str:

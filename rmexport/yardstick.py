@@ -142,11 +142,13 @@ class _Arithmetic:
         """The missing sequences, cut where a part takes long enough; one part where nothing is kept."""
         seconds = max(KEEP_EVERY, LOADING * self._speed.loading) if self._shelf.cache.keeps else float("inf")
         part: list[str] = []
+        spent = 0.0
         for name in self.missing:
             part.append(name)
-            if self._tokens(part) * self._speed.per_token >= seconds:
+            spent += len(self._wanted[name].ids) * self._speed.per_token
+            if spent >= seconds:
                 yield part
-                part = []
+                part, spent = [], 0.0
         if part:
             yield part
 
