@@ -375,8 +375,8 @@ def _origins(report: Report) -> str:
         since = datetime.fromisoformat(found.kept_since).strftime("%Y-%m-%d %H:%M UTC") if found.kept_since else ""
         parts = [f"{found.kept} kept since {since}"] if found.kept else []
         parts += [f"{found.computed} computed now"] if found.computed else []
-        origins.append(f"in {found.dtype} {', '.join(parts)}")
-    return f"sequences of transformers: {'; '.join(origins)}"
+        origins.append(f"{found.dtype} {', '.join(parts)}")
+    return f"transformers' scores: {'; '.join(origins)}"
 
 
 def _largest(report: Report) -> str:
