@@ -253,14 +253,23 @@ class _Peak:
 
     def __init__(self) -> None:
         self._largest: torch.Tensor | None = None
+        self._input: torch.Tensor | None = None
 
     def see(self, x: torch.Tensor) -> None:
-        found = x.abs().max()
+        low, high = torch.aminmax(x)  # a third of the time of x.abs().max()
+        found = torch.maximum(-low, high)
         self._largest = found if self._largest is None else torch.maximum(self._largest, found)
+
+    def see_product(self, x: torch.Tensor, output: torch.Tensor) -> None:
+        """Of a linear layer; several in a row have the same input."""
+        if x is not self._input:
+            self.see(x)
+        self._input = x
+        self.see(output)
 
     @property
     def magnitude(self) -> float:
-        return 0.0 if self._largest is None else float(self._largest)
+        return 0.0 if self._largest is None else abs(float(self._largest))  # not -0.0
 
 
 @contextmanager
@@ -272,8 +281,7 @@ def _peaks(layer: nn.Module) -> Iterator[list[_Peak]]:
     peaks: list[_Peak] = []
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        peaks[-1].see(inputs[0])
-        peaks[-1].see(output)
+        peaks[-1].see_product(inputs[0], output)
 
     handles = [m.register_forward_hook(watch) for m in layer.modules() if isinstance(m, nn.Linear)]
     try:
