@@ -93,7 +93,8 @@ def run_verify(checkpoint: Path, arguments: argparse.Namespace, size: int) -> No
     if not target.exists():
         run_link(checkpoint, arguments, size)
     limit = int(arguments.limit_gb * 1e9) or None
-    command = rmexport("verify", target, "--checkpoint", checkpoint, "--conversations", arguments.conversations)
+    options = ("--conversations", arguments.conversations, "--reference-cache", "off")  # what is timed is computed
+    command = rmexport("verify", target, "--checkpoint", checkpoint, *options)
     report(
         f"verify ({arguments.conversations} conversations, limit {arguments.limit_gb} GB)",
         measure(command, limit=limit),

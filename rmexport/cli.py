@@ -13,7 +13,7 @@ from rmexport.errors import ExportError, VerificationError
 from rmexport.export import export
 from rmexport.inspection import inspect, text
 from rmexport.options import ExportOptions
-from rmexport.progress import byte_bar, notify
+from rmexport.progress import Watcher, byte_bar, count_bar, notify
 from rmexport.recipe import recipes
 from rmexport.version import __version__
 from rmruntime.backends.base import PRECISIONS
@@ -110,6 +110,12 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
     parser.add_argument(
+        "--reference-cache",
+        metavar="DIR|off",
+        help="folder that keeps what transformers computed, so that it is computed once; remove it to empty it "
+        "(default: rmexport/reference in $XDG_CACHE_HOME, else in ~/.cache)",
+    )
+    parser.add_argument(
         "--quality", help="what quantization may cost: strict, normal (default), loose, or error=,spearman=,flips="
     )
     parser.add_argument("--against", help="unquantized bundle, or 'reference' (default: one exported meanwhile)")
@@ -163,8 +169,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         reference_device=arguments.reference_device,
         quality=arguments.quality,
         against=arguments.against,
+        reference_cache=arguments.reference_cache,
     )
-    report = verify(arguments.bundle, arguments.checkpoint, options)
+    watcher = Watcher(notify=notify, bars=count_bar)
+    report = verify(arguments.bundle, arguments.checkpoint, options, watcher)
     _print(report_json(report) if arguments.json else table(report))
     return 0 if report.passed else 1
 

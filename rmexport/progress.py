@@ -1,12 +1,18 @@
 """Progress bars on stderr: none when it is no terminal, none for short work."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from rmexport.unfinished_folder import Notify, ignore
+
 DELAY = 1.0  # seconds before a bar shows
+Advance = Callable[[int], object]
+Bars = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 
 @contextmanager
@@ -27,10 +33,24 @@ def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def count_bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
+def count_bar(description: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar of things; call it with how many more are done."""
     with tqdm(total=total, unit=f" {unit}", desc=description, disable=None, delay=DELAY) as bar:
         yield bar.update
+
+
+def no_bar(description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+    """For those who do not watch; as `count_bar`."""
+    return nullcontext(lambda count: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Who follows a long piece of work: told lines by `notify`, shown counts by `bars`, timed by `clock` in seconds."""
+
+    notify: Notify = ignore
+    bars: Bars = no_bar
+    clock: Callable[[], float] = time.perf_counter
 
 
 def notify(line: str) -> None:

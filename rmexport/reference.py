@@ -1,9 +1,9 @@
 """The reference: what transformers' backbone and the head's published formula give, in any dtype (extra `[verify]`)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rmexport.checkpoint import Checkpoint
-from rmexport.encoders import is_encoder, read_encoder_spec
+from rmexport.encoders import EncoderSpec, is_encoder, read_encoder_spec
 from rmexport.encoders.classifier import TORCH_DTYPES
-from rmexport.encoders.reference import encoder_reference
+from rmexport.encoders.reference import encoder_outputs, encoder_states
 from rmexport.errors import VerificationError
 from rmexport.options import ExportOptions
-from rmexport.reference_backbone import LayerPeak, ReferenceBackbone, as_tensor, read_derived
+from rmexport.reference_backbone import LayerPeak, ReferenceBackbone, as_tensor, largest, read_derived
+from rmexport.reference_pass import Meter, SequenceStates
 from rmexport.spec import ModelSpec, read_spec
 from rmexport.tensor_parts import Derived, TensorAlias, TensorRows, TensorStack
 from rmexport.weights import StoredTensor
@@ -54,6 +55,67 @@ def reference_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class Reference(Protocol):
+    """A checkpoint's reference: states that are costly and worth keeping, and the scores that follow from them."""
+
+    def states(self, sequences: Sequence[TokenSequence], dtype: str, meter: Meter) -> list[SequenceStates]:
+        """What transformers' backbone gives for each sequence in `dtype`, whatever else is among them."""
+        ...
+
+    def scores(self, states: Sequence[SequenceStates], dtype: str) -> ReferenceScores:
+        """The outputs of all sequences together."""
+        ...
+
+
+class DecoderReference:
+    """A backbone of transformers and the head's published formula."""
+
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, device: torch.device = CPU) -> None:
+        self._checkpoint, self._spec, self._device = checkpoint, spec, device
+        self._backbones: dict[str, ReferenceBackbone] = {}  # by dtype; without weights between two passes
+
+    def states(self, sequences: Sequence[TokenSequence], dtype: str, meter: Meter) -> list[SequenceStates]:
+        """Final hidden states at each role's reads. Raises VerificationError for an unknown architecture."""
+        with torch.inference_mode(), _full_precision(dtype, self._device):
+            if dtype not in self._backbones:
+                made = ReferenceBackbone(self._checkpoint, self._spec, TORCH_DTYPES[dtype], self._device)
+                self._backbones[dtype] = made
+            found, peaks = self._backbones[dtype].sequence_states(sequences, meter)
+            return [
+                SequenceStates(values={role: x.float().cpu().numpy() for role, x in read.items()}, peaks=seen)
+                for read, seen in zip(found, peaks, strict=True)
+            ]
+
+    def scores(self, states: Sequence[SequenceStates], dtype: str) -> ReferenceScores:
+        """The head's outputs, computed in `dtype` like the backbone."""
+        with torch.inference_mode(), _full_precision(dtype, self._device):
+            hidden = {role: self._joined(states, role, dtype) for role in (states[0].values if states else ())}
+            weights = _head_weights(self._checkpoint, self._spec, TORCH_DTYPES[dtype], self._device)
+            outputs = self._spec.head.reference(self._spec.head_spec, hidden, weights)
+        scores = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        return ReferenceScores(scores, largest([found.peaks for found in states]))
+
+    def _joined(self, states: Sequence[SequenceStates], role: str, dtype: str) -> torch.Tensor:
+        """[P, hidden] of all sequences, in memory of torch's own: its products may depend on the alignment."""
+        rows = np.concatenate([found.values[role] for found in states])
+        return torch.tensor(rows, dtype=TORCH_DTYPES[dtype], device=self._device)
+
+
+class EncoderReference:
+    """A classifier of transformers: small, on the CPU, without peaks."""
+
+    def __init__(self, checkpoint: Checkpoint, spec: EncoderSpec) -> None:
+        self._checkpoint, self._spec = checkpoint, spec
+
+    def states(self, sequences: Sequence[TokenSequence], dtype: str, meter: Meter) -> list[SequenceStates]:
+        """The classifier's logits. Raises CheckpointError for weights that transformers cannot load."""
+        return encoder_states(self._checkpoint, self._spec, sequences, dtype, meter)
+
+    def scores(self, states: Sequence[SequenceStates], dtype: str) -> ReferenceScores:
+        """The logits by the names of the outputs."""
+        return ReferenceScores(encoder_outputs(self._spec, [found.values for found in states]), ())
+
+
 def reference_scores(
     checkpoint: Checkpoint,
     spec: ModelSpec,
@@ -65,34 +127,23 @@ def reference_scores(
 
     Raises VerificationError when this transformers has no such architecture.
     """
-    with torch.inference_mode(), _full_precision(dtype, device):
-        backbone = ReferenceBackbone(checkpoint, spec, TORCH_DTYPES[dtype], device)
-        hidden, peaks = backbone.hidden_states(sequences)
-        weights = _head_weights(checkpoint, spec, TORCH_DTYPES[dtype], device)
-        outputs = spec.head.reference(spec.head_spec, hidden, weights)
-    return ReferenceScores({name: value.float().cpu().numpy() for name, value in outputs.items()}, peaks)
+    reference = DecoderReference(checkpoint, spec, device)
+    return reference.scores(reference.states(sequences, dtype, Meter()), dtype)
 
 
-def reference_of(
-    checkpoint: Checkpoint, options: ExportOptions, device: torch.device = CPU
-) -> Callable[[Sequence[TokenSequence], str], ReferenceScores]:
-    """What computes the reference of a checkpoint from sequences and a dtype; encoders are small and have no peaks.
+def reference_of(checkpoint: Checkpoint, options: ExportOptions, device: torch.device = CPU) -> Reference:
+    """What computes the reference of a checkpoint.
 
     Raises VerificationError for an encoder on any other device than the CPU.
     """
     if not is_encoder(checkpoint.config):
-        return partial(reference_scores, checkpoint, read_spec(checkpoint, options), device=device)
+        return DecoderReference(checkpoint, read_spec(checkpoint, options), device)
     if device != CPU:
         raise VerificationError(
             f"reference device {str(device)!r}: the reference of an encoder is computed on the cpu only; leave the "
             "reference device out"
         )
-    spec = read_encoder_spec(checkpoint, options)
-
-    def encoder_scores(sequences: Sequence[TokenSequence], dtype: str) -> ReferenceScores:
-        return ReferenceScores(encoder_reference(checkpoint, spec, sequences, dtype), ())
-
-    return encoder_scores
+    return EncoderReference(checkpoint, read_encoder_spec(checkpoint, options))
 
 
 @contextmanager
@@ -133,3 +184,21 @@ def versions(device: torch.device = CPU) -> Mapping[str, str]:
     """What computed the reference, for reports."""
     where = str(device) if device == CPU else f"{device} ({torch.cuda.get_device_name(device)})"
     return {"torch": torch.__version__, "transformers": transformers.__version__, "reference_device": where}
+
+
+def arithmetic(device: torch.device = CPU) -> dict[str, Any]:
+    """What else the reference's bits depend on, beside checkpoint, dtype and processor: versions, threads, switches."""
+    facts: dict[str, Any] = {
+        **versions(device),
+        "build": torch.__config__.show(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "onednn": torch.backends.mkldnn.enabled,
+    }
+    if device == CPU:
+        return facts
+    products, dnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = (products.allow_tf32, dnn.allow_tf32, products.allow_bf16_reduced_precision_reduction)
+    return {**facts, "cuda": torch.version.cuda, "cudnn": dnn.version(), "gpu_switches": switches}

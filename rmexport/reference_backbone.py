@@ -5,7 +5,7 @@ make the reference doubtful. A family that transformers lacks, or knows in anoth
 with `reference_config(raw)` and `reference_tensor(config, name)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
 from rmexport.checkpoint import Checkpoint
 from rmexport.errors import VerificationError
-from rmexport.progress import DELAY
+from rmexport.reference_pass import Meter
 from rmexport.spec import ModelSpec
 from rmexport.tensor_parts import Derived, TensorAlias, TensorRows, TensorStack, rename, renamed
 from rmruntime.sequences import TokenSequence
@@ -121,26 +120,36 @@ class ReferenceBackbone:
         self, sequences: Sequence[TokenSequence]
     ) -> tuple[dict[str, torch.Tensor], tuple[LayerPeak, ...]]:
         """Final hidden states at every role's reads, [P, hidden] in this dtype on the device, sequences in order."""
-        states, calls = self._record([s.ids for s in sequences])
-        peaks = []
-        bar = tqdm(self._model.layers, f"reference in {self._dtype}", unit=" layer", disable=None, delay=DELAY)
-        for index, layer in enumerate(bar):
+        read, peaks = self.sequence_states(sequences, Meter())
+        roles = read[0] if read else ()
+        return {role: torch.cat([states[role] for states in read]) for role in roles}, largest(peaks)
+
+    def sequence_states(
+        self, sequences: Sequence[TokenSequence], meter: Meter
+    ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
+        """The same of each sequence by role, and the largest activations of each by layer."""
+        with meter.loading():
+            states, calls = self._record([s.ids for s in sequences])
+        peaks: list[dict[str, float]] = [{} for _ in sequences]
+        count = len(self._model.layers)
+        for index, layer in enumerate(self._model.layers):
             name = f"layers.{index}"
-            with self._loaded(layer, name), _peak(layer, name) as peak:
+            with self._loaded(layer, name, meter), _peaks(layer) as watched:
                 for i, (args, kwargs) in enumerate(calls[index]):
-                    found = layer(states[i], *args, **kwargs)
-                    states[i] = found[0] if isinstance(found, tuple) else found
-                    peak.see(states[i])
-            peaks.append(LayerPeak(name, peak.magnitude))
+                    watched.append(_Peak())
+                    with meter.computing(states[i].shape[1] / count, first=index == 0):
+                        found = layer(states[i], *args, **kwargs)
+                        states[i] = found[0] if isinstance(found, tuple) else found
+                        watched[i].see(states[i])
+                for seen, peak in zip(peaks, watched, strict=True):
+                    seen[name] = peak.magnitude
         norm = getattr(self._model, self._norm_name)
-        with self._loaded(norm, self._norm_name):
+        with self._loaded(norm, self._norm_name, meter):
             states = [norm(x)[0] for x in states]
-        roles = sequences[0].reads if sequences else {}
-        read = {
-            role: torch.cat([x[self._indices(s.reads[role])] for x, s in zip(states, sequences, strict=True)])
-            for role in roles
-        }
-        return read, tuple(peaks)
+        read = [
+            {role: x[self._indices(at)] for role, at in s.reads.items()} for x, s in zip(states, sequences, strict=True)
+        ]
+        return read, peaks
 
     def _record(self, ids: Sequence[NDArray[np.int64]]) -> tuple[list[torch.Tensor], list[list[Any]]]:
         """Embedded sequences and, per layer, the arguments each sequence's call would have."""
@@ -182,13 +191,20 @@ class ReferenceBackbone:
             table.weight, table.padding_idx = weight, padding
 
     @contextmanager
-    def _loaded(self, module: nn.Module, name: str) -> Iterator[None]:
+    def _loaded(self, module: nn.Module, name: str, meter: Meter) -> Iterator[None]:
         """The module with its weights, which leave memory again afterwards."""
-        state = {key: self._parameters.read(f"{name}.{key}", p.shape) for key, p in module.named_parameters()}
-        module.load_state_dict(state, strict=False, assign=True)
-        del state
+        with meter.loading():
+            state = {key: self._parameters.read(f"{name}.{key}", p.shape) for key, p in module.named_parameters()}
+            module.load_state_dict(state, strict=False, assign=True)
+            del state
         yield
         module.to("meta")
+
+
+def largest(peaks: Sequence[Mapping[str, float]]) -> tuple[LayerPeak, ...]:
+    """The layers' peaks over all sequences; NaN where one is."""
+    layers = peaks[0] if peaks else {}
+    return tuple(LayerPeak(layer, float(np.max([seen[layer] for seen in peaks]))) for layer in layers)
 
 
 def _config(checkpoint: Checkpoint, spec: ModelSpec) -> Any:
@@ -237,28 +253,39 @@ class _Peak:
 
     def __init__(self) -> None:
         self._largest: torch.Tensor | None = None
+        self._input: torch.Tensor | None = None
 
     def see(self, x: torch.Tensor) -> None:
-        found = x.abs().max()
+        low, high = torch.aminmax(x)  # a third of the time of x.abs().max()
+        found = torch.maximum(-low, high)
         self._largest = found if self._largest is None else torch.maximum(self._largest, found)
+
+    def see_product(self, x: torch.Tensor, output: torch.Tensor) -> None:
+        """Of a linear layer; several in a row have the same input."""
+        if x is not self._input:
+            self.see(x)
+        self._input = x
+        self.see(output)
 
     @property
     def magnitude(self) -> float:
-        return 0.0 if self._largest is None else float(self._largest)
+        return 0.0 if self._largest is None else abs(float(self._largest))  # not -0.0
 
 
 @contextmanager
-def _peak(layer: nn.Module, name: str) -> Iterator[_Peak]:
-    """Watches the inputs and outputs of every linear layer inside: the places where fp16 overflows."""
-    peak = _Peak()
+def _peaks(layer: nn.Module) -> Iterator[list[_Peak]]:
+    """Watches the inputs and outputs of every linear layer inside, the places where fp16 overflows.
+
+    Add a peak for every sequence: the last one watches.
+    """
+    peaks: list[_Peak] = []
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        peak.see(inputs[0])
-        peak.see(output)
+        peaks[-1].see_product(inputs[0], output)
 
     handles = [m.register_forward_hook(watch) for m in layer.modules() if isinstance(m, nn.Linear)]
     try:
-        yield peak
+        yield peaks
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +23,17 @@ from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
 from rmexport.parity import Check, Values, fp32_check, half_checks
-from rmexport.progress import count_bar
+from rmexport.progress import Watcher
 from rmexport.quality import Pairs, Quality, measure_quality, quality_checks, read_budget
-from rmexport.reference import ReferenceScores, reference_device, reference_of, versions
+from rmexport.reference import ReferenceScores, arithmetic, reference_device, reference_of, versions
+from rmexport.reference_cache import open_cache
+from rmexport.reference_key import read_key
 from rmexport.soundness import difference_checks, finite_checks, peak_checks, worst_peak
 from rmexport.unquantized import Counterpart, unquantized_bundle
 from rmexport.verification_input import read_conversations
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
+from rmexport.yardstick import ScoreOrigin, compute_yardsticks
 from rmruntime import DeviceLimit, InputError, RewardModel, ScoreOptions
 from rmruntime.backends.base import Precision
 from rmruntime.manifest import Manifest, canonical
@@ -48,7 +52,8 @@ REFERENCE = "reference"  # what a quantized bundle may be compared with where no
 class VerifyOptions:
     """`data` a file of records, else a built-in seeded set of `conversations`; the engine's options as for scoring.
 
-    `reference_device` is where torch computes the reference: cpu, cuda or cuda:N.
+    `reference_device` is where torch computes the reference: cpu, cuda or cuda:N. `reference_cache` is the folder that
+    keeps what it computed, "off" for none, None for the user's cache folder (`rmexport.reference_cache`).
 
     For quantized bundles alone: `quality` is a level or a budget (`rmexport.quality`), "normal" by default; `against`
     is the folder of the unquantized bundle, or "reference" for transformers in fp32, None for one that is exported
@@ -64,6 +69,7 @@ class VerifyOptions:
     dialect: str | None = None
     stage_memory: int | Literal["auto"] | None = None
     reference_device: str = "cpu"
+    reference_cache: str | None = None
     quality: str | None = None
     against: str | None = None
     write: bool = True
@@ -81,7 +87,8 @@ class Report:
 
     A `peak_layer` without a `peak_magnitude` has activations that are not finite.
     `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
-    the bundle is `quantized`, compared with what `against` says.
+    the bundle is `quantized`, compared with what `against` says. `references` say where transformers' scores came from,
+    which `parity.json` leaves out: they are the same.
     """
 
     passed: bool
@@ -98,16 +105,21 @@ class Report:
     quantized: str | None = None
     against: str | None = None
     quality: tuple[Quality, ...] = ()
+    references: tuple[ScoreOrigin, ...] = ()
 
 
-def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = None) -> Report:
+def verify(
+    bundle: str | Path, checkpoint: str, options: VerifyOptions | None = None, watcher: Watcher | None = None
+) -> Report:
     """Measure the parity gate of a bundle against its checkpoint.
 
-    Raises VerificationError when the two do not belong together or the data holds a record that cannot be scored;
-    CheckpointError, BundleError and BackendError as their sources do.
+    The `watcher`, nobody by default, is told what the reference will cost and shown how far it is. Raises
+    VerificationError when bundle and checkpoint do not belong together, the checkpoint changes meanwhile, or the data
+    holds a record that cannot be scored; CheckpointError, BundleError and BackendError as their sources do.
     """
-    options = options or VerifyOptions()
+    options, watcher = options or VerifyOptions(), watcher or Watcher()
     torch_device = reference_device(options.reference_device)  # its errors before anything is loaded
+    cache = open_cache(options.reference_cache, watcher.notify)
     with _load(bundle, options) as model:
         manifest = model.manifest
         _check_options(manifest, options)
@@ -115,36 +127,37 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         revision = None if Path(checkpoint).is_dir() else manifest.source.revision
         source = open_checkpoint(checkpoint, revision=revision)
         _check_same_source(manifest, source)
-        scores = reference_of(source, _export_options(manifest, options), torch_device)
+        exported = replace(_export_options(manifest, options), revision=revision)
+        reference = reference_of(source, exported, torch_device)
+        key = read_key(source, exported, arithmetic(torch_device))
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
         given = read_conversations(model, requests, score_options, built_in=options.data is None)
-        sequences, left_out = given.sequences, given.left_out
-        engine = _engine_outputs(model, sequences, score_options)
+        engine = _engine_outputs(model, given.sequences, score_options, watcher)
         backend, precision = model.backend, model.precision
-    reference = scores(sequences, "fp32")
+    yardsticks = compute_yardsticks(reference, given.sequences, _dtypes(manifest), key, cache, watcher)
+    exact = yardsticks["fp32"].scores
     quality: list[Quality] = []
-    results = {backend: engine, "transformers in fp32": reference.outputs}
+    results = {backend: engine, "transformers in fp32": exact.outputs}
     if manifest.quantization is None:
-        own = scores(sequences, manifest.dtype) if manifest.dtype != "fp32" else reference
+        own = yardsticks[manifest.dtype].scores
         results[f"transformers in {manifest.dtype}"] = own.outputs
-        checks = _checks(manifest, engine, own, reference)
+        checks = _checks(manifest, engine, own, exact)
     else:
-        exported = replace(_export_options(manifest, options), revision=revision)
         other = Counterpart(bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=exported)
-        base = _counterpart_outputs(other, options, backend, sequences) or reference.outputs
-        quality = _quality(manifest, engine, base, reference.outputs, given.pairs)
+        base = _counterpart_outputs(other, options, backend, given.sequences, watcher) or exact.outputs
+        quality = _quality(manifest, engine, base, exact.outputs, given.pairs)
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
-    checks += _sound_checks(manifest, sequences, results) + peak_checks(reference.peaks, manifest.dtype)
-    peak = worst_peak(reference.peaks, manifest.dtype)
+    checks += _sound_checks(manifest, given.sequences, results) + peak_checks(exact.peaks, manifest.dtype)
+    peak = worst_peak(exact.peaks, manifest.dtype)
     report = Report(
         passed=all(check.passed for check in checks),
         dtype=manifest.dtype,
         backend=backend,
         precision=precision,
-        sequences=len(sequences),
-        left_out=left_out,
+        sequences=len(given.sequences),
+        left_out=given.left_out,
         reads=len(next(iter(engine.values()))),
         checks=tuple(checks),
         peak_layer=peak.layer if peak else None,
@@ -153,10 +166,17 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         quantized=manifest.quantization.scheme if manifest.quantization else None,
         against=_against(manifest, options),
         quality=tuple(quality),
+        references=tuple(yardstick.origin for yardstick in yardsticks.values()),
     )
     if options.write:
-        _write(Path(bundle), manifest, report, sequences, reference)
+        _write(Path(bundle), manifest, report, given.sequences, exact)
     return report
+
+
+def _dtypes(manifest: Manifest) -> tuple[str, ...]:
+    """The arithmetics of the reference: fp32, and what transformers has for the bundle's dtype where that is judged."""
+    own = () if manifest.quantization is not None or manifest.dtype == "fp32" else (manifest.dtype,)
+    return ("fp32", *own)
 
 
 def _load(bundle: str | Path, options: VerifyOptions) -> RewardModel:
@@ -219,7 +239,11 @@ def _against(manifest: Manifest, options: VerifyOptions) -> str | None:
 
 
 def _counterpart_outputs(
-    other: Counterpart, options: VerifyOptions, backend: str, sequences: Sequence[TokenSequence]
+    other: Counterpart,
+    options: VerifyOptions,
+    backend: str,
+    sequences: Sequence[TokenSequence],
+    watcher: Watcher,
 ) -> Arrays | None:
     """What the same engine gives without quantization; None where the reference is to stand for it."""
     if options.against == REFERENCE:
@@ -229,7 +253,7 @@ def _counterpart_outputs(
         unquantized_bundle(other, options.against) as folder,
         RewardModel.load(folder, device=device, precision=options.precision, dialect=options.dialect) as model,
     ):
-        return _engine_outputs(model, sequences, ScoreOptions(max_batch_tokens=options.max_batch_tokens))
+        return _engine_outputs(model, sequences, ScoreOptions(max_batch_tokens=options.max_batch_tokens), watcher)
 
 
 def _quality(manifest: Manifest, engine: Arrays, base: Arrays, reference: Arrays, pairs: Pairs) -> list[Quality]:
@@ -245,9 +269,9 @@ def _quality(manifest: Manifest, engine: Arrays, base: Arrays, reference: Arrays
 
 
 def _engine_outputs(
-    model: RewardModel, sequences: Sequence[TokenSequence], options: ScoreOptions
+    model: RewardModel, sequences: Sequence[TokenSequence], options: ScoreOptions, watcher: Watcher
 ) -> dict[str, NDArray[np.float32]]:
-    with count_bar("engine", len(sequences), "seq") as advance:
+    with watcher.bars("engine", len(sequences), "seq") as advance:
         outcomes, _ = model.outputs(sequences, options, advance)
     parts: list[Arrays] = []
     for outcome in outcomes:
@@ -302,6 +326,7 @@ def _write(
     reference: ReferenceScores,
 ) -> None:
     measured = json.loads(json.dumps(asdict(report)))
+    del measured["references"]  # where scores came from changes nothing
     cuts = np.cumsum([len(next(iter(s.reads.values()))) for s in sequences])[:-1]
     rows = {name: np.split(values, cuts) for name, values in reference.outputs.items()}
     lines = []
@@ -342,9 +367,21 @@ def table(report: Report) -> str:
             f"\n{found.output}: against {report.against}; from transformers in fp32 it errs "
             f"{found.reference_error:.2e} on average, without quantization {found.unquantized_error:.2e}"
         )
+    head += f"\n{_origins(report)}"
     if report.left_out:
         head += f"\nleft out: {report.left_out} built-in conversations longer than the model's limit; see --data"
     return "\n".join([head, "", *lines, "", "PASSED" if report.passed else "FAILED"])
+
+
+def _origins(report: Report) -> str:
+    """Where transformers' scores came from, in words."""
+    origins = []
+    for found in report.references:
+        since = datetime.fromisoformat(found.kept_since).strftime("%Y-%m-%d %H:%M UTC") if found.kept_since else ""
+        parts = [f"{found.kept} kept since {since}"] if found.kept else []
+        parts += [f"{found.computed} computed now"] if found.computed else []
+        origins.append(f"{found.dtype} {', '.join(parts)}")
+    return f"transformers' scores: {'; '.join(origins)}"
 
 
 def _largest(report: Report) -> str:

@@ -28,15 +28,16 @@ HEAVY_IN = {
 }
 # Lowest first: a module imports only from its own line and those above it.
 EXPORT_LAYERS = (
-    {"errors", "options", "version", "progress", "interruption", "unfinished_folder"},
+    {"errors", "options", "version", "interruption", "unfinished_folder", "processor", "reference_pass"},
+    {"progress"},
     {"checkpoint", "recipe", "label_names", "chat_text", "tensor_parts", "quantization"},
     {"graph", "score_position"},
     {"feed_forward"},
     {"dialects", "families", "heads"},
     {"format", "unread_answers", "weights", "binding"},
     {"spec", "bundle_writer", "encoders", "stages"},
-    {"description", "reference_backbone"},
-    {"parity"},
+    {"description", "reference_backbone", "reference_key"},
+    {"parity", "reference_cache"},
     {"soundness"},
     {
         "export",
@@ -47,7 +48,7 @@ EXPORT_LAYERS = (
         "inspection",
         "difference",
     },
-    {"unquantized"},
+    {"unquantized", "yardstick"},
     {"verify", "compile"},
     {"bench"},
     {"cli", "__main__", "__init__"},

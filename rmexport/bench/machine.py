@@ -7,15 +7,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from rmexport.processor import read_processor
+
 FLAGS = ("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, memory, system, load before the run, and GPUs where nvidia-smi lists any."""
-    model, flags = _cpu()
+    processor = read_processor()
     return {
-        "cpu": model,
-        "flags": [flag for flag in FLAGS if flag in flags],
+        "cpu": processor.model,
+        "flags": [flag for flag in FLAGS if flag in processor.flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
@@ -24,12 +26,6 @@ def describe_machine() -> dict[str, Any]:
         "load_before": os.getloadavg()[0],
         "gpus": _gpus(),
     }
-
-
-def _cpu() -> tuple[str, set[str]]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return values.get("model name", platform.processor() or "unknown"), set(values.get("flags", "").split())
 
 
 def _gpus() -> list[str]:
