@@ -75,7 +75,7 @@ class Report:
     """What was measured and whether the bundle passes; the peak is None where no layer was watched (encoders).
 
     `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
-    the bundle is `quantized`, compared with what `against` says.
+    the bundle is `quantized`, compared with what `against` says. `engine_reason`: why this engine was chosen.
     """
 
     passed: bool
@@ -92,6 +92,7 @@ class Report:
     quantized: str | None = None
     against: str | None = None
     quality: tuple[Quality, ...] = ()
+    engine_reason: str = ""
 
 
 def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = None) -> Report:
@@ -115,7 +116,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         given = read_conversations(model, requests, score_options, built_in=options.data is None)
         sequences, left_out = given.sequences, given.left_out
         engine = _engine_outputs(model, sequences, score_options)
-        backend, precision = model.backend, model.precision
+        backend, precision, reason = model.backend, model.precision, model.backend_reason
     reference = scores(sequences, "fp32")
     quality: list[Quality] = []
     if manifest.quantization is None:
@@ -145,6 +146,7 @@ def verify(bundle: str | Path, checkpoint: str, options: VerifyOptions | None = 
         quantized=manifest.quantization.scheme if manifest.quantization else None,
         against=_against(manifest, options),
         quality=tuple(quality),
+        engine_reason=reason,
     )
     if options.write:
         _write(Path(bundle), manifest, report, sequences, reference)
@@ -331,6 +333,8 @@ def table(report: Report) -> str:
         f"{kind} on {report.backend} computing in {report.precision}: {report.sequences} sequences, "
         f"{report.reads} results{_largest(report)}"
     )
+    if report.engine_reason:
+        head += f"\nengine {report.backend}, because {report.engine_reason}"
     if report.dtype != "fp32" and report.sequences < FEW_SEQUENCES:
         head += f"\nfew sequences: a mean and a rank over fewer than {FEW_SEQUENCES} pass or fail by chance"
     for found in report.quality:

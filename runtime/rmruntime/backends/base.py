@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from rmruntime.bundle import Bundle
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled, OptionError
 from rmruntime.manifest import Graph
 
@@ -104,6 +105,10 @@ class BackendModule(Protocol):
 
     def obstacle(self, bundle: Bundle, options: BackendOptions) -> BackendError | None:
         """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
+        ...
+
+    def facts(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+        """What it would do with a graph that nothing keeps it from running; cheap, and loads no weights."""
         ...
 
     def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend:
