@@ -118,6 +118,8 @@ class Journal:
                 path.unlink(missing_ok=True)
             for path in self.folder.glob("started-*"):
                 path.unlink(missing_ok=True)
+            if not any(self.folder.glob("engine-*")):  # what was agreed on never ran
+                (self.folder / "engine").unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         named = json.loads((self.folder / "run.json").read_text())["run"]
