@@ -59,7 +59,7 @@ def measured(family: str, profile: str, arguments: argparse.Namespace) -> dict[s
     output, bundle = work / "reports" / f"{family}-{profile}", work / f"{family}.bundle"
     command = [sys.executable, "-m", "rmexport", "bench", bundle, "--checkpoint", work / family]
     command += ["--scenario", "offline", "--profile", profile, "--peer", "transformers", "--output", output]
-    command += ["--repeats", str(arguments.repeats), "--device", "cpu"]
+    command += ["--repeats", str(arguments.repeats), "--device", "openvino"]
     subprocess.run(list(map(str, command)), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found = {c["name"]: c for c in json.loads((output / "report.json").read_text())["contestants"]}
     ours, theirs = (found[name]["scenarios"][0] for name in ("rmexport", "transformers"))

@@ -103,7 +103,8 @@ def measured(case: Case, bundle: Path, checkpoint: Path, arguments: argparse.Nam
     output = arguments.work / "reports" / f"{case.profile}-{arguments.dtype}"
     command = [sys.executable, "-m", "rmexport", "bench", bundle, "--scenario", "offline", "--profile", case.profile]
     command += ["--checkpoint", checkpoint, "--repeats", str(arguments.repeats), "--output", output]
-    command += ["--peer-cache", arguments.work / "peers", "--device", "cpu" if arguments.dtype == "bf16" else "ort-cpu"]
+    command += ["--peer-cache", arguments.work / "peers"]
+    command += ["--device", "openvino" if arguments.dtype == "bf16" else "ort-cpu"]
     for peer in case.targets:
         command += ["--peer", peer]
     for python in arguments.peer_python:

@@ -30,7 +30,7 @@ from rmexport.reference_cache import open_cache
 from rmexport.reference_key import read_key
 from rmexport.soundness import difference_checks, finite_checks, peak_checks, worst_peak
 from rmexport.unquantized import Counterpart, unquantized_bundle
-from rmexport.verification_input import read_conversations
+from rmexport.verification_input import Conversations, read_conversations
 from rmexport.verification_set import verification_records
 from rmexport.version import __version__
 from rmexport.yardstick import ScoreOrigin, compute_yardsticks
@@ -87,8 +87,8 @@ class Report:
 
     A `peak_layer` without a `peak_magnitude` has activations that are not finite.
     `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
-    the bundle is `quantized`, compared with what `against` says. `references` say where transformers' scores came from,
-    which `parity.json` leaves out: they are the same.
+    the bundle is `quantized`, compared with what `against` says. `engine_reason`: why this engine was chosen.
+    `references` say where transformers' scores came from, which `parity.json` leaves out: they are the same.
     """
 
     passed: bool
@@ -105,7 +105,18 @@ class Report:
     quantized: str | None = None
     against: str | None = None
     quality: tuple[Quality, ...] = ()
+    engine_reason: str = ""
     references: tuple[ScoreOrigin, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EngineRun:
+    """What the bundle's engine gave, and which it was."""
+
+    outputs: Arrays
+    backend: str
+    precision: str
+    reason: str
 
 
 def verify(
@@ -133,32 +144,35 @@ def verify(
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
         given = read_conversations(model, requests, score_options, built_in=options.data is None)
-        engine = _engine_outputs(model, given.sequences, score_options, watcher)
-        backend, precision = model.backend, model.precision
+        engine = _EngineRun(
+            outputs=_engine_outputs(model, given.sequences, score_options, watcher),
+            backend=model.backend,
+            precision=model.precision,
+            reason=model.backend_reason,
+        )
     yardsticks = compute_yardsticks(reference, given.sequences, _dtypes(manifest), key, cache, watcher)
     exact = yardsticks["fp32"].scores
     quality: list[Quality] = []
-    results = {backend: engine, "transformers in fp32": exact.outputs}
     if manifest.quantization is None:
-        own = yardsticks[manifest.dtype].scores
-        results[f"transformers in {manifest.dtype}"] = own.outputs
-        checks = _checks(manifest, engine, own, exact)
+        checks = _checks(manifest, engine.outputs, yardsticks[manifest.dtype].scores, exact)
     else:
         other = Counterpart(bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=exported)
-        base = _counterpart_outputs(other, options, backend, given.sequences, watcher) or exact.outputs
-        quality = _quality(manifest, engine, base, exact.outputs, given.pairs)
+        quality = _quality_against(other, options, engine, given, exact, watcher)
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
-    checks += _sound_checks(manifest, given.sequences, results) + peak_checks(exact.peaks, manifest.dtype)
+    results = {f"transformers in {dtype}": yardstick.scores.outputs for dtype, yardstick in yardsticks.items()}
+    checks += _sound_checks(manifest, given.sequences, {engine.backend: engine.outputs, **results})
+    checks += peak_checks(exact.peaks, manifest.dtype)
     peak = worst_peak(exact.peaks, manifest.dtype)
     report = Report(
         passed=all(check.passed for check in checks),
         dtype=manifest.dtype,
-        backend=backend,
-        precision=precision,
+        backend=engine.backend,
+        precision=engine.precision,
+        engine_reason=engine.reason,
         sequences=len(given.sequences),
         left_out=given.left_out,
-        reads=len(next(iter(engine.values()))),
+        reads=len(next(iter(engine.outputs.values()))),
         checks=tuple(checks),
         peak_layer=peak.layer if peak else None,
         peak_magnitude=peak.magnitude if peak and math.isfinite(peak.magnitude) else None,
@@ -254,6 +268,19 @@ def _counterpart_outputs(
         RewardModel.load(folder, device=device, precision=options.precision, dialect=options.dialect) as model,
     ):
         return _engine_outputs(model, sequences, ScoreOptions(max_batch_tokens=options.max_batch_tokens), watcher)
+
+
+def _quality_against(
+    other: Counterpart,
+    options: VerifyOptions,
+    engine: _EngineRun,
+    given: Conversations,
+    exact: ReferenceScores,
+    watcher: Watcher,
+) -> list[Quality]:
+    """What quantization costs, compared with the unquantized bundle or, where that is asked for, the reference."""
+    base = _counterpart_outputs(other, options, engine.backend, given.sequences, watcher) or exact.outputs
+    return _quality(other.manifest, engine.outputs, base, exact.outputs, given.pairs)
 
 
 def _quality(manifest: Manifest, engine: Arrays, base: Arrays, reference: Arrays, pairs: Pairs) -> list[Quality]:
@@ -360,6 +387,8 @@ def table(report: Report) -> str:
         f"{kind} on {report.backend} computing in {report.precision}: {report.sequences} sequences, "
         f"{report.reads} results{_largest(report)}"
     )
+    if report.engine_reason:
+        head += f"\nengine {report.backend}, because {report.engine_reason}"
     if report.dtype != "fp32" and report.sequences < FEW_SEQUENCES:
         head += f"\nfew sequences: a mean and a rank over fewer than {FEW_SEQUENCES} pass or fail by chance"
     for found in report.quality:

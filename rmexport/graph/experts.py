@@ -76,15 +76,17 @@ def routed_experts(d: Dialect, y: ir.Value, router: str, name: str, e: Experts) 
 
 
 def _route(d: Dialect, y: ir.Value, router: str, e: Experts) -> tuple[ir.Value, ir.Value]:
-    """Shares and numbers of the chosen experts, [T, chosen] each."""
+    """Shares and numbers of the chosen experts, [T, chosen] each.
+
+    Shares that are divided by their sum are the softmax of the chosen experts' logits alone. Not a division: OpenVINO
+    multiplies by the inverse instead, except where shapes depend on it, as they do in every layer with experts but a
+    graph's last. So that layer would round otherwise at the end of a stage than in the whole graph.
+    """
     w = d.w
     logits = d.head_linear(d.to_fp32(y), router, (e.count, e.hidden_size))
-    top = w.ops("TopK", w.op("Softmax", logits, axis=-1), w.constant("chosen", [e.chosen]), outputs=2, axis=-1)
-    shares, chosen = top
-    if e.normalized:
-        sums = w.op("Unsqueeze", d.row_sum(shares, e.chosen), w.constant("axes_1", [1]))
-        shares = w.op("Div", shares, sums)
-    return shares, chosen
+    ranked = logits if e.normalized else w.op("Softmax", logits, axis=-1)
+    top, chosen = w.ops("TopK", ranked, w.constant("chosen", [e.chosen]), outputs=2, axis=-1)
+    return (w.op("Softmax", top, axis=-1) if e.normalized else top), chosen
 
 
 def _blocks(d: Dialect, chosen: ir.Value, e: Experts) -> _Blocks:

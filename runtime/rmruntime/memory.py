@@ -9,6 +9,14 @@ NARROWER = "narrower weights (export --dtype bf16, or --quantize int8 or int4)"
 _GROUPS = Path("/sys/fs/cgroup")
 
 
+STAGES_SHARE = 0.5  # of the available memory, for the weights of stages in turn
+
+
+def stage_share(available: int) -> int:
+    """Bytes of weights that a stage memory of "auto" allows, of the memory that is available."""
+    return int(STAGES_SHARE * available)
+
+
 def available_memory() -> int:
     """Bytes; UNLIMITED where the system does not say."""
     return min([_meminfo(), *_group_limits()])

@@ -58,9 +58,11 @@ class RewardModel:
     ) -> Self:
         """Open and validate a bundle and load its engine.
 
-        `device` is auto, cpu, cuda, cuda:1, or a backend's name; `precision` auto, fp32, bf16 or fp16, where auto never
-        has fewer mantissa bits than the bundle's dtype; `threads` 0 lets the engine decide; `check` "full" hashes the
-        weights; `memory_limit` is in bytes; `dialect` names the graph to run where the engine reads several.
+        `device` is auto, cpu, cuda, cuda:1, or a backend's name; of several engines that a general name allows, the
+        fastest here whose weights fit into the free memory is taken (rmruntime.engine_choice). `precision` is auto,
+        fp32, bf16 or fp16, where auto never has fewer mantissa bits than the bundle's dtype; `threads` 0 lets the
+        engine decide; `check` "full" hashes the weights; `memory_limit` is in bytes; `dialect` names the graph to run
+        where the engine reads several.
 
         Of a bundle that was exported with stages, several devices ("cuda:0,cuda:1") run one after another, each busy
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
@@ -88,6 +90,11 @@ class RewardModel:
     def backend(self) -> str:
         """The engine that runs."""
         return self._executor.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why that engine was chosen: a clause that follows "because". Empty where the constructor was given one."""
+        return self._executor.reason
 
     @property
     def precision(self) -> str:

@@ -52,11 +52,13 @@ class FileOptions:
 class Summary:
     """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half.
 
-    `flagged` counts records by the kinds of their flags (`rmruntime.flags`).
+    `flagged` counts records by the kinds of their flags (`rmruntime.flags`). `reason` says why this engine was chosen,
+    as `RewardModel.backend_reason` does.
     """
 
     backend: str
     precision: str
+    reason: str = ""
     records: int = 0
     errors: int = 0
     pairs: int = 0
@@ -86,6 +88,8 @@ class Summary:
             f"{s.given} tokens given, {s.computed} computed{shared}, {s.padded} padded, {s.passes} passes, "
             f"{self.seconds:.2f} s"
         ]
+        if self.reason:
+            lines.append(f"engine {self.backend}, because {self.reason}")
         if self.pairs:
             lines.append(f"pair accuracy {self.pairs_right / self.pairs:.2%} ({self.pairs} pairs)")
         for count, what in (
@@ -126,7 +130,7 @@ def score_records(
     advance: Advance | None = None,
 ) -> Summary:
     """Score records and write their results, a window at a time; raises as `score_file` does."""
-    summary = Summary(backend=model.backend, precision=model.precision)
+    summary = Summary(backend=model.backend, precision=model.precision, reason=model.backend_reason)
     with one_ahead(lambda window: _encoded(model, window, options), cut_windows(records)) as ahead:
         for window in ahead:
             run = model.run_encoded(window.requests, window.sequences, options, advance=advance)

@@ -44,6 +44,14 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert f"left out: {report.left_out} built-in conversations longer than the model's limit" in table(report)
 
 
+def test_the_report_says_which_engine_and_why(tmp_path: Path) -> None:
+    folder = sequence_classifier(tmp_path / "c").folder
+    export(str(folder), tmp_path / "b")
+    report = verify(tmp_path / "b", str(folder), VerifyOptions(conversations=2, device="ort-cpu"))
+    assert "engine ort-cpu, because it was asked for by name" in table(report).splitlines()
+    assert json.loads((tmp_path / "b" / "parity.json").read_text())["engine_reason"] == report.engine_reason
+
+
 def test_golden_conversations_can_be_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sequence_classifier(tmp_path / "c", TinyShape(max_position_embeddings=2048)).folder
     export(str(folder), tmp_path / "b")

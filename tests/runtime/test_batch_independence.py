@@ -6,12 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from backbone_shapes import ROUTED
 from conversations import ragged_records
 from family_checkpoints import family_checkpoint
 from internlm2_model import Internlm2ForSequenceClassification, Internlm2Shape
@@ -74,8 +72,4 @@ def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, model_type: str) -
                 assert model.score(records, ScoreOptions(max_batch_tokens=budget)) == alone, (device, dtype, budget)
         with RewardModel.load(bundle, device=f"{device},{device}") as model:
             staged = model.score(records)
-        if (device, dtype) == ("openvino", "fp32") and model_type in ROUTED:
-            # The stream behind the experts ends a graph there, and another kernel makes its last sum.
-            np.testing.assert_allclose([s.value for s in staged], [s.value for s in alone], atol=2e-6)
-        else:
-            assert staged == alone, (device, dtype, "in two stages")
+        assert staged == alone, (device, dtype, "in two stages")

@@ -72,7 +72,9 @@ class BundleScorer:
         self._options = importlib.import_module("rmruntime").ScoreOptions(max_batch_tokens=max_batch_tokens)
         self._parse = importlib.import_module("rmruntime.records").parse_record
         self.precision, self.budget = str(model.precision), max_batch_tokens
-        self.settings = f"{model.backend}, at most {max_batch_tokens} computed tokens a pass, from records"
+        reason = getattr(model, "backend_reason", "")  # an older rmruntime does not say why it took the engine
+        why = f", because {reason}" if reason else ""
+        self.settings = f"{model.backend}{why}; at most {max_batch_tokens} computed tokens a pass, from records"
         watch(model, self._clock)
 
     def weight(self, request: Request) -> int:

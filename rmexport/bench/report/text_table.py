@@ -62,7 +62,7 @@ def table(report: Report) -> str:
     """The report for a terminal, lines joined by newlines, about 100 columns wide; needs no matplotlib."""
     lines = [_title(report), _machine(report), ""]
     if contestants(report):
-        lines += [*_rows(report), "", *_legend(report)]
+        lines += [*_rows(report), "", *_engine(report), *_legend(report)]
     else:
         lines += ["no contestant was started", ""]
     lines += [f"!! {n.title}: {n.text}" for n in notices(report)]
@@ -128,6 +128,13 @@ def _flag(report: Report, contestant: Contestant) -> str:
     if contestant.same_scores is None:
         return "reference" if contestant.name in reference_names(report) else "not compared"
     return "same scores" if contestant.same_scores else "WRONG SCORES"
+
+
+def _engine(report: Report) -> list[str]:
+    """What scored the bundle, and why that."""
+    own = next((c.record for c in contestants(report) if c.name == OWN), {})
+    settings, precision = text(own, "settings"), text(own, "precision")
+    return [f"{OWN}: {precision} on {settings}", ""] if settings and precision else []
 
 
 def _legend(report: Report) -> list[str]:

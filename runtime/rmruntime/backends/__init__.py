@@ -1,22 +1,41 @@
 """Engines, one file each, found by their NAME; a file here is named nowhere else.
 
 A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
-PRIORITY (higher is preferred where several can run), PACKAGE and EXTRA (what to import, what to install), DIALECTS
-(graphs it reads, best first), RUNS_STAGES (whether it runs a graph's stages too),
+PRIORITY (higher is listed first, and preferred where nothing else decides), PACKAGE and EXTRA (what to import, what to
+install), DIALECTS (graphs it reads, best first), RUNS_STAGES (whether it runs a graph's stages too),
 `compute_dtypes(bundle_dtype, precision)` (which of their arithmetics), `obstacle(bundle, options)` (why it cannot run
-here) and `load(bundle, graph, options)`; only these three import the engine.
+here), `facts(bundle, graph, options)` (what it would do with a graph) and `load(bundle, graph, options)`; only these
+four import the engine. `rmruntime.engine_choice` has the rule by which one of several is chosen.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from rmruntime.backends.base import Backend, BackendModule, BackendOptions, is_index
 from rmruntime.bundle import Bundle
+from rmruntime.engine_choice import NAMED, Candidate, EngineFacts, preferred
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
 from rmruntime.manifest import Graph
+from rmruntime.memory import available_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """The engine for a bundle, the graph that it runs, and why it was chosen, as a clause that follows "because"."""
+
+    module: BackendModule
+    graph: Graph
+    facts: EngineFacts
+    reason: str
+
+    def pinned(self, options: BackendOptions) -> BackendOptions:
+        """The options with this engine in place of a general name."""
+        _, colon, index = options.device.partition(":")
+        return replace(options, device=f"{self.module.NAME}{colon}{index}")
 
 
 @cache
@@ -35,20 +54,21 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     Raises EngineNotInstalled naming the extra, EngineUnusable or BackendError when no backend or no graph fits. Never
     falls back from a backend that was asked for.
     """
-    module, graph = choose_backend(bundle, options)
-    return module.load(bundle, graph, options)
+    choice = choose_engine(bundle, options)
+    return choice.module.load(bundle, choice.graph, options)
 
 
 def choose_backend(bundle: Bundle, options: BackendOptions, *, staged: bool = False) -> tuple[BackendModule, Graph]:
-    """The preferred of the backends that the device names, which nothing keeps from running, and its graph.
+    """Engine and graph of `choose_engine`."""
+    choice = choose_engine(bundle, options, staged=staged)
+    return choice.module, choice.graph
+
+
+def choose_engine(bundle: Bundle, options: BackendOptions, *, staged: bool = False) -> EngineChoice:
+    """The best of the backends that the device names, which nothing keeps from running, and why; loads no weights.
 
     `staged`: only backends that run stages. Raises as `load_backend` does.
     """
-    module = _choose(bundle, options, staged)
-    return module, _graph_for(bundle, module, options)
-
-
-def _choose(bundle: Bundle, options: BackendOptions, staged: bool) -> BackendModule:
     fitting = _fitting(options.device_name)
     _check_index(fitting, options)
     if staged:
@@ -56,13 +76,30 @@ def _choose(bundle: Bundle, options: BackendOptions, staged: bool) -> BackendMod
     readable = [m for m in fitting if _readable(bundle, m, options)]
     if not readable:
         raise BackendError(_unreadable(bundle, fitting, options))
-    obstacles: list[BackendError] = []
-    for module in readable:
-        obstacle = module.obstacle(bundle, options)
-        if obstacle is None:
-            return module
-        obstacles.append(obstacle)
-    raise _joined(readable, obstacles)
+    obstacles = {module.NAME: module.obstacle(bundle, options) for module in readable}
+    usable = [module for module in readable if obstacles[module.NAME] is None]
+    if not usable:
+        raise _joined(readable, [obstacle for obstacle in obstacles.values() if obstacle is not None])
+    missing = [m.PACKAGE for m in readable if isinstance(obstacles[m.NAME], EngineNotInstalled)]
+    return _preferred(bundle, usable, options, missing)
+
+
+def _preferred(
+    bundle: Bundle, usable: Sequence[BackendModule], options: BackendOptions, missing: Sequence[str]
+) -> EngineChoice:
+    """By the rule, of those that have a graph of the precision asked for."""
+    able = [module for module in usable if _graph_keys(bundle, module, options)]
+    if not able:
+        raise BackendError(_imprecise(bundle, usable[0], options))
+    graphs = {module.NAME: _graph_for(bundle, module, options) for module in able}
+    facts = {module.NAME: module.facts(bundle, graphs[module.NAME], options) for module in able}
+    if options.device_name in facts:
+        name, reason = options.device_name, NAMED
+    else:
+        free = options.memory_limit if options.memory_limit is not None else available_memory()
+        found = preferred([Candidate(name=n, facts=f) for n, f in facts.items()], free, list(dict.fromkeys(missing)))
+        name, reason = found.name, found.reason
+    return EngineChoice(module=backends()[name], graph=graphs[name], facts=facts[name], reason=reason)
 
 
 def _fitting(device: str) -> list[BackendModule]:
@@ -123,17 +160,23 @@ def _way_out(bundle: Bundle) -> str:
 
 
 def _graph_for(bundle: Bundle, module: BackendModule, options: BackendOptions) -> Graph:
-    manifest = bundle.manifest
-    graphs = _graphs(bundle, module, options)
-    known = {(graph.dialect, graph.compute_dtype): graph for graph in graphs}
-    wanted = module.compute_dtypes(manifest.dtype, options.precision)
-    for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted):
-        if key in known:
-            return known[key]
-    have = ", ".join(sorted({g.compute_dtype for g in graphs}))
-    raise BackendError(
-        f"{module.NAME} cannot compute this {manifest.dtype} bundle with precision {options.precision!r} on this "
-        f"machine; its graphs compute in {have}. Leave the precision to 'auto', or choose another device"
+    """The best of its graphs that give the precision; there is one."""
+    known = {(graph.dialect, graph.compute_dtype): graph for graph in _graphs(bundle, module, options)}
+    return known[_graph_keys(bundle, module, options)[0]]
+
+
+def _graph_keys(bundle: Bundle, module: BackendModule, options: BackendOptions) -> list[tuple[str, str]]:
+    """Dialect and compute dtype of its graphs that give the precision, best first."""
+    known = {(graph.dialect, graph.compute_dtype) for graph in _graphs(bundle, module, options)}
+    wanted = module.compute_dtypes(bundle.manifest.dtype, options.precision)
+    return [key for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted) if key in known]
+
+
+def _imprecise(bundle: Bundle, module: BackendModule, options: BackendOptions) -> str:
+    have = ", ".join(sorted({graph.compute_dtype for graph in _graphs(bundle, module, options)}))
+    return (
+        f"{module.NAME} cannot compute this {bundle.manifest.dtype} bundle with precision {options.precision!r} on "
+        f"this machine; its graphs compute in {have}. Leave the precision to 'auto', or choose another device"
     )
 
 

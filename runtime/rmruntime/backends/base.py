@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from rmruntime.bundle import Bundle
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
 from rmruntime.manifest import Graph
 from rmruntime.option_checks import BYTES, THREADS, check_fields
@@ -106,6 +107,10 @@ class BackendModule(Protocol):
 
     def obstacle(self, bundle: Bundle, options: BackendOptions) -> BackendError | None:
         """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
+        ...
+
+    def facts(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+        """What it would do with a graph that nothing keeps it from running; cheap, and loads no weights."""
         ...
 
     def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend:

@@ -1,6 +1,7 @@
 """OpenVINO on CPUs: bf16 products where the processor has them, fp32 otherwise or on request."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from rmruntime.backends.base import (
@@ -11,9 +12,12 @@ from rmruntime.backends.base import (
     package_obstacle,
 )
 from rmruntime.bundle import Bundle
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
 from rmruntime.manifest import HIDDEN_OUT, Graph
+from rmruntime.memory import available_memory, stage_share
 from rmruntime.openvino_core import openvino_core
+from rmruntime.safetensors_header import ITEM_BYTES
 
 NAME = "openvino"
 DEVICES = ("cpu",)
@@ -23,6 +27,10 @@ PACKAGE = "openvino"
 EXTRA = "openvino"
 DIALECTS = ("openvino", "traced")
 RUNS_STAGES = True
+
+# As `EngineFacts.speed`; measured figures are in docs/performance.md.
+SPEEDS = {"bf16": 2.0, "fp32": 0.8}
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}  # of /proc/cpuinfo: no bf16 products without one of them
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
@@ -34,13 +42,37 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
 
 
 def has_bf16() -> bool:
-    """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16)."""
+    """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16); the engine is asked where it may."""
+    flags = _processor_flags()
+    if flags and not flags & BF16_FLAGS:
+        return False
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _processor_flags() -> set[str]:
+    """Of an x86 processor on Linux; else empty."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     """The package that is missing."""
     return package_obstacle(PACKAGE, EXTRA)
+
+
+def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+    """bf16 products, which other engines do not have on CPUs, or fp32."""
+    precision = _precision(graph, options)
+    because = "this processor has bf16 products" if precision == "bf16" else ""
+    return EngineFacts(
+        precision=precision,
+        speed=SPEEDS[precision],
+        memory=_heap_bytes(bundle, graph, options, precision),
+        because=because,
+    )
 
 
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OpenVinoBackend":
@@ -56,7 +88,7 @@ class OpenVinoBackend:
 
     def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
         self.graph = graph
-        self.precision = "bf16" if "bf16" in (graph.compute_dtype, options.precision) else "fp32"
+        self.precision = _precision(graph, options)
         path = str(bundle.folder / graph.file)
         try:
             compiled = openvino_core().compile_model(path, "CPU", _settings(graph, options))
@@ -76,6 +108,29 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         self._request, self._outputs = None, {}  # the outputs too keep the model, and the weights mapped
+
+
+def _precision(graph: Graph, options: BackendOptions) -> str:
+    return "bf16" if "bf16" in (graph.compute_dtype, options.precision) else "fp32"
+
+
+def _heap_bytes(bundle: Bundle, graph: Graph, options: BackendOptions, precision: str) -> int:
+    """Bytes of packed weights; those of another dtype than the arithmetic's are converted whole besides.
+
+    Of stages in turn there are no more than the stage memory at a time. Codes of quantized weights stay codes.
+    """
+    manifest = bundle.manifest
+    stored = manifest.weight_bytes(graph)
+    if manifest.dtype == precision:
+        nbytes = stored
+    else:
+        codes = 0 if manifest.quantization is None else manifest.quantization.parameters
+        converted = 2 * ITEM_BYTES[precision] * (manifest.backbone.parameters - codes) * manifest.weight_share(graph)
+        nbytes = int(converted) + (stored if codes else 0)
+    if options.stage_memory is None:
+        return nbytes
+    limit = stage_share(available_memory()) if options.stage_memory == "auto" else options.stage_memory
+    return nbytes if stored <= limit else nbytes * limit // stored
 
 
 def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rmruntime.backends.base import (
     package_obstacle,
 )
 from rmruntime.bundle import Bundle
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
 from rmruntime.manifest import Graph
 from rmruntime.memory import available_memory
@@ -28,6 +29,8 @@ DIALECTS = ("ort-cpu", "traced")
 RUNS_STAGES = True
 
 HEAP_SHARE = 0.6  # of the available memory that fp32 copies of the weights may take
+# As `EngineFacts.speed`; measured figures are in docs/performance.md.
+PACKED, UNPACKED = 1.0, 0.5
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
@@ -38,6 +41,16 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
 def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     """The package that is missing."""
     return package_obstacle(PACKAGE, EXTRA)
+
+
+def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+    """fp32 of packed copies, or slower from the page cache where there is no room for them."""
+    heap = _heap_bytes(bundle, graph)
+    if _has_room(bundle, graph, options):
+        return EngineFacts(precision="fp32", speed=PACKED, memory=heap)
+    turns = options.stage_memory is not None
+    why = "loads stages without packing them" if turns else f"has no room for {heap / 1e9:.1f} GB of packed weights"
+    return EngineFacts(precision="fp32", speed=UNPACKED, memory=0, because=f"{NAME} {why}")
 
 
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCpuBackend":
@@ -60,9 +73,7 @@ class OrtCpuBackend:
         # With its own handling of quantized models on, it would not fold, and round the inputs of products.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
         settings.log_severity_level = 3  # warnings about its own folding are not the user's business
-        limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
-        spacious = options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
-        disabled = [] if spacious else self._frugal(settings)
+        disabled = [] if _has_room(bundle, graph, options) else self._frugal(settings)
         path = str(bundle.folder / graph.file)
         try:
             self._session = ort.InferenceSession(
@@ -88,6 +99,12 @@ class OrtCpuBackend:
 
     def close(self) -> None:
         self._session = None
+
+
+def _has_room(bundle: Bundle, graph: Graph, options: BackendOptions) -> bool:
+    """Whether weights are widened and packed at load, rather than read from the page cache in every pass."""
+    limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
+    return options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
 
 
 def _heap_bytes(bundle: Bundle, graph: Graph) -> int:

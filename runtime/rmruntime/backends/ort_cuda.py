@@ -6,6 +6,7 @@ from typing import Any
 from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
 from rmruntime.manifest import Graph
 from rmruntime.memory import NARROWER
@@ -33,6 +34,7 @@ DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")
 RUNS_STAGES = True
 
 # Estimates, none of them measured on a GPU.
+SPEED = 30.0  # as `EngineFacts.speed`
 BATCH_TOKENS = 16384  # a Gemm of a few thousand rows fills a large GPU; more rows hide the launches of small kernels
 LEAST_TOKENS = 512  # less than this in a pass and the GPU is no use
 TOKEN_VALUES = {"rows": 64, "pages": 24}  # of the hidden size, that a token takes at a time; rows gather keys anew
@@ -54,6 +56,11 @@ def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     except EngineUnusable as error:
         return error
     return package_obstacle(PACKAGE, EXTRA) or _build_obstacle() or _bundle_obstacle(bundle, options, device)
+
+
+def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+    """The graph's own arithmetic, on the GPU."""
+    return EngineFacts(precision=graph.compute_dtype, speed=SPEED, memory=0, because="it runs on a GPU")
 
 
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCudaBackend":

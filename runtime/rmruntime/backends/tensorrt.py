@@ -8,6 +8,7 @@ from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_modul
 from rmruntime.bundle import Bundle, file_sha256
 from rmruntime.cuda_driver import CudaDevice, cuda_device
 from rmruntime.cuda_memory import CudaMemory
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.engine_record import (
     ENGINE_NAME,
     RECORD_NAME,
@@ -22,12 +23,14 @@ from rmruntime.tensorrt_engine import TensorRtEngine
 
 NAME = "tensorrt"
 DEVICES = ("cuda",)
-PRIORITY = 40  # whoever compiled an engine wants it
+PRIORITY = 40
 HAS_INDEX = True
 PACKAGE = "tensorrt"
 EXTRA = "tensorrt"
 DIALECTS = ("portable", "traced")
 RUNS_STAGES = False  # an engine is compiled of a whole graph
+
+SPEED = 40.0  # as `EngineFacts.speed`: an estimate; whoever compiled an engine wants it
 
 LIBRARIES = {"tensorrt": EXTRA, "tensorrt_rtx": "tensorrt-rtx"}  # what may have compiled an engine, and its extra
 
@@ -54,6 +57,11 @@ def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     except BackendError as error:
         return error
     return None
+
+
+def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+    """The graph's own arithmetic, on the GPU."""
+    return EngineFacts(precision=graph.compute_dtype, speed=SPEED, memory=0, because="it runs on a GPU")
 
 
 def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "TensorRtBackend":

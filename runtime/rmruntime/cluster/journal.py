@@ -46,6 +46,22 @@ class Journal:
         if not ours:
             raise ClusterError(f"{self.output}: another run has begun to write there; this one has ended")
 
+    def agree_on_engine(self, name: str) -> str:
+        """The backend that this output's first worker chose, in this run or an earlier one; `name` for the first."""
+        claimed = sorted(path.name for path in self.folder.glob("engine-*"))
+        if claimed:  # "engine-NAME-in-3-stages-in-turn-in-PRECISION"
+            return claimed[0].removeprefix("engine-").partition("-in-")[0]
+        path = self.folder / "engine"
+        with _written(path) as partial:
+            partial.write_text(name)
+            try:
+                os.link(partial, path)  # whole, and only where there is none
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links; `claim_engine` sees where two workers were as fast
+                partial.replace(path)
+            return path.read_text()
+
     def claim_engine(self, engine: str, host: str) -> None:
         """Scores of one output come from one engine: the first one's. Raises ClusterError for another."""
         mine = self.folder / f"engine-{engine.replace(' ', '-')}"
@@ -102,6 +118,8 @@ class Journal:
                 path.unlink(missing_ok=True)
             for path in self.folder.glob("started-*"):
                 path.unlink(missing_ok=True)
+            if not any(self.folder.glob("engine-*")):  # what was agreed on never ran
+                (self.folder / "engine").unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         named = json.loads((self.folder / "run.json").read_text())["run"]

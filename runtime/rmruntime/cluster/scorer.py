@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rmruntime.backends import backends, choose_engine
+from rmruntime.backends.base import BackendOptions
+from rmruntime.bundle import Bundle
 from rmruntime.cluster.blocks import Block, read_block
 from rmruntime.cluster.journal import Journal
 from rmruntime.cluster.plan import bundle_digest
-from rmruntime.errors import BundleError, ClusterError, InputError, RewardModelError
+from rmruntime.errors import BackendError, BundleError, ClusterError, InputError, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.record_writer import open_writer
 from rmruntime.reward_model import RewardModel
@@ -69,6 +72,7 @@ class BlockScorer:
     def __init__(self, job: Job) -> None:
         self._job, self._host = job, platform.node()
         self._model: RewardModel | None = None
+        self._reason = ""
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """An outcome for the task in the row."""
@@ -102,7 +106,8 @@ class BlockScorer:
                 "into the memory of a machine as often as workers share one (--workers, --threads)"
             )
         try:
-            model = load_model(job.bundle, job.files)
+            files, self._reason = _agreed(job)
+            model = load_model(job.bundle, files)
         except RewardModelError as error:
             raise type(error)(f"on {self._host}: {error}") from error
         job.journal.loaded()
@@ -139,7 +144,35 @@ class BlockScorer:
                 records = ((number, _given_up(request, deadly)) for number, request in records)
             summary = score_records(model, records, writer, self._job.options, on_error=on_error)
             journal.check_run(self._host)
-        return summary
+        return replace(summary, reason=self._reason)
+
+
+def _agreed(job: Job) -> tuple[FileOptions, str]:
+    """The options with the engine that the run's first worker chose, and why it is that one.
+
+    What a machine would choose depends on its processor and its free memory; scores should not. Where the machine
+    cannot run that engine it keeps its own choice, which `Journal.claim_engine` then refuses.
+    """
+    files, bundle = job.files, Bundle.open(Path(job.bundle))
+    options = BackendOptions(
+        device=files.device,
+        precision=files.precision,
+        dialect=files.dialect,
+        threads=files.threads,
+        stage_memory=files.stage_memory,
+    )
+    staged = files.stage_memory is not None
+    own = choose_engine(bundle, options, staged=staged)
+    if files.device in backends():
+        return files, own.reason
+    agreed = job.journal.agree_on_engine(own.module.NAME)
+    if agreed != own.module.NAME:
+        try:
+            choose_engine(bundle, replace(options, device=agreed), staged=staged)
+        except BackendError:
+            agreed = own.module.NAME
+    reason = own.reason if agreed == own.module.NAME else "the first worker of the run chose it"
+    return replace(files, device=agreed), reason
 
 
 def _deadly(task: Task, attempts: int) -> str:

@@ -1,6 +1,6 @@
 """How passes are run: one engine for the whole graph, a stage for each of several devices, or the stages in turn."""
 
-from rmruntime.backends import load_backend
+from rmruntime.backends import choose_engine, load_backend
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.executors.base import PassExecutor
@@ -21,4 +21,5 @@ def load_executor(bundle: Bundle, options: BackendOptions) -> PassExecutor:
         return load_streaming(bundle, options)
     if options.devices[1:]:
         return load_pipeline(bundle, options)
-    return DirectExecutor(load_backend(bundle, options))
+    choice = choose_engine(bundle, options)
+    return DirectExecutor(load_backend(bundle, choice.pinned(options)), choice.reason)

@@ -12,13 +12,15 @@ from rmruntime.manifest import Graph
 class PassExecutor(ABC):
     """Runs passes of one model, in the order in which they are submitted; safe from several threads.
 
-    `name` and `precision` are reported with scores, `graph` says what passes must look like, `batch_tokens` how many
-    tokens one had best compute where the user does not say. Whoever has many passes had best submit them `wave_tokens`
-    tokens at a time (0: one by one), with `ahead` submissions waiting behind the one whose results are awaited.
+    `name` and `precision` are reported with scores, and `reason`, a clause that follows "because": why this engine was
+    chosen; empty where nobody chose. `graph` says what passes must look like, `batch_tokens` how many tokens one had
+    best compute where the user does not say. Whoever has many passes had best submit them `wave_tokens` tokens at a
+    time (0: one by one), with `ahead` submissions waiting behind the one whose results are awaited.
     """
 
     name: str
     precision: str
+    reason: str = ""
     graph: Graph
     batch_tokens: int
     wave_tokens: int = 0

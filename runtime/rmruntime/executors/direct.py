@@ -11,8 +11,8 @@ from rmruntime.executors.base import PassExecutor, closed_error
 class DirectExecutor(PassExecutor):
     """Runs each pass when it is submitted, on the thread that submits it."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.name, self.precision = backend.name, backend.precision
+    def __init__(self, backend: Backend, reason: str = "") -> None:
+        self.name, self.precision, self.reason = backend.name, backend.precision, reason
         self.graph, self.batch_tokens = backend.graph, backend.batch_tokens
         self._backend = backend
         self._lock, self._closed = threading.Lock(), False

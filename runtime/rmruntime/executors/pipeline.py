@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from rmruntime.backends import choose_backend
-from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
+from rmruntime.backends import EngineChoice, choose_engine
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
@@ -28,7 +28,8 @@ def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor"
     Raises BackendError where they have no engine in common or fewer stages than devices, and what loading raises.
     """
     own = [replace(options, device=device) for device in options.devices]
-    module, graph = _common_backend(bundle, own)
+    choice = _common_engine(bundle, own)
+    module, graph = choice.module, choice.graph
     source, groups = StageSource(bundle=bundle, module=module, graph=graph), []
     try:
         for stages, one in zip(for_devices(stages_of(graph), len(own)), own, strict=True):
@@ -38,14 +39,14 @@ def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor"
         for group in groups:
             group.close()
         raise
-    return PipelineExecutor(groups, graph)
+    return PipelineExecutor(groups, graph, choice.reason)
 
 
-def _common_backend(bundle: Bundle, own: Sequence[BackendOptions]) -> tuple[BackendModule, Graph]:
-    """The one backend, and graph, of all devices: others would want passes of another shape."""
-    chosen = {one.device: choose_backend(bundle, one, staged=True) for one in own}
-    if len({graph.file for _, graph in chosen.values()}) > 1:
-        found = ", ".join(f"{device} runs {module.NAME}" for device, (module, _) in chosen.items())
+def _common_engine(bundle: Bundle, own: Sequence[BackendOptions]) -> EngineChoice:
+    """The one engine, and graph, of all devices: others would want passes of another shape."""
+    chosen = {one.device: choose_engine(bundle, one, staged=True) for one in {one.device: one for one in own}.values()}
+    if len({choice.graph.file for choice in chosen.values()}) > 1:
+        found = ", ".join(f"{device} runs {choice.module.NAME}" for device, choice in chosen.items())
         raise BackendError(f"all stages must run on one engine: {found}; name it for every device")
     return chosen[own[0].device]
 
@@ -57,10 +58,10 @@ def _share_of_cores(devices: int) -> int:
 class PipelineExecutor(PassExecutor):
     """A thread for each device, which takes passes from the one before."""
 
-    def __init__(self, groups: Sequence[StageGroup], graph: Graph) -> None:
+    def __init__(self, groups: Sequence[StageGroup], graph: Graph, reason: str = "") -> None:
         engine = groups[-1].engine
         self.name = f"{engine.name} in {len(groups)} stages"
-        self.precision, self.graph = engine.precision, graph
+        self.precision, self.graph, self.reason = engine.precision, graph, reason
         self.batch_tokens = min(group.batch_tokens for group in groups)
         self.ahead = len(groups)  # one more than devices: the first has the next at hand
         self._groups = groups

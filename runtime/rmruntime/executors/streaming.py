@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from rmruntime.backends import choose_backend
+from rmruntime.backends import choose_engine
 from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.errors import BackendError, DeviceMemoryError
@@ -16,9 +16,8 @@ from rmruntime.executors.job import Job
 from rmruntime.executors.stage_group import StageSource, for_memory, stages_of
 from rmruntime.executors.stage_loader import StageLoader
 from rmruntime.manifest import Graph, Stage
-from rmruntime.memory import UNLIMITED, available_memory
+from rmruntime.memory import UNLIMITED, available_memory, stage_share
 
-AUTO_SHARE = 0.5  # of the available memory, for weights
 HIDDEN_SHARE = 0.25  # of the stage memory, which the hidden states of a wave may take besides
 STREAM_BYTES = 4  # of one number of the hidden states
 THREAD_NAME = "rmruntime-stages"
@@ -35,16 +34,17 @@ def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
             f"device {options.device!r}: stages run in turn on one device, or side by side on several; name one device "
             "or leave the stage memory out"
         )
-    module, graph = choose_backend(bundle, options, staged=True)
+    choice = choose_engine(bundle, options, staged=True)
+    module, graph = choice.module, choice.graph
     limit = _limit(module, options)
     if bundle.manifest.weight_bytes(graph) <= limit:
-        return DirectExecutor(module.load(bundle, graph, replace(options, stage_memory=None)))
+        return DirectExecutor(module.load(bundle, graph, replace(options, stage_memory=None)), choice.reason)
     groups, ahead = _groups(stages_of(graph), limit)
     source = StageSource(bundle=bundle, module=module, graph=graph)
     tokens = int(HIDDEN_SHARE * limit / (STREAM_BYTES * bundle.manifest.backbone.hidden_size))
     forget = bundle.manifest.weight_bytes(graph) > available_memory()
     loader = StageLoader(source, groups, options, ahead=ahead, forget=forget)
-    return StreamingExecutor(loader, graph, len(groups), tokens)
+    return StreamingExecutor(loader, graph, len(groups), tokens, choice.reason)
 
 
 def _limit(module: BackendModule, options: BackendOptions) -> int:
@@ -54,7 +54,7 @@ def _limit(module: BackendModule, options: BackendOptions) -> int:
     available = UNLIMITED if module.HAS_INDEX else available_memory()
     if available == UNLIMITED:
         raise BackendError(f"stage memory 'auto': how much {module.NAME} has here is not known; say how many bytes")
-    return int(AUTO_SHARE * available)
+    return stage_share(available)
 
 
 def _groups(stages: Sequence[Stage], limit: int) -> tuple[list[tuple[Stage, ...]], bool]:
@@ -75,7 +75,7 @@ class StreamingExecutor(PassExecutor):
 
     ahead = 1
 
-    def __init__(self, loader: StageLoader, graph: Graph, groups: int, wave_tokens: int) -> None:
+    def __init__(self, loader: StageLoader, graph: Graph, groups: int, wave_tokens: int, reason: str = "") -> None:
         """`wave_tokens`: how many tokens' hidden states there is room for."""
         try:
             first = loader.first()
@@ -84,7 +84,7 @@ class StreamingExecutor(PassExecutor):
             raise
         self._loader = loader
         self.name = f"{first.engine.name} in {groups} stages in turn"
-        self.precision, self.graph = first.engine.precision, graph
+        self.precision, self.graph, self.reason = first.engine.precision, graph, reason
         self.batch_tokens = min(first.batch_tokens, max(1, wave_tokens))
         self.wave_tokens = wave_tokens
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()

@@ -77,4 +77,5 @@ def test_a_bundle_scores_the_same(checkpoint: TinyCheckpoint, tmp_path: Path, mo
     scores = scorer.score(requests())
     assert scores.values == pytest.approx(expected(checkpoint), abs=1e-4)
     assert scores.computed < sum(request.tokens for request in requests())
+    assert scorer.settings.startswith("ort-cpu, because it was asked for by name; at most ")
     assert set(scores.split) == {"template", "tokenize", "plan", "engine", "output"} and scores.split["engine"] > 0

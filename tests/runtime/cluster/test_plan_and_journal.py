@@ -132,6 +132,18 @@ def test_one_engine_scores_all(source: Path, tmp_path: Path) -> None:
     journal.claim_engine("openvino in bf16", "b")
 
 
+def test_the_first_worker_chooses_the_engine_for_all(source: Path, tmp_path: Path) -> None:
+    journal = open_journal(tmp_path / "out", planned(source))
+    assert [journal.agree_on_engine(name) for name in ("ort-cpu", "openvino", "ort-cpu")] == ["ort-cpu"] * 3
+    again = open_journal(tmp_path / "out", planned(source))
+    assert again.agree_on_engine("openvino") == "openvino"  # nothing ran until then
+    again.claim_engine("openvino in 3 stages in turn in bf16", "a")
+    later = open_journal(tmp_path / "out", planned(source))
+    assert later.agree_on_engine("ort-cpu") == "openvino"
+    forget(tmp_path / "out")
+    assert open_journal(tmp_path / "out", planned(source)).agree_on_engine("ort-cpu") == "ort-cpu"
+
+
 def test_beginning_anew_removes_what_is_ours_alone(source: Path, tmp_path: Path) -> None:
     plan, out = planned(source), tmp_path / "out"
     journal = open_journal(out, plan)

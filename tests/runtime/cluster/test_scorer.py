@@ -13,6 +13,7 @@ from rmruntime.cluster.journal import Journal, open_journal
 from rmruntime.cluster.options import ClusterOptions
 from rmruntime.cluster.plan import Plan, make_plan
 from rmruntime.cluster.scorer import ATTEMPTS, BlockScorer, Job, Outcome, Task
+from rmruntime.engine_choice import Preference
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import FileOptions, Summary, score_file
 from tiny_checkpoints import gated
@@ -75,6 +76,22 @@ def test_shards_together_are_what_one_process_writes(bundle: Path, tmp_path: Pat
         assert getattr(total, name) == getattr(whole, name), name
     assert total.statistics.given == whole.statistics.given
     assert [Summary.decoded(o.summary or {}) for o in outcomes] == [done[o.index] for o in outcomes]
+
+
+def test_all_workers_run_the_engine_that_the_first_one_chose(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their own machines would choose."""
+    pytest.importorskip("openvino")
+    run = Run(bundle, tmp_path, lines(RECORDS))
+    run.job = replace(run.job, files=replace(run.files, device="cpu"))
+    for index, own in enumerate(("openvino", "ort-cpu")):
+        chosen = Preference(name=own, reason=f"{own} is first")
+        monkeypatch.setattr("rmruntime.backends.preferred", lambda *a, found=chosen: found)
+        assert run.score(index).error is None
+    first, second = (run.journal.done(run.plan)[index] for index in (0, 1))
+    assert first.backend == second.backend == "openvino"
+    assert (first.reason, second.reason) == ("openvino is first", "the first worker of the run chose it")
 
 
 def test_a_block_whose_worker_died_after_it_is_not_scored_again(bundle: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backbone_shapes import BACKBONES
 from conversations import ragged_records
 from fake_cuda import FakeDriver, FakeOnnxRuntime
+from family_checkpoints import family_checkpoint
 from rmexport import ExportOptions, export
 from rmruntime import BackendError, RewardModel, ScoreOptions, cuda_driver
 from rmruntime.backends import ort_cuda
@@ -61,6 +63,24 @@ def test_scores_are_those_of_the_whole_graph(bundles: dict[str, Path], device: s
         groups = len(for_memory(stages, at_once))
         found = scores(bundles[dtype], device=device, stage_memory=memory)
         assert found == (f"{device} in {groups} stages in turn", expected) and groups > 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"mlp_only_layers": [2], "norm_topk_prob": True}, {"mlp_only_layers": [0, 3], "norm_topk_prob": False}],
+    ids=["shares-of-one", "shares-as-they-are"],
+)
+@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+def test_a_stage_that_ends_behind_experts(tmp_path: Path, fields: dict[str, Any], device: str) -> None:
+    """The last layer with experts of a stage's graph, with and without others behind it, is as in the whole graph."""
+    pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
+    _, shape = BACKBONES["qwen3_moe"]
+    more = {"num_hidden_layers": 4, "num_experts_per_tok": 5, **fields}
+    checkpoint = family_checkpoint(tmp_path / "c", "qwen3_moe", shape | more)
+    export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype="fp32", stages=4))
+    _, expected = scores(tmp_path / "b", device=device)
+    for count in (2, 3, 4):
+        assert scores(tmp_path / "b", device=",".join([device] * count)) == (f"{device} in {count} stages", expected)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])

@@ -28,6 +28,7 @@ def test_a_row_a_contestant(samples: Samples) -> None:
     assert found[-2:] == ["same", "scores"]
     assert row(text, "rmexport  ")[-1] == "reference"
     assert f"{own['scenarios'][1]['knee_rate']:.1f}" in row(text, "rmexport  ")
+    assert f"rmexport: {own['precision']} on {own['settings']}" in text.splitlines()
     assert "single-stream by p50 latency, server by rate at the knee, offline by conversations/s" in text
 
 
