@@ -63,13 +63,18 @@ def _left_rows(
     derived: Mapping[str, Derived], tensors: Mapping[str, TensorInfo], whole: Collection[str]
 ) -> Iterator[str]:
     """Fused projections with rows that nothing reads; those in `whole` are read by others or knowingly left out."""
-    read: dict[str, set[int]] = {}
+    read: dict[str, list[tuple[int, ...]]] = {}
+    kept = set(whole)
     for made in derived.values():
-        if isinstance(made, TensorRows) and made.source not in whole:
-            read.setdefault(made.source, set()).update(made.rows)
-    for source, rows in read.items():
-        if source in tensors and len(rows) < tensors[source].shape[0]:
-            yield f"{source} is {list(tensors[source].shape)}, the config implies {len(rows)} rows"
+        if isinstance(made, TensorRows) and made.source not in kept:
+            read.setdefault(made.source, []).append(made.rows)
+    counts: dict[tuple[int, ...], int] = {}  # by the parts' identities, which are those of every layer
+    for source, parts in read.items():
+        key = tuple(map(id, parts))
+        if key not in counts:
+            counts[key] = len(set().union(*parts))
+        if source in tensors and counts[key] < tensors[source].shape[0]:
+            yield f"{source} is {list(tensors[source].shape)}, the config implies {counts[key]} rows"
 
 
 def _matches(name: str, patterns: Sequence[Pattern[str]]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from rmexport.binding import check_binding
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, flag, optional_integer
 from rmexport.dialects import dialects
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
@@ -130,13 +131,13 @@ def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOpt
 
 
 def _with_family(facts: HeadFacts, family: Family, config: FamilyConfig) -> HeadFacts:
-    tied = facts.config.get("tie_word_embeddings", getattr(family, "TIED_BY_DEFAULT", False))
+    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **facts.config}
     return replace(
         facts,
         hidden_size=config.hidden_size,
         embedding=family.EMBEDDING,
         lm_head=family.LM_HEAD,
-        tied=bool(tied),
+        tied=flag(tied, "tie_word_embeddings"),
         pad_id=_pad_id(facts.config, family),
     )
 
@@ -145,8 +146,9 @@ def _pad_id(raw: Mapping[str, Any], family: Family) -> int | None:
     """As transformers has it: of the text's own config where there is one, the family's default where it is absent."""
     text = raw.get("text_config")
     own = text if isinstance(text, dict) else raw
-    pad_id = own.get("pad_token_id", getattr(family, "DEFAULT_PAD_ID", None))
-    return pad_id if isinstance(pad_id, int) else None
+    stated = {"pad_token_id": getattr(family, "DEFAULT_PAD_ID", None), **own}
+    pad_id = optional_integer(stated, "pad_token_id", Range(-1, TOKEN_ID.most))
+    return None if pad_id == -1 else pad_id  # which Llama 1 says, and no token is
 
 
 def _family(facts: HeadFacts) -> Family:
@@ -305,7 +307,7 @@ def _quantization(stored: tuple[StoredTensor, ...], scheme: Scheme | None) -> Qu
 def _backbone(raw: Mapping[str, Any], config: FamilyConfig, requests: Mapping[str, WeightRequest]) -> Backbone:
     return Backbone(
         model_type=str(raw["model_type"]),
-        architecture=str((raw.get("architectures") or ["unknown"])[0]),
+        architecture=(*architectures(raw), "unknown")[0],
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocab_size=config.vocab_size,

@@ -15,6 +15,7 @@ from rmexport.checkpoint.adapter_tensors import (
     base_name,
     sort_tensors,
 )
+from rmexport.checkpoint.config_fields import architectures
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.lora_reader import LoraReader, LowRankUpdate
 from rmexport.checkpoint.routed_reader import Route, RoutedReader
@@ -182,7 +183,6 @@ def adapted_config(
         if "embed" in name and name.endswith(".weight") and not info.file.startswith(BASE_PREFIX):
             fields["vocab_size"] = info.shape[0]
     suffix = _CLASSIFIERS.get(config.task_type or "")
-    architectures = base.get("architectures")
-    if suffix and isinstance(architectures, list):
-        fields["architectures"] = [str(name).replace("ForCausalLM", suffix) for name in architectures]
+    if suffix:
+        fields["architectures"] = [name.replace("ForCausalLM", suffix) for name in architectures(base)]
     return fields

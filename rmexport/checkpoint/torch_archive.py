@@ -195,7 +195,7 @@ def _naturals(numbers: tuple[Any, ...]) -> bool:
 
 
 def _rebuild_parameter(arguments: tuple[Any, ...]) -> _Tensor:
-    """`_rebuild_parameter(data, requires_grad, hooks)`, with a state behind these where it has attributes of its own."""
+    """`_rebuild_parameter(data, requires_grad, hooks)`, and with a state behind these."""
     if not arguments or not isinstance(arguments[0], _Tensor):
         raise BrokenArchive("its pickle makes a parameter of what is no tensor")
     return arguments[0]

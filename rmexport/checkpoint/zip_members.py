@@ -38,7 +38,7 @@ class ZipMembers:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type] # it asks for no more of a file
+        self._archive = zipfile.ZipFile(_Bounded(file))  # it asks for no more of a file
         members = self._archive.infolist()
         self._members = {info.filename: info for info in members}
         if len(self._members) < len(members):

@@ -11,7 +11,7 @@ alone. A head that is known but gives no score of one conversation has no `build
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -20,8 +20,11 @@ import onnx_ir as ir
 
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TensorInfo
+from rmexport.checkpoint.config_fields import architectures
 from rmexport.errors import OptionError, UnsupportedModel
+from rmexport.feed_forward import FeedForward, linear_value
 from rmexport.graph.vocabulary import Dialect
+from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe, recipes
 from rmexport.score_position import EndRule, score_position
@@ -51,11 +54,22 @@ class HeadFacts:
     @property
     def architecture(self) -> str:
         """The class that config.json names, "?" where it names none."""
-        return str((self.config.get("architectures") or ["?"])[0])
+        return (*architectures(self.config), "?")[0]
 
     def score_rule(self, default: EndRule) -> PositionRule:
         """Where the score is read; `default` for whole conversations, when the recipe does not say."""
         return score_position(self.recipe, self.text, self.pad_id, default)
+
+    def linear_value(self, layer: str) -> FeedForward:
+        """One layer with one output, `layer.weight` and, where the checkpoint has it, `layer.bias`."""
+        return linear_value(layer, self.hidden_size, bias=f"{layer}.bias" in self.tensors)
+
+    def objective_names(self, count: int, *, stem: str, published: Sequence[str] = ()) -> tuple[str, ...]:
+        """Names of `count` objectives; those of a recipe that was asked for must be as many, those of one that was
+        found count where they are. Raises CheckpointError."""
+        named = self.recipe.objectives if self.recipe else ()
+        asked = named if self.options.recipe else ()
+        return label_names(self.config, count, stem=stem, stated=asked, published=named or published)
 
     def tensor(self, name: str) -> TensorInfo:
         """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import integer
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.checkpoint.config_fields import TOKEN_ID, integer
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -32,8 +32,8 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=linear_value(LAYER, facts.hidden_size),
-        append=(integer(facts.config, "reward_token_id"),),
+        settings=facts.linear_value(LAYER),
+        append=(integer(facts.config, "reward_token_id", TOKEN_ID),),
         ignored=(facts.lm_head,),
     )
 

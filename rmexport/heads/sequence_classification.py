@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, section
 from rmexport.errors import OptionError
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
@@ -79,7 +80,8 @@ def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:
 
 def _notes(facts: HeadFacts, rows: int, score_row: int | None) -> tuple[str, ...]:
     notes = []
-    stated = facts.config.get("num_labels") or len(facts.config.get("id2label") or ()) or rows
+    stated = optional_integer(facts.config, "num_labels", Range(0, LABELS.most))
+    stated = stated or len(section(facts.config, "id2label")) or rows
     if stated != rows:
         notes.append(f"config.json implies {stated} labels, score.weight has {rows} rows: the weights decide")
     if score_row is None:
