@@ -9,6 +9,21 @@ from rmexport.graph.writer import WeightRequest
 from rmexport.tensor_parts import Derived, TensorAlias, TensorRows, sources_of
 
 SHOWN = 20  # of each kind of fault: an 80-layer model can miss thousands
+_LOST_LAYERS = 16  # more than an incomplete download lacks; so few are told tensor by tensor
+
+
+def check_layers(layers: int, embedding: str, tensors: Collection[str]) -> None:
+    """Raise CheckpointError for a config of many more layers than the tensors name, before graphs of them are built.
+
+    `embedding` is the checkpoint's name of that weight, beside which the layers are.
+    """
+    stem = embedding.removesuffix(".".join(embedding.split(".")[-2:])) + "layers."
+    named = {name.removeprefix(stem).partition(".")[0] for name in tensors if name.startswith(stem)}
+    if layers > len(named) + _LOST_LAYERS:
+        raise CheckpointError(
+            f"config.json: num_hidden_layers is {layers}, and the tensors are those of {len(named)} layers "
+            f"({stem}0 ...); does config.json belong to these weights?"
+        )
 
 
 def check_binding(

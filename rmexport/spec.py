@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmexport.binding import check_binding
+from rmexport.binding import check_binding, check_layers
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
 from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, flag, optional_integer
+from rmexport.checkpoint.quantized_tensors import refuse_quantized
 from rmexport.dialects import dialects
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
@@ -67,7 +68,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
 
     Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
     """
-    _refuse_quantized(checkpoint)
+    refuse_quantized(checkpoint.config, checkpoint.tensors)
     tokenizer = checkpoint.read_tokenizer()
     facts = _facts(checkpoint, tokenizer, options)
     family = _family(facts)
@@ -79,6 +80,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     check_recipe(head, recipe or PLAIN, options)
     head_spec = head.read_spec(facts)
     prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head_spec.prefixes}
+    check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head, head_spec)
     derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
     ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
@@ -105,16 +107,6 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         quantization=_quantization(stored, options.quantize),
         notes=(*checkpoint.notes, *head_spec.notes, *format_notes, *tokenizer.notes),
     )
-
-
-def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    """A quantization_config over plain weights is stale, and means nothing."""
-    foreign = sorted({info.dtype for info in checkpoint.tensors.values()} - set(FLOAT_DTYPES))
-    if checkpoint.config.get("quantization_config") and foreign:
-        raise CheckpointError(
-            f"the checkpoint is quantized (config.json has quantization_config, tensors are {', '.join(foreign)}); "
-            "export the unquantized original, or dequantize it first"
-        )
 
 
 def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOptions) -> HeadFacts:

@@ -53,8 +53,8 @@ class LoraConfig:
         return _matching(self.alpha_pattern, module, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def read_adapter_config(folder: Path) -> LoraConfig:
-    """Parse the adapter_config.json in `folder`.
+def read_adapter_config(folder: Path, *, needs_base: bool = True) -> LoraConfig:
+    """Parse the adapter_config.json in `folder`; `needs_base`: it must name the base.
 
     Raises CheckpointError for other adapters than LoRA, for settings that cannot be merged, and for missing fields.
     """
@@ -63,7 +63,7 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     try:
         _check_mergeable(raw)
         return LoraConfig(
-            base_model_name_or_path=_text(raw, "base_model_name_or_path"),
+            base_model_name_or_path=_base(raw, needed=needs_base),
             revision=optional_text(raw, "revision"),
             task_type=optional_text(raw, "task_type"),
             r=integer(raw, "r", RANK),
@@ -94,11 +94,11 @@ def _check_mergeable(raw: Mapping[str, Any]) -> None:
         )
 
 
-def _text(raw: Mapping[str, Any], name: str) -> str:
-    value = optional_text(raw, name)
-    if value is None:
-        raise CheckpointError(f"{name} is missing; write the base model's folder or Hub id there")
-    return value
+def _base(raw: Mapping[str, Any], *, needed: bool) -> str:
+    value = optional_text(raw, "base_model_name_or_path")
+    if value is None and needed:
+        raise CheckpointError("base_model_name_or_path is missing; write the base model's folder or Hub id there")
+    return value or ""
 
 
 def _modules(raw: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from rmexport.checkpoint.config_fields import (
     integer,
     optional_integer,
 )
+from rmexport.checkpoint.quantized_tensors import refuse_quantized
+from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.label_names import label_names
@@ -81,6 +83,10 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     _check_options(options)
     config = checkpoint.config
     _check_architecture(config)
+    check_encoder_numbers(config)
+    if config.get("quantization_config"):  # transformers would heed it even where the weights are plain
+        raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
+    refuse_quantized(config, checkpoint.tensors)
     if checkpoint.base is not None:
         raise UnsupportedModel(
             f"{checkpoint.folder} is an adapter of an encoder; merge it into its base model (peft's merge_and_unload)"
@@ -102,7 +108,7 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
         score=None if score_row is None else "score",
         backbone=_backbone(checkpoint),
         tokenizer=tokenizer,
-        notes=(*_notes(score_row), *tokenizer.notes),
+        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
     )
 
 
@@ -129,8 +135,6 @@ def _check_architecture(config: Mapping[str, Any]) -> None:
     if found != expected:  # the publisher's own code under a known model_type included: it would be left out
         known = f"{expected} for this model_type" if expected else f"one of {', '.join(sorted(ARCHITECTURES.values()))}"
         raise UnsupportedModel(f"config.json has architecture {found} and model_type {model_type!r}; expected {known}")
-    if config.get("quantization_config"):
-        raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
 
 
 def _classifier_rows(checkpoint: Checkpoint) -> int:

@@ -5,7 +5,8 @@ A head module has NAME, `claims(facts)` naming the tensors (and what config.json
 hidden, weights)`, the published formula on torch tensors for the parity gate. DEFAULT_RECIPE, where it has one, names
 the recipe that says how its conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS
 are the fields of a recipe that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position`
-alone. A head that is known but gives no score of one conversation has no `build`, and its `read_spec` says why.
+alone. One with FALLBACK is asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and
+it heeds that. A head that is known but gives no score of one conversation has no `build`, and its `read_spec` says why.
 """
 
 import difflib
@@ -22,7 +23,7 @@ from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.config_fields import architectures
 from rmexport.errors import OptionError, UnsupportedModel
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
 from rmexport.graph.vocabulary import Dialect
 from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
@@ -121,7 +122,18 @@ def heads() -> dict[str, Head]:
     return found
 
 
-HEAD_FIELDS = ("position", "tokens", "token_ids", "activation", "normalize", "negate", "objectives", "score_label")
+HEAD_FIELDS = (
+    "position",
+    "tokens",
+    "token_ids",
+    "activation",
+    "normalize",
+    "negate",
+    "objectives",
+    "score_label",
+    "head_tensor",
+    "drop_bias",
+)
 
 
 def check_recipe(head: Head, recipe: Recipe, options: ExportOptions) -> None:
@@ -153,12 +165,20 @@ def head_of(facts: HeadFacts) -> ChosenHead:
     """
     if facts.recipe is not None and facts.recipe.head is not None:
         return ChosenHead(_named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so")
-    claims = {head.NAME: frozenset(head.claims(facts)) for head in heads().values()}
-    claims = {name: claimed for name, claimed in claims.items() if claimed}
+    named = facts.recipe is not None and facts.recipe.head_tensor is not None
+    claims = {} if named else _claims(facts, fallback=False)
+    claims = claims or _claims(facts, fallback=True)
     best = [name for name, claimed in claims.items() if not any(claimed < other for other in claims.values())]
     if len(best) == 1:
         return ChosenHead(heads()[best[0]], _reason(claims, best[0]))
     raise UnsupportedModel(_no_single_head(facts, best))
+
+
+def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
+    """What each head claims, of those that claim anything."""
+    asked = [head for head in heads().values() if getattr(head, "FALLBACK", False) == fallback]
+    found = {head.NAME: frozenset(head.claims(facts)) for head in asked}
+    return {name: claimed for name, claimed in found.items() if claimed}
 
 
 def refuse_known(facts: HeadFacts) -> None:
@@ -192,4 +212,16 @@ def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
     names = ", ".join(recipe.name for recipe in recipes().values() if recipe.tokens or recipe.token_ids)
     causal = f" A causal LM needs --recipe ({names}, or a file)." if facts.lm_head in outside else ""
     causal = causal or " If it is one of these under another name, say so with --recipe (a name or a file)."
-    return f"no reward head recognised ({found}){hint} (known: {', '.join(sorted(heads()))}).{causal}"
+    return (
+        f"no reward head recognised ({found}){hint} (known: {', '.join(sorted(heads()))}).{_candidates(facts)}{causal}"
+    )
+
+
+def _candidates(facts: HeadFacts) -> str:
+    """What could be a head by its shape, and how to name it."""
+    found = one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).values()
+    if not found:
+        return ""
+    shown = ", ".join(f"{info.name} {list(info.shape)}" for info in found)
+    first = next(iter(found)).name
+    return f' Of the right shape are {shown}: name the head in a recipe of your own, such as "head_tensor": "{first}".'

@@ -40,7 +40,8 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     if weight is None or weight.shape[0] != 1 or facts.architecture == FOREIGN_CLASS:
         return ()
     named = (f"{PREFIX} in config.json",) if facts.config.get(PREFIX) else ()
-    return (f"{_layer(facts)}.weight", *named)
+    bias = (f"{_layer(facts)}.bias",) if f"{_layer(facts)}.bias" in facts.tensors else ()
+    return (f"{_layer(facts)}.weight", *bias, *named)
 
 
 def read_spec(facts: HeadFacts) -> HeadSpec:
