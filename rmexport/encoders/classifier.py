@@ -35,10 +35,10 @@ def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
             config.num_labels = labels
             _apply_rope_parameters(config, checkpoint.config)
             model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
-                **_weights(checkpoint, folder),
                 config=config,
                 dtype=TORCH_DTYPES[dtype],
                 output_loading_info=True,
+                **_weights(checkpoint, folder),
                 **trust,
             )
     except (OSError, ValueError, RuntimeError) as error:
