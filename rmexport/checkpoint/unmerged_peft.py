@@ -6,7 +6,7 @@ for them: `MODULE.lora_A.default.weight`; a module that was trained whole is the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.weight_files import WeightFiles, renamed_weights
 from rmexport.errors import CheckpointError
 
-_LORA = re.compile(r".+\.lora_\w+\.(?P<adapter>[^.]+)(\.weight|\.bias)?")
+_LORA = re.compile(r".+\.lora_\w+(\.(?!(weight|bias)$)(?P<adapter>[^.]+))?(\.weight|\.bias)?")
 _TRAINED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<leaf>.+)")
 _ORIGINAL, _WRAPPED = ".original_module.", ".base_layer."
 
@@ -27,12 +27,12 @@ _ORIGINAL, _WRAPPED = ".original_module.", ".base_layer."
 class _Parts:
     """Names that the merged model has to those in the files: of the model as it was, and of what was trained whole.
 
-    `updates` are the tensors of low-rank updates, `adapters` the names of the adapters."""
+    `updates` are the tensors of low-rank updates.
+    """
 
     base: dict[str, str] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
     updates: list[str] = field(default_factory=list)
-    adapters: set[str] = field(default_factory=set)
 
 
 def merge_unmerged(folder: Path, weights: WeightFiles, config: Mapping[str, Any]) -> WeightFiles:
@@ -64,21 +64,24 @@ def merge_unmerged(folder: Path, weights: WeightFiles, config: Mapping[str, Any]
 
 def _sorted_parts(folder: Path, weights: WeightFiles) -> _Parts:
     parts = _Parts()
+    _check_one_adapter(folder, weights.tensors)
     for name in weights.tensors:
         if trained := _TRAINED.fullmatch(name):
-            parts.adapters.add(trained["adapter"])
             _add(parts.trained, f"{trained['module']}.{trained['leaf']}", name)
-        elif lora := _LORA.fullmatch(name):
-            parts.adapters.add(lora["adapter"])
+        elif _LORA.fullmatch(name):
             parts.updates.append(name)
         else:
             _add(parts.base, name.replace(_ORIGINAL, ".").replace(_WRAPPED, "."), name)
-    if len(parts.adapters) > 1:
+    return parts
+
+
+def _check_one_adapter(folder: Path, names: Iterable[str]) -> None:
+    matches = (found for name in names for found in (_TRAINED.fullmatch(name) or _LORA.fullmatch(name),) if found)
+    if len(adapters := {found["adapter"] for found in matches} - {None}) > 1:
         raise CheckpointError(
-            f"{folder} holds the LoRA adapters {', '.join(sorted(parts.adapters))}, and which was active is not "
+            f"{folder} holds the LoRA adapters {', '.join(sorted(adapters))}, and which of them was active is not "
             "known: merge it with peft (merge_and_unload) and export the merged model"
         )
-    return parts
 
 
 def _add(names: dict[str, str], name: str, source: str) -> None:

@@ -73,7 +73,7 @@ def _check_collisions(names: Mapping[str, str]) -> None:
     held: dict[str, list[str]] = {}
     for old, new in names.items():
         held.setdefault(new, []).append(old)
-    if twice := [" and ".join(olds) for olds in held.values() if len(olds) > 1]:
+    if twice := [" and ".join(sorted(olds)) for olds in held.values() if len(olds) > 1]:
         raise CheckpointError(
             f"tensors that have one name without their wrappers: {listing(twice)}; which of them counts is not known: "
             "save the model's own state dict again"
