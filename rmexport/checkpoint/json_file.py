@@ -1,6 +1,7 @@
 """Reads the JSON files of a checkpoint."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise CheckpointError(f"{path} has more than {MAX_BYTES} bytes; restore it from the original checkpoint")
-        data = json.loads(raw, object_pairs_hook=_unique)
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise CheckpointError(f"{path} has more than {MAX_BYTES} bytes; restore the original")
+            data = json.loads(file.read(), object_pairs_hook=_unique)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

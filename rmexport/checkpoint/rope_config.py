@@ -89,7 +89,7 @@ def read_rope(
     _refuse_unsupported(kind, 1.0 if partial else share)
     stated = {name: v for part in (_beside(raw), found) for name, v in part.items() if v is not None}
     values = {"rope_theta": default_theta, **stated, **_lengths(raw, kind, stated)}
-    numbers = {name: value for name, value in values.items() if name in _NUMBERS and not _is_absent(value)}
+    numbers = {name: value for name, value in values.items() if name in _NUMBERS and not _is_absent(name, value)}
     faults = _faults(kind, numbers)
     if not isinstance(truncate := values.get("truncate", True), bool):
         faults.append(f"truncate is {shown(truncate)}, expected true or false")
@@ -110,9 +110,9 @@ def read_rope(
     )
 
 
-def _is_absent(value: Any) -> bool:
-    """0 stands for "not given", as in transformers' formulas; false does not."""
-    return value is None or (value == 0 and not isinstance(value, bool))
+def _is_absent(name: str, value: Any) -> bool:
+    """0 stands for "not given", as in transformers' formulas, except for the base; false does not."""
+    return value is None or (value == 0 and not isinstance(value, bool) and name != "rope_theta")
 
 
 def _faults(kind: str, numbers: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Any linear layer of one row on the last token, whatever its name: v_head, reward_head, rm_head, classifier, ...
+"""Any linear layer of one row on the last token, whatever its name, such as `reward_head` or `rm_head`
 
 Source: microsoft/DeepSpeedExamples, DeepSpeed-Chat's `RewardModel` (`v_head` beside `rwtransformer`, no bias, the value
 at the last token before padding); trainers of one's own differ from it in the name, the bias and nothing else.

@@ -92,9 +92,7 @@ def _notes(facts: HeadFacts, rows: int, score_row: int | None) -> tuple[str, ...
         notes.append(f"config.json implies {stated} labels, score.weight has {rows} rows: the weights decide")
     if BIAS in facts.tensors:
         left_out = facts.recipe is not None and facts.recipe.drop_bias
-        done = (
-            "left out, as transformers does" if left_out else "added, which transformers leaves out (recipe: drop_bias)"
-        )
+        done = "left out, as by transformers" if left_out else "added; transformers leaves it out (recipe: drop_bias)"
         notes.append(f"the checkpoint has a {BIAS}: it is {done}")
     if score_row is None:
         notes.append("several labels and none chosen as the score: results carry rewards only (--score-label)")

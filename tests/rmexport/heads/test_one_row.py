@@ -34,7 +34,7 @@ def recipe_in(folder: Path, **fields: Any) -> str:
 
 def two_heads(folder: Path) -> TinyCheckpoint:
     heads = {"reward_head.weight": normal(1, HIDDEN), "cost_head.weight": normal(1, HIDDEN, seed=7)}
-    return reward_trunk(folder, heads | {"cost_head.bias": BIAS, "reward_head.bias": BIAS}, CAUSAL)
+    return reward_trunk(folder, heads | {"cost_head.bias": BIAS.clone(), "reward_head.bias": BIAS}, CAUSAL)
 
 
 @pytest.mark.parametrize("name", NAMES)
