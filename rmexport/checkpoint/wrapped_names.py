@@ -1,7 +1,7 @@
 """Tensor names without what training put around the model: torch.compile, FSDP, DDP, DeepSpeed, PEFT, TRL.
 
-A wrapper is a component of a name, at its beginning (`module.`, `base_model.model.`, `pretrained_model.`) or anywhere
-(`_orig_mod.`, `_fsdp_wrapped_module.`), and wrappers come in wrappers. `model.` is one only where it stands before all
+A wrapper is a component of a name, at its beginning (`base_model.model.`, `pretrained_model.`) or anywhere (`module.`,
+`_orig_mod.`, `_fsdp_wrapped_module.`), and wrappers come in wrappers. `model.` is one only where it stands before all
 that the model has: backbones have a `model.` of their own.
 """
 
@@ -14,8 +14,9 @@ from rmexport.checkpoint.weight_files import WeightFiles, renamed_weights
 from rmexport.errors import CheckpointError
 
 PEFT = "base_model.model."  # of every name in an adapter
-_LEADING = ("module.", PEFT, "pretrained_model.")
+_LEADING = (PEFT, "pretrained_model.")
 _ANYWHERE = (
+    "module",  # DDP, DeepSpeed
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
@@ -59,7 +60,7 @@ def _around_all(names: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> 
     """`model.` where it wraps the model: before another `model.`, or before the head too."""
     found = set(names.values())
     inside = {name for name in found if name.startswith(_MODEL)}
-    nested = any(name.startswith(_MODEL * 2) for name in inside)
+    nested = any(name.removeprefix(_MODEL).startswith((_MODEL, *_LEADING)) for name in inside)
     layers = any(n.startswith("model.layers.") if n in inside else ".layers." in f".{n}" for n in found)
     heads = (old for old, new in names.items() if ".layers." not in f".{new}" and _has_one_row(tensors[old]))
     return _MODEL if (nested and not layers) or (inside == found and any(heads)) else None

@@ -23,7 +23,7 @@ _UNREAD = re.compile(
 
 
 def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
-    """The `AutoModelForSequenceClassification` in `dtype`, with as many labels as the weights have.
+    """transformers' own classifier of this type in `dtype`, with as many labels as the weights have.
 
     Runs no code of the checkpoint. Raises CheckpointError where transformers cannot read it, for parameters that the
     checkpoint does not hold, which transformers would make up, and for tensors that this class has no place for.
@@ -34,14 +34,15 @@ def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
             config = transformers.AutoConfig.from_pretrained(folder, **trust)
             config.num_labels = labels
             _apply_rope_parameters(config, checkpoint.config)
-            model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
+            kind = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+            model, loaded = kind.from_pretrained(
                 config=config,
                 dtype=TORCH_DTYPES[dtype],
                 output_loading_info=True,
                 **_weights(checkpoint, folder),
                 **trust,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
     if missing := sorted(loaded["missing_keys"]):
         raise CheckpointError(

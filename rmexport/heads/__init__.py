@@ -29,7 +29,7 @@ from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe, recipes
 from rmexport.score_position import EndRule, score_position
-from rmexport.tensor_parts import Derived
+from rmexport.tensor_parts import Derived, found_prefix, rename
 from rmruntime.manifest import Output, PositionRule
 
 
@@ -202,8 +202,7 @@ def _reason(claims: Mapping[str, frozenset[str]], chosen: str) -> str:
 
 
 def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
-    inside = facts.embedding.partition(".")[0] + "."
-    outside = sorted(name for name in facts.tensors if not name.startswith(inside))
+    outside = _outside(facts)
     found = f"architecture {facts.architecture}, tensors outside the backbone: {', '.join(outside[:12]) or 'none'}"
     if matching:
         return f"{found}: these heads all match: {', '.join(sorted(matching))}; choose with --recipe"
@@ -215,6 +214,16 @@ def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
     return (
         f"no reward head recognised ({found}){hint} (known: {', '.join(sorted(heads()))}).{_candidates(facts)}{causal}"
     )
+
+
+def _outside(facts: HeadFacts) -> list[str]:
+    """The tensors that are not the backbone's, wherever the checkpoint keeps that."""
+    prefixes = found_prefix(facts.embedding, facts.tensors)
+    stem = ".".join(rename(facts.embedding, prefixes).split(".")[:-2])
+    if stem:
+        return sorted(name for name in facts.tensors if not name.startswith(f"{stem}."))
+    leaf = ".".join(facts.embedding.split(".")[-2:])
+    return sorted(name for name in facts.tensors if name != leaf and not name.startswith("layers."))
 
 
 def _candidates(facts: HeadFacts) -> str:

@@ -71,11 +71,15 @@ WRAPPERS: dict[str, Callable[[str], str]] = {
             "module._orig_mod.base_model.model.",
             "_fsdp_wrapped_module._orig_mod.model.",
             "_forward_module.module.",
+            "model.module.",
+            "model.base_model.model.",
+            "model.pretrained_model.module.",
         )
     },
     "FSDP within": lambda name: re.sub(r"(layers\.\d+\.)", r"\1_fsdp_wrapped_module.", name),
     "checkpointing within": lambda name: "module." + re.sub(r"(layers\.\d+\.)", r"\1_checkpoint_wrapped_module.", name),
     "compiled within": lambda name: name.replace("mlp.", "mlp._orig_mod.").replace("model.", "model._orig_mod.", 1),
+    "DDP within": lambda name: name.replace("model.", "model.module.", 1),
     "the backbone alone": lambda name: name if name == "score.weight" else f"module.{name}",
 }
 
