@@ -27,6 +27,7 @@ class Range:
         return f"from {self.least:.10g} to {self.most:.10g}"
 
 
+SIZE, NUMBER = Range(1, 1 << 24), Range(-1e12, 1e12)  # where nothing narrower is known
 LAYERS = Range(1, 1024)
 HEADS = Range(1, 1024)
 HEAD_SIZE = Range(1, 4096)
@@ -44,7 +45,7 @@ STATISTIC = Range(-1e9, 1e9)
 DEVIATION = Range(1e-9, 1e9)
 
 
-def integer(raw: Mapping[str, Any], name: str, within: Range) -> int:
+def integer(raw: Mapping[str, Any], name: str, within: Range = SIZE) -> int:
     """An integer field; raises CheckpointError when it is absent, of another type or out of range."""
     value = optional_integer(raw, name, within)
     if value is None:
@@ -52,7 +53,7 @@ def integer(raw: Mapping[str, Any], name: str, within: Range) -> int:
     return value
 
 
-def optional_integer(raw: Mapping[str, Any], name: str, within: Range) -> int | None:
+def optional_integer(raw: Mapping[str, Any], name: str, within: Range = SIZE) -> int | None:
     """An integer field, or None when it is absent or null."""
     value = raw.get(name)
     if value is None:
@@ -62,7 +63,7 @@ def optional_integer(raw: Mapping[str, Any], name: str, within: Range) -> int | 
     return value
 
 
-def number(raw: Mapping[str, Any], name: str, within: Range, *, default: float) -> float:
+def number(raw: Mapping[str, Any], name: str, within: Range = NUMBER, *, default: float) -> float:
     """A numeric field; `default` where it is absent, null is an error."""
     value = raw.get(name, default)
     if not within.holds(value):

@@ -9,22 +9,29 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from checkpoint_files import file_of, header_of, with_config
-from rmexport.checkpoint import open_checkpoint
+from rmexport import ExportOptions
+from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.checkpoint.adapter_config import read_adapter_config
-from rmexport.errors import CheckpointError, UnsupportedModel
+from rmexport.encoders import is_encoder, read_encoder_spec
+from rmexport.errors import CheckpointError, ExportError, UnsupportedModel
 from rmexport.families import derived_weights, families
 from rmexport.label_names import label_names
+from rmexport.spec import read_spec
+from tiny_checkpoints import gated, sequence_classifier
 
 FUZZ = settings(
     derandomize=True, deadline=None, max_examples=150, database=None, suppress_health_check=list(HealthCheck)
@@ -204,3 +211,34 @@ def test_damaged_pickles(changes: list[tuple[int, int]], at: int, inserted: byte
         return data[: at % len(data)] + inserted + data[at % len(data) :]
 
     opened("pytorch_model.bin", repickled(change))
+
+
+HEAD_FIELDS = [
+    "architectures", "id2label", "num_labels", "pad_token_id", "tie_word_embeddings", "text_config", "objective_names",
+    "gating_temperature", "num_objectives", "num_quantiles", "value_head_prefix", "normalize_reward", "mean", "std",
+    "pooling", "score_type", "do_normalize", "quantization_config", "reward_token_id", "softmax", "temperature",
+    "final_logit_softcapping", "model_type", "bos_token_id", "eos_token_id", "vocab_size", "rope_parameters",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
+    """A gated model, a classifier, and one whose head is found by its shape."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    made = [gated(folder / "gated"), sequence_classifier(folder / "plain"), sequence_classifier(folder / "other")]
+    path = folder / "other" / "model.safetensors"
+    save_file({n.replace("score.", "v_head."): t for n, t in load_file(path).items()}, path)
+    return [open_checkpoint(str(checkpoint.folder)) for checkpoint in made]
+
+
+@settings(FUZZ, max_examples=30)
+@given(st.integers(0, 2), st.dictionaries(st.sampled_from(HEAD_FIELDS), VALUES, min_size=1, max_size=3))
+def test_config_values_of_heads(readable: list[Checkpoint], which: int, fields: dict[str, Any]) -> None:
+    checkpoint = replace(readable[which], config={**readable[which].config, **fields})
+    try:
+        if is_encoder(checkpoint.config):
+            read_encoder_spec(checkpoint, ExportOptions())
+        else:
+            read_spec(checkpoint, ExportOptions())
+    except ExportError as error:
+        assert len(str(error)) < 5000
