@@ -26,7 +26,7 @@ from rmexport.checkpoint.zip_members import BrokenZip, ZipMembers
 _PICKLE_BYTES, _STORAGE_BYTES = 4 << 20, 2048  # the most of a pickle: some, and for each storage; torch writes 200
 _OPCODES, _STORAGE_OPCODES = 1_000_000, 200  # torch writes 40 for each tensor
 _MAX_RANK = 64  # dimensions of one tensor, as in numpy
-_REPEATED = 1 << 24  # elements of the largest tensor that may have more than its storage: expanded ones do
+_REPEATED = 1 << 26  # elements of the largest tensor that may have more than its storage: expanded ones do
 _SIGNATURE = b"PK\3\4"
 _OLD_MAGIC, _OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
