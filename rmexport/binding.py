@@ -9,6 +9,21 @@ from rmexport.graph.writer import WeightRequest
 from rmexport.tensor_parts import Derived, TensorAlias, TensorRows, sources_of
 
 SHOWN = 20  # of each kind of fault: an 80-layer model can miss thousands
+_LOST_LAYERS = 16  # more than an incomplete download lacks; so few are told tensor by tensor
+
+
+def check_layers(layers: int, embedding: str, tensors: Collection[str]) -> None:
+    """Raise CheckpointError for a config of many more layers than the tensors name, before graphs of them are built.
+
+    `embedding` is the checkpoint's name of that weight, beside which the layers are.
+    """
+    stem = embedding.removesuffix(".".join(embedding.split(".")[-2:])) + "layers."
+    named = {name.removeprefix(stem).partition(".")[0] for name in tensors if name.startswith(stem)}
+    if layers > len(named) + _LOST_LAYERS:
+        raise CheckpointError(
+            f"config.json: num_hidden_layers is {layers}, and the tensors are those of {len(named)} layers "
+            f"({stem}0 ...); does config.json belong to these weights?"
+        )
 
 
 def check_binding(
@@ -63,13 +78,18 @@ def _left_rows(
     derived: Mapping[str, Derived], tensors: Mapping[str, TensorInfo], whole: Collection[str]
 ) -> Iterator[str]:
     """Fused projections with rows that nothing reads; those in `whole` are read by others or knowingly left out."""
-    read: dict[str, set[int]] = {}
+    read: dict[str, list[tuple[int, ...]]] = {}
+    kept = set(whole)
     for made in derived.values():
-        if isinstance(made, TensorRows) and made.source not in whole:
-            read.setdefault(made.source, set()).update(made.rows)
-    for source, rows in read.items():
-        if source in tensors and len(rows) < tensors[source].shape[0]:
-            yield f"{source} is {list(tensors[source].shape)}, the config implies {len(rows)} rows"
+        if isinstance(made, TensorRows) and made.source not in kept:
+            read.setdefault(made.source, []).append(made.rows)
+    counts: dict[tuple[int, ...], int] = {}  # by the parts' identities, which are those of every layer
+    for source, parts in read.items():
+        key = tuple(map(id, parts))
+        if key not in counts:
+            counts[key] = len(set().union(*parts))
+        if source in tensors and counts[key] < tensors[source].shape[0]:
+            yield f"{source} is {list(tensors[source].shape)}, the config implies {counts[key]} rows"
 
 
 def _matches(name: str, patterns: Sequence[Pattern[str]]) -> bool:

@@ -58,6 +58,19 @@ def linear_value(name: str, inputs: int, *, bias: bool = False) -> FeedForward:
     return FeedForward(layers=(LinearLayer(name=name, outputs=1, inputs=inputs, bias=bias),))
 
 
+def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: str) -> dict[str, TensorInfo]:
+    """Weights [1, inputs] outside the backbone's layers, by layer (the name less `.weight`): any may be the reward's.
+
+    `embedding` is the backbone's own name of that weight, whatever its tensors are called before it.
+    """
+    leaf = ".".join(embedding.split(".")[-2:])
+    return {
+        name.removesuffix(".weight"): info
+        for name, info in tensors.items()
+        if info.shape == (1, inputs) and ".layers." not in f".{name}" and not f".{name}".endswith(f".{leaf}")
+    }
+
+
 def read_feed_forward(
     tensors: Mapping[str, TensorInfo], names: Sequence[str], inputs: int, activation: Activation = "relu"
 ) -> FeedForward:

@@ -1,33 +1,64 @@
 """Names for a head's outputs, from wherever a checkpoint may state them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rmexport.checkpoint.config_fields import section, shown
 from rmexport.errors import CheckpointError
 
 CONFIG_LISTS = ("objective_names", "objectives", "attributes", "reward_names")
 
 
-def label_names(config: Mapping[str, Any], count: int, *, stem: str, published: Sequence[str] = ()) -> tuple[str, ...]:
-    """`count` names: a config list of exactly that length, the published ones, id2label, else `stem_N`.
+def label_names(
+    config: Mapping[str, Any], count: int, *, stem: str, stated: Sequence[str] = (), published: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """`count` names: a config list, those that a recipe has `stated`, the `published` ones, id2label, else `stem_N`.
 
-    id2label counts only where it covers every index and is not transformers' own LABEL_N filler. Raises
-    CheckpointError when names repeat.
+    The published ones count only where they are as many as there are outputs, and id2label where it is not
+    transformers' own LABEL_N filler. Raises CheckpointError where the names that count are of another number, no text,
+    or repeat.
     """
-    candidates = [config.get(key) for key in CONFIG_LISTS] + [list(published), _id2label(config)]
-    names = next((tuple(map(str, c)) for c in candidates if isinstance(c, list) and len(c) == count), None)
-    names = names or tuple(f"{stem}_{i}" for i in range(count))
-    if len(set(names)) != count:
-        raise CheckpointError(f"config.json names outputs twice: {', '.join(names)}; each needs a name of its own")
-    return names
+    where, names = next(_candidates(config, count, stated, published), ("", [f"{stem}_{i}" for i in range(count)]))
+    if len(names) != count:
+        raise CheckpointError(
+            f"{where} has {len(names)} names ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}) and the "
+            f"weights have {count} outputs; give each output one name, or remove the names"
+        )
+    if len(set(names)) != count or not all(names):
+        raise CheckpointError(
+            f"{where} names outputs twice, or not at all: {', '.join(names)}; each needs a name of its own"
+        )
+    return tuple(names)
 
 
-def _id2label(config: Mapping[str, Any]) -> list[str] | None:
-    raw = config.get("id2label")
-    if not isinstance(raw, Mapping):
-        return None
-    by_index = {str(key): str(value) for key, value in raw.items()}
-    names = [by_index.get(str(i), "") for i in range(len(by_index))]
-    filler = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
-    return None if filler or not all(names) else names
+def _candidates(
+    config: Mapping[str, Any], count: int, stated: Sequence[str], published: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Where names are stated, and what they are; the first one counts."""
+    for key in CONFIG_LISTS:
+        if isinstance(names := config.get(key), list) and names:
+            if not all(isinstance(name, str) for name in names):
+                raise CheckpointError(f"config.json: {key} is {shown(names)}, expected a list of names")
+            yield f"config.json: {key}", names
+    if stated:
+        yield "the recipe: objectives", list(stated)
+    if len(published) == count:
+        yield "the published list", list(published)
+    if names := _id2label(config):
+        yield "config.json: id2label", names
+
+
+def _id2label(config: Mapping[str, Any]) -> list[str]:
+    """The names in order; [] for transformers' filler. Raises CheckpointError for indices with holes."""
+    by_index = section(config, "id2label")
+    if any(not isinstance(name, str | int) or isinstance(name, bool) for name in by_index.values()):
+        raise CheckpointError(f"config.json: id2label is {shown(by_index)}, expected names by index")
+    names = {str(index): str(name) for index, name in by_index.items()}
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
+        return []
+    if set(names) != set(map(str, range(len(names)))):
+        raise CheckpointError(
+            f"config.json: id2label has the indices {', '.join(names)}, expected 0 to {len(names) - 1}, one an output"
+        )
+    return [names[str(i)] for i in range(len(names))]

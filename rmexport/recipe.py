@@ -37,6 +37,8 @@ class Recipe:
     the good and bad reply of a token-logits head, `token_ids` the same as ids where no text says them (one id: its raw
     logit is the score). `position` overrides the token that the head reads; `activation` is applied to its score;
     `normalize` takes (score - mean) / std with the config's numbers; `negate` turns costs into rewards.
+    `head_tensor` names the weight of one row that is the head where several could be; `drop_bias` leaves the head's
+    bias out, as transformers does with a sequence classifier's.
     `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put behind every
     conversation that does not already end in it; `objectives` and `score_label` name a head's outputs. `unit` says
     whether a whole response or one step is judged. The other fields are those of the manifest's Format.
@@ -52,6 +54,8 @@ class Recipe:
     activation: Literal["sigmoid"] | None = None
     normalize: bool = False
     negate: bool = False
+    head_tensor: str | None = None
+    drop_bias: bool = False
     template: str | None = None
     append: str | None = None
     reply: str | None = None
@@ -115,14 +119,21 @@ def recipe_for(name: str | None, repo: str | None) -> Recipe | None:
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise OptionError(f"the recipe {name!r} is not a file; check the path, or name a built-in recipe")
-        return _parse(Path(name).read_text(), name)
+        return _read(Path(name))
     near = difflib.get_close_matches(name, recipes(), n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise OptionError(f"no recipe {name!r} (known: {', '.join(recipes())}, or a path to a .json file){hint}")
 
 
+def _read(path: Path) -> Recipe:
+    try:
+        return _parse(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"recipe {path} cannot be read: {error}") from error
+
+
 def _parse(text: str, where: str) -> Recipe:
     try:
         return decode_dataclass(Recipe, json.loads(text), where=f"recipe {where}")
-    except (ValueError, BundleError) as error:
+    except (ValueError, RecursionError, BundleError) as error:
         raise OptionError(f"recipe {where} cannot be read: {error}") from error

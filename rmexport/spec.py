@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmexport.binding import check_binding
+from rmexport.binding import check_binding, check_layers
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, flag, optional_integer
+from rmexport.checkpoint.quantized_tensors import refuse_quantized
 from rmexport.dialects import dialects
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
@@ -66,7 +68,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
 
     Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
     """
-    _refuse_quantized(checkpoint)
+    refuse_quantized(checkpoint.config, checkpoint.tensors)
     tokenizer = checkpoint.read_tokenizer()
     facts = _facts(checkpoint, tokenizer, options)
     family = _family(facts)
@@ -78,6 +80,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     check_recipe(head, recipe or PLAIN, options)
     head_spec = head.read_spec(facts)
     prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head_spec.prefixes}
+    check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head, head_spec)
     derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
     ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
@@ -106,16 +109,6 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     )
 
 
-def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    """A quantization_config over plain weights is stale, and means nothing."""
-    foreign = sorted({info.dtype for info in checkpoint.tensors.values()} - set(FLOAT_DTYPES))
-    if checkpoint.config.get("quantization_config") and foreign:
-        raise CheckpointError(
-            f"the checkpoint is quantized (config.json has quantization_config, tensors are {', '.join(foreign)}); "
-            "export the unquantized original, or dequantize it first"
-        )
-
-
 def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOptions) -> HeadFacts:
     """What is known before the family is: its sizes and names follow."""
     recipe = recipe_for(options.recipe, checkpoint.repo)
@@ -130,13 +123,13 @@ def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOpt
 
 
 def _with_family(facts: HeadFacts, family: Family, config: FamilyConfig) -> HeadFacts:
-    tied = facts.config.get("tie_word_embeddings", getattr(family, "TIED_BY_DEFAULT", False))
+    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **facts.config}
     return replace(
         facts,
         hidden_size=config.hidden_size,
         embedding=family.EMBEDDING,
         lm_head=family.LM_HEAD,
-        tied=bool(tied),
+        tied=flag(tied, "tie_word_embeddings"),
         pad_id=_pad_id(facts.config, family),
     )
 
@@ -145,8 +138,9 @@ def _pad_id(raw: Mapping[str, Any], family: Family) -> int | None:
     """As transformers has it: of the text's own config where there is one, the family's default where it is absent."""
     text = raw.get("text_config")
     own = text if isinstance(text, dict) else raw
-    pad_id = own.get("pad_token_id", getattr(family, "DEFAULT_PAD_ID", None))
-    return pad_id if isinstance(pad_id, int) else None
+    stated = {"pad_token_id": getattr(family, "DEFAULT_PAD_ID", None), **own}
+    pad_id = optional_integer(stated, "pad_token_id", Range(-1, TOKEN_ID.most))
+    return None if pad_id == -1 else pad_id  # which Llama 1 says, and no token is
 
 
 def _family(facts: HeadFacts) -> Family:
@@ -305,7 +299,7 @@ def _quantization(stored: tuple[StoredTensor, ...], scheme: Scheme | None) -> Qu
 def _backbone(raw: Mapping[str, Any], config: FamilyConfig, requests: Mapping[str, WeightRequest]) -> Backbone:
     return Backbone(
         model_type=str(raw["model_type"]),
-        architecture=str((raw.get("architectures") or ["unknown"])[0]),
+        architecture=(*architectures(raw), "unknown")[0],
         hidden_size=config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocab_size=config.vocab_size,

@@ -15,6 +15,7 @@ from rmexport.checkpoint.adapter_tensors import (
     base_name,
     sort_tensors,
 )
+from rmexport.checkpoint.config_fields import architectures
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.lora_reader import LoraReader, LowRankUpdate
 from rmexport.checkpoint.routed_reader import Route, RoutedReader
@@ -31,14 +32,17 @@ _LM_HEADS = ("lm_head.weight", "lm_head.bias", "output.weight", "embed_out.weigh
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
-def merge_adapter(config: LoraConfig, adapter: WeightFiles, base: WeightFiles, model_type: object) -> WeightFiles:
+def merge_adapter(
+    config: LoraConfig, adapter: WeightFiles, base: WeightFiles, model_type: object, *, base_files: str = BASE_PREFIX
+) -> WeightFiles:
     """The base's weights with the adapter's changes; memory is needed for the factors of one weight a thread.
 
     Merged tensors keep the dtype of the base's, whole ones have the adapter's. No tensor has an offset, so that all
-    of them are streamed. Raises CheckpointError for tensors that do not fit the base, all at once.
+    of them are streamed. `base_files` begins the names of the base's files. Raises CheckpointError for tensors that do
+    not fit the base, all at once.
     """
     own = sort_tensors(adapter.tensors, base.tensors)
-    held = {name: replace(info, file=BASE_PREFIX + info.file, offset=None) for name, info in base.tensors.items()}
+    held = {name: replace(info, file=base_files + info.file, offset=None) for name, info in base.tensors.items()}
     weights = {name: Route(base.reader, info) for name, info in base.tensors.items()}
     weights |= {name: Route(adapter.reader, info) for name, info in own.whole.items()}
     held |= {name: replace(info, name=name, offset=None) for name, info in own.whole.items()}
@@ -57,7 +61,7 @@ def merge_adapter(config: LoraConfig, adapter: WeightFiles, base: WeightFiles, m
     routes = weights | {name: merged.route(name) for name in updates}
     dropped = _unused_lm_head(config, own, base.tensors)
     tensors = {name: info for name, info in held.items() if name not in dropped}
-    notes = _notes(config, own, dropped) + _tied_notes(own, weights)
+    notes = adapter.notes + _notes(config, own, dropped) + _tied_notes(own, weights)
     return WeightFiles(tensors, RoutedReader(routes), adapter.files, notes=notes)
 
 
@@ -151,7 +155,8 @@ def _notes(config: LoraConfig, adapter: AdapterTensors, dropped: tuple[str, ...]
     whole = f", {listing(sorted(adapter.whole))} taken whole" if adapter.whole else ""
     stated = config.base_model_name_or_path
     base = stated.rstrip("/").rsplit("/", 1)[-1] if stated.startswith(("/", ".", "~")) else stated  # no private paths
-    merged = f"LoRA adapter on {base}: {len(adapter.updates)} weights merged{whole}"
+    on = f" on {base}" if base else ""
+    merged = f"LoRA adapter{on}: {len(adapter.updates)} weights merged{whole}"
     left_out = (f"{', '.join(dropped)} of the base is left out: the adapter's head replaces it",) if dropped else ()
     return (merged, *left_out)
 
@@ -182,7 +187,6 @@ def adapted_config(
         if "embed" in name and name.endswith(".weight") and not info.file.startswith(BASE_PREFIX):
             fields["vocab_size"] = info.shape[0]
     suffix = _CLASSIFIERS.get(config.task_type or "")
-    architectures = base.get("architectures")
-    if suffix and isinstance(architectures, list):
-        fields["architectures"] = [str(name).replace("ForCausalLM", suffix) for name in architectures]
+    if suffix:
+        fields["architectures"] = [name.replace("ForCausalLM", suffix) for name in architectures(base)]
     return fields

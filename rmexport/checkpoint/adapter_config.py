@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmexport.checkpoint.config_fields import flag, integer, number
+from rmexport.checkpoint.config_fields import FACTOR, RANK, Range, flag, integer, number, optional_text, shown
 from rmexport.checkpoint.json_file import read_json_object
 from rmexport.errors import CheckpointError
 
@@ -53,8 +53,8 @@ class LoraConfig:
         return _matching(self.alpha_pattern, module, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def read_adapter_config(folder: Path) -> LoraConfig:
-    """Parse the adapter_config.json in `folder`.
+def read_adapter_config(folder: Path, *, needs_base: bool = True) -> LoraConfig:
+    """Parse the adapter_config.json in `folder`; `needs_base`: it must name the base.
 
     Raises CheckpointError for other adapters than LoRA, for settings that cannot be merged, and for missing fields.
     """
@@ -63,16 +63,16 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     try:
         _check_mergeable(raw)
         return LoraConfig(
-            base_model_name_or_path=_text(raw, "base_model_name_or_path"),
-            revision=_optional_text(raw, "revision"),
-            task_type=_optional_text(raw, "task_type"),
-            r=integer(raw, "r"),
-            lora_alpha=number(raw, "lora_alpha", default=8),  # peft's default
+            base_model_name_or_path=_base(raw, needed=needs_base),
+            revision=optional_text(raw, "revision"),
+            task_type=optional_text(raw, "task_type"),
+            r=integer(raw, "r", RANK),
+            lora_alpha=number(raw, "lora_alpha", FACTOR, default=8),  # peft's default
             use_rslora=flag(raw, "use_rslora"),
             use_dora=flag(raw, "use_dora"),
-            rank_pattern=_patterns(raw, "rank_pattern"),
-            alpha_pattern=_patterns(raw, "alpha_pattern"),
-            modules_to_save=tuple(map(str, raw.get("modules_to_save") or ())),
+            rank_pattern=_patterns(raw, "rank_pattern", RANK),
+            alpha_pattern=_patterns(raw, "alpha_pattern", FACTOR),
+            modules_to_save=_modules(raw),
         )
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix('config.json').lstrip(': ')}") from error
@@ -87,34 +87,36 @@ def _check_mergeable(raw: Mapping[str, Any]) -> None:
     if found := [name for name in _UNSUPPORTED if raw.get(name)] + uses:
         raise CheckpointError(f"{', '.join(found)} cannot be merged here; {advice}")
     start = raw.get("init_lora_weights")
-    if start not in _PLAIN_STARTS:
+    if not isinstance(start, bool | str | None) or start not in _PLAIN_STARTS:
         raise CheckpointError(
             f"init_lora_weights is {start!r}, which changes the base's own weights before training; save the adapter "
             f"with peft's path_initial_model_for_weight_conversion, or {advice}"
         )
 
 
-def _text(raw: Mapping[str, Any], name: str) -> str:
-    value = _optional_text(raw, name)
-    if value is None:
-        raise CheckpointError(f"{name} is missing; write the base model's folder or Hub id there")
-    return value
+def _base(raw: Mapping[str, Any], *, needed: bool) -> str:
+    value = optional_text(raw, "base_model_name_or_path")
+    if value is None and needed:
+        raise CheckpointError("base_model_name_or_path is missing; write the base model's folder or Hub id there")
+    return value or ""
 
 
-def _optional_text(raw: Mapping[str, Any], name: str) -> str | None:
-    value = raw.get(name)
-    if value is not None and not isinstance(value, str):
-        raise CheckpointError(f"{name} is {value!r}, expected text")
-    return value or None
+def _modules(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    value = raw.get("modules_to_save") or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"modules_to_save is {shown(value)}, expected a list of module names")
+    return tuple(value)
 
 
-def _patterns(raw: Mapping[str, Any], name: str) -> Mapping[str, float]:
+def _patterns(raw: Mapping[str, Any], name: str, within: Range) -> Mapping[str, float]:
     patterns = raw.get(name) or {}
     if not isinstance(patterns, dict):
-        raise CheckpointError(f"{name} is {patterns!r}, expected an object of numbers by module name")
+        raise CheckpointError(f"{name} is {shown(patterns)}, expected an object of numbers by module name")
     for pattern, value in patterns.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(f"{name} gives {pattern!r} the value {value!r}, expected a positive number")
+        if not within.holds(value):
+            raise CheckpointError(
+                f"{name} gives {pattern!r} the value {shown(value)}, expected a positive number {within}"
+            )
         try:
             re.compile(pattern)
         except re.error as error:

@@ -7,6 +7,7 @@ from rmexport.checkpoint.origin import Origin, locate
 from rmexport.checkpoint.routed_reader import Route, RoutedReader
 from rmexport.checkpoint.side_files import read_side_files
 from rmexport.checkpoint.weight_files import WeightFiles, find_weights, has_weights, read_weights
+from rmexport.checkpoint.wrapped_names import PEFT, unwrapped
 from rmexport.errors import CheckpointError
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -28,17 +29,18 @@ def read_adapter(folder: Path) -> WeightFiles:
         raise CheckpointError(
             f"{folder} has {ADAPTER_CONFIG} and none of {', '.join(ADAPTERS)}; give the folder of a complete adapter"
         )
-    parts = [read_weights(folder, file), read_side_files(folder)]
+    parts = [unwrapped(read_weights(folder, file), expected=(PEFT,)), read_side_files(folder)]
     if has_weights(folder):
         parts.append(_value_head(folder))
     tensors = {name: info for part in parts for name, info in part.tensors.items()}
     routes = {name: Route(part.reader, info) for part in parts for name, info in part.tensors.items()}
-    return WeightFiles(tensors, RoutedReader(routes), tuple(file for part in parts for file in part.files))
+    files = tuple(file for part in parts for file in part.files)
+    return WeightFiles(tensors, RoutedReader(routes), files, notes=tuple(note for part in parts for note in part.notes))
 
 
 def _value_head(folder: Path) -> WeightFiles:
     """What TRL's AutoModelForCausalLMWithValueHead saves as the model beside an adapter: the value head alone."""
-    found = find_weights(folder)
+    found = unwrapped(find_weights(folder))
     if not all(name.startswith("v_head.") for name in found.tensors):
         raise CheckpointError(
             f"{folder} holds an adapter and a whole model ({', '.join(found.files[:3])}); which of them to score with "

@@ -1,8 +1,8 @@
 """Sorts an adapter's tensors by what they do to the base: low-rank updates, and tensors that replace or join its own.
 
-Names are peft's (utils/save_and_load.py), with or without the name of the adapter in them:
-base_model.model.MODULE.lora_A[.default].weight, .lora_embedding_A[.default], .lora_magnitude_vector[...], and for whole
-tensors base_model.model.MODULE[.modules_to_save[.default] | .base_layer].weight or .bias.
+Names are peft's (utils/save_and_load.py) less base_model.model., with or without the name of the adapter in them:
+MODULE.lora_A[.default].weight, .lora_embedding_A[.default], .lora_magnitude_vector[...], and for whole
+tensors MODULE[.modules_to_save[.default] | .base_layer].weight or .bias.
 """
 
 import re
@@ -15,7 +15,6 @@ from rmexport.errors import CheckpointError
 
 A, B, EMBEDDING_A, EMBEDDING_B = "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"
 MAGNITUDE = "lora_magnitude_vector"
-_PREFIX = "base_model.model."
 _UPDATE = re.compile(
     rf"(?P<module>.+)\.(?P<part>{A}|{B}|{EMBEDDING_A}|{EMBEDDING_B}|{MAGNITUDE})(\.(?!bias$)[^.]+)?(\.weight)?"
 )
@@ -40,15 +39,14 @@ def sort_tensors(tensors: Mapping[str, TensorInfo], base: Collection[str]) -> Ad
     updates: dict[str, dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
     strange = []
-    for key, info in tensors.items():
-        name = key.removeprefix(_PREFIX)
+    for name, info in tensors.items():
         if update := _UPDATE.fullmatch(name):
             target, slot = updates.setdefault(update["module"], {}), update["part"]
         else:
             saved = _WHOLE.fullmatch(name)
             target, slot = whole, base_name(f"{saved['module']}.{saved['leaf']}" if saved else name, base)
         if slot in target or (not update and _FOREIGN.match(name)):
-            strange.append(key)
+            strange.append(name)
         target[slot] = info
     if strange:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Tensors in torch's .bin and .pt files: plain archives are read in place, all others by torch."""
+"""Tensors in torch's .bin and .pt files: archives are read in place, the format before torch 1.6 by torch."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ import numpy as np
 
 from rmexport.checkpoint.file_reads import FileReads
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo, TensorReader
-from rmexport.checkpoint.torch_archive import BrokenArchive, NotPlain, PlacedTensor, read_archive
+from rmexport.checkpoint.torch_archive import BrokenArchive, MoreThanTensors, OldFormat, PlacedTensor, read_archive
 from rmexport.errors import CheckpointError
 
 
 def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
     """The tensors of some files. Raises CheckpointError for files that are damaged or hold more than tensors.
 
-    Also when a file is no plain archive and torch, which reads the other kinds, is not installed.
+    Also when a file is in the format before torch 1.6, and torch, which reads that, is not installed.
     """
     return [info for file in files for info in _describe(folder, file)]
 
@@ -24,7 +24,7 @@ def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
 def _describe(folder: Path, file: str) -> list[TensorInfo]:
     try:
         placed = _placed(folder / file)
-    except NotPlain as reason:
+    except OldFormat as reason:
         tensors: list[TensorInfo] = _torch_shards(folder / file, reason).file_inventory(folder, [file])
         return tensors
     return [
@@ -38,11 +38,16 @@ def _placed(path: Path) -> dict[str, PlacedTensor]:
         return read_archive(path)
     except BrokenArchive as error:
         raise CheckpointError(f"{path} is damaged: {error}; download it again") from error
+    except MoreThanTensors as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors by name, and reading that could run code: {error}. Ask its publisher for "
+            "safetensors, or save the state dict alone"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _torch_shards(path: Path, reason: NotPlain) -> Any:
+def _torch_shards(path: Path, reason: OldFormat) -> Any:
     """The module that reads files by torch, imported only where one is needed."""
     try:
         return importlib.import_module("rmexport.checkpoint.torch_shards")
@@ -75,7 +80,7 @@ class BinReader:
         """Two threads may both come here; they find the same."""
         try:
             known: Mapping[str, PlacedTensor] | TensorReader = _placed(self._folder / file)
-        except NotPlain as reason:
+        except OldFormat as reason:
             known = _torch_shards(self._folder / file, reason).TorchReader(self._folder)
         return self._known.setdefault(file, known)
 

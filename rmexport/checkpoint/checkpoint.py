@@ -22,7 +22,9 @@ from rmexport.checkpoint.tokenizer_files import (
     read_adapter_tokenizer,
     read_tokenizer,
 )
+from rmexport.checkpoint.unmerged_peft import merge_unmerged
 from rmexport.checkpoint.weight_files import WeightFiles, find_weights
+from rmexport.checkpoint.wrapped_names import unwrapped
 from rmexport.errors import CheckpointError
 from rmruntime.bundle import file_sha256
 from rmruntime.manifest import FileRecord, FileRole
@@ -94,7 +96,7 @@ class Checkpoint:
         Content hashes of the small files; those of weights only where the Hub's cache states them. Raises
         CheckpointError when one cannot be read.
         """
-        configs = [name for name in (ADAPTER_CONFIG, CONFIG) if self.base or name == CONFIG]
+        configs = [*([ADAPTER_CONFIG] if self.base else self.weights.settings), CONFIG]
         small = [name for name in configs if (self.folder / name).is_file()] + present_files(self.folder)
         small += [self.weights.index] if self.weights.index else []
         try:
@@ -138,7 +140,9 @@ def _open(origin: Origin, above: tuple[Path, ...]) -> Checkpoint:
     if not (origin.folder / CONFIG).is_file():
         raise CheckpointError(f"{origin.folder} has no {CONFIG}; give the folder of a complete Hugging Face checkpoint")
     config = read_json_object(origin.folder / CONFIG)
-    weights = with_side_files(origin.folder, find_weights(origin.folder))
+    weights = unwrapped(find_weights(origin.folder))
+    weights = merge_unmerged(origin.folder, weights, config)
+    weights = with_side_files(origin.folder, weights)
     return Checkpoint(origin.folder, origin.repo, origin.revision, config, weights)
 
 

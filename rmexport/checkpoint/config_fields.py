@@ -1,42 +1,127 @@
-"""Typed reads from a parsed config.json, with errors that name the field."""
+"""Typed reads from a parsed config.json, each within a plausible range, with errors that name the field.
+
+JSON in Python also has NaN, Infinity and integers of any length. What passes here can be computed with: no size is so
+large that it takes gigabytes or hours to find out that no tensor has it, no factor makes scores of NaN. The ranges hold
+every published model, most by a factor of ten and more.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rmexport.errors import CheckpointError
 
 
-def integer(raw: Mapping[str, Any], name: str) -> int:
-    """A positive integer field; raises CheckpointError when it is absent or anything else."""
-    value = optional_integer(raw, name)
+@dataclass(frozen=True)
+class Range:
+    """Both ends are allowed."""
+
+    least: float
+    most: float
+
+    def holds(self, value: object) -> bool:
+        """Whether it is a number within; NaN never is."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"from {self.least:.10g} to {self.most:.10g}"
+
+
+SIZE, NUMBER = Range(1, 1 << 24), Range(-1e12, 1e12)  # where nothing narrower is known
+LAYERS = Range(1, 1024)
+HEADS = Range(1, 1024)
+HEAD_SIZE = Range(1, 4096)
+FEATURES = Range(1, 1 << 20)
+VOCABULARY = Range(1, 1 << 22)
+TOKEN_ID = Range(0, 1 << 22)
+LENGTH = Range(1, 1 << 24)  # tokens; beyond, positions in fp32 are not exact
+EXPERTS = Range(1, 2048)
+LABELS = Range(1, 1 << 16)
+RANK = Range(1, 1 << 16)
+EPSILON = Range(1e-16, 0.1)
+ROPE_BASE = Range(2, 1e15)
+FACTOR = Range(1e-3, 1e6)
+STATISTIC = Range(-1e9, 1e9)
+DEVIATION = Range(1e-9, 1e9)
+
+
+def integer(raw: Mapping[str, Any], name: str, within: Range = SIZE) -> int:
+    """An integer field; raises CheckpointError when it is absent, of another type or out of range."""
+    value = optional_integer(raw, name, within)
     if value is None:
-        raise CheckpointError(
-            f"config.json lacks {name!r}, a positive integer; restore it from the original checkpoint"
-        )
+        raise CheckpointError(f"config.json lacks {name!r}, {_whole(within)}; restore it from the original checkpoint")
     return value
 
 
-def optional_integer(raw: Mapping[str, Any], name: str) -> int | None:
-    """A positive integer field, or None when it is absent or null."""
+def optional_integer(raw: Mapping[str, Any], name: str, within: Range = SIZE) -> int | None:
+    """An integer field, or None when it is absent or null."""
     value = raw.get(name)
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise CheckpointError(f"config.json: {name} is {value!r}, expected a positive integer")
+    if not isinstance(value, int) or not within.holds(value):
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected {_whole(within)}")
     return value
 
 
-def number(raw: Mapping[str, Any], name: str, *, default: float) -> float:
-    """A numeric field."""
+def number(raw: Mapping[str, Any], name: str, within: Range = NUMBER, *, default: float) -> float:
+    """A numeric field; `default` where it is absent, null is an error."""
     value = raw.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} is {value!r}, expected a number")
+    if not within.holds(value):
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected a number {within}")
     return float(value)
+
+
+def optional_number(raw: Mapping[str, Any], name: str, within: Range) -> float | None:
+    """A numeric field, or None when it is absent or null."""
+    return None if raw.get(name) is None else number(raw, name, within, default=0.0)
 
 
 def flag(raw: Mapping[str, Any], name: str) -> bool:
     """A true/false field, false when absent."""
     value = raw.get(name) or False
     if not isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} is {value!r}, expected true or false")
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected true or false")
     return value
+
+
+def optional_text(raw: Mapping[str, Any], name: str) -> str | None:
+    """A text field, or None when it is absent, null or empty."""
+    value = raw.get(name)
+    if value is not None and not isinstance(value, str):
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected text")
+    return value or None
+
+
+def architectures(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that config.json names; () where it names none."""
+    value = raw.get("architectures")
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"config.json: architectures is {shown(value)}, expected a list of class names")
+    return tuple(value)
+
+
+def section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A field that is an object; {} when it is absent or null."""
+    value = raw.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected an object or null")
+    return value
+
+
+def shown(value: object) -> str:
+    """A value of config.json in a message, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _whole(within: Range) -> str:
+    if within.least == 1:
+        return f"a positive integer of at most {within.most:.10g}"
+    return f"an integer {within}"

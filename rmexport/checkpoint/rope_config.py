@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rmexport.checkpoint.config_fields import FACTOR, LENGTH, ROPE_BASE, Range, section, shown
 from rmexport.errors import CheckpointError, UnsupportedModel
 
 # kind -> what it cannot do without
@@ -21,18 +22,19 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 _ALIASES = {"su": "longrope"}  # what Phi-3's first releases called it
 BY_LENGTH = ("dynamic", "longrope")  # kinds whose frequencies depend on a sequence's length
 
-# name in config.json -> field of RopeConfig
-_NUMBERS = {
-    "rope_theta": "theta",
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_max_position_embeddings",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "mscale": "mscale",
-    "mscale_all_dim": "mscale_all_dim",
-    "attention_factor": "attention_factor",
+_ORIGINAL = "original_max_position_embeddings"
+# name in config.json -> what it may be; RopeConfig has the same names but for rope_theta
+_NUMBERS: Mapping[str, Range] = {
+    "rope_theta": ROPE_BASE,
+    "factor": FACTOR,
+    "low_freq_factor": FACTOR,
+    "high_freq_factor": FACTOR,
+    _ORIGINAL: Range(2, LENGTH.most),  # formulas divide by its logarithm
+    "beta_fast": FACTOR,
+    "beta_slow": FACTOR,
+    "mscale": FACTOR,
+    "mscale_all_dim": FACTOR,
+    "attention_factor": FACTOR,
 }
 
 
@@ -87,22 +89,20 @@ def read_rope(
     _refuse_unsupported(kind, 1.0 if partial else share)
     stated = {name: v for part in (_beside(raw), found) for name, v in part.items() if v is not None}
     values = {"rope_theta": default_theta, **stated, **_lengths(raw, kind, stated)}
-    # 0 stands for "not given", as in transformers' formulas
-    numbers = {name: value for name, value in values.items() if name in _NUMBERS and value not in (None, 0)}
-    faults = [f"{name} is {v!r}, expected a number above zero" for name, v in numbers.items() if not _is_positive(v)]
-    faults += [f"{name} is missing" for name in KINDS[kind] if name not in numbers]
+    numbers = {name: value for name, value in values.items() if name in _NUMBERS and not _is_absent(name, value)}
+    faults = _faults(kind, numbers)
     if not isinstance(truncate := values.get("truncate", True), bool):
-        faults.append(f"truncate is {truncate!r}, expected true or false")
+        faults.append(f"truncate is {shown(truncate)}, expected true or false")
     if faults:
         raise CheckpointError(
             f"config.json, rotary parameters of kind {kind!r}: {'; '.join(faults)}. Restore the original"
         )
-    length = numbers.pop("original_max_position_embeddings", None)
-    floats = {_NUMBERS[name]: float(value) for name, value in numbers.items() if name in _NUMBERS}
+    length = numbers.pop(_ORIGINAL, None)
+    floats = {name.removeprefix("rope_"): float(value) for name, value in numbers.items()}
     return RopeConfig(
         kind=kind,
         truncate=truncate,
-        original_max_position_embeddings=None if length is None else int(length),
+        original_max_position_embeddings=length,
         partial=share,
         short_factors=_length_factors(found, kind, "short_factor"),
         long_factors=_length_factors(found, kind, "long_factor"),
@@ -110,12 +110,30 @@ def read_rope(
     )
 
 
+def _is_absent(name: str, value: Any) -> bool:
+    """0 stands for "not given", as in transformers' formulas, except for the base; false does not."""
+    return value is None or (value == 0 and not isinstance(value, bool) and name != "rope_theta")
+
+
+def _faults(kind: str, numbers: Mapping[str, Any]) -> list[str]:
+    faults = [
+        f"{name} is {shown(value)}, expected a number {_NUMBERS[name]}"
+        for name, value in numbers.items()
+        if not _NUMBERS[name].holds(value) or (name == _ORIGINAL and not isinstance(value, int))
+    ]
+    faults += [f"{name} is missing" for name in KINDS[kind] if name not in numbers]
+    low, high = numbers.get("low_freq_factor"), numbers.get("high_freq_factor")
+    if not faults and kind == "llama3" and low is not None and high is not None and low >= high:
+        faults.append(f"high_freq_factor is {high}, expected more than low_freq_factor, {low}")
+    return faults
+
+
 def _length_factors(found: Mapping[str, Any], kind: str, name: str) -> tuple[float, ...]:
     if kind != "longrope":
         return ()
     values = found.get(name)
-    if not isinstance(values, list) or not all(map(_is_positive, values)):
-        raise CheckpointError(f"config.json: {name} is {values!s:.60}, expected a list of numbers above zero")
+    if not isinstance(values, list) or not all(map(FACTOR.holds, values)):
+        raise CheckpointError(f"config.json: {name} is {shown(values)}, expected a list of numbers {FACTOR}")
     return tuple(map(float, values))
 
 
@@ -124,14 +142,16 @@ def _share(found: Mapping[str, Any], raw: Mapping[str, Any]) -> float:
     share = found.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if share is None:
         return 1.0
-    if not _is_positive(share) or share > 1:
-        raise CheckpointError(f"config.json: partial_rotary_factor is {share!r}, expected a number above 0 and up to 1")
+    if not Range(1e-3, 1).holds(share):
+        raise CheckpointError(
+            f"config.json: partial_rotary_factor is {shown(share)}, expected a number above 0 and up to 1"
+        )
     return float(share)
 
 
 def _refuse_unsupported(kind: Any, partial: float) -> None:
     if kind not in tuple(KINDS):  # whatever JSON type it is
-        raise UnsupportedModel(f"config.json has rope type {kind!r}, known are {', '.join(KINDS)}")
+        raise UnsupportedModel(f"config.json has rope type {shown(kind)}, known are {', '.join(KINDS)}")
     if partial != 1.0:
         raise UnsupportedModel(
             f"config.json has partial_rotary_factor {partial!r}, only whole heads (1.0) are supported"
@@ -140,9 +160,7 @@ def _refuse_unsupported(kind: Any, partial: float) -> None:
 
 def _parameters(raw: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
     """transformers' own order: a truthy `rope_scaling` wins over `rope_parameters`."""
-    found = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if not isinstance(found, dict):
-        raise CheckpointError(f"config.json: rope parameters are {found!r}, expected an object or null")
+    found = section(raw, "rope_scaling") or section(raw, "rope_parameters")
     nested = {name: value for name, value in found.items() if isinstance(value, dict)}
     if not nested:
         return found
@@ -163,7 +181,7 @@ def _lengths(raw: Mapping[str, Any], kind: str, stated: Mapping[str, Any]) -> di
     """The original length, and longrope's factor where none is stated, by transformers' precedence (5.23,
     standardize_rope_params and the formulas): dynamic begins at max_position_embeddings whatever else is stated; for
     the other kinds config.json's own original length outranks that among the rotary parameters."""
-    name = "original_max_position_embeddings"
+    name = _ORIGINAL
     length: Any = raw.get("max_position_embeddings")
     if kind == "dynamic":
         return {name: length}
@@ -171,10 +189,6 @@ def _lengths(raw: Mapping[str, Any], kind: str, stated: Mapping[str, Any]) -> di
         return {}
     original: Any = raw.get(name) or stated.get(name) or length
     lengths = {name: original}
-    if kind == "longrope" and "factor" not in stated and _is_positive(length) and _is_positive(original):
+    if kind == "longrope" and "factor" not in stated and LENGTH.holds(length) and LENGTH.holds(original):
         lengths["factor"] = length / original
     return lengths
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

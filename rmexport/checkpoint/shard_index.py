@@ -24,6 +24,15 @@ def sharded_inventory(index: Path, inventory: Inventory) -> dict[str, TensorInfo
     return {info.name: info for info in tensors}
 
 
+def stated_shards(index: Path) -> set[str]:
+    """The files that an index names; none where it is damaged. It may be left over, and its shards gone."""
+    try:
+        weight_map = read_json_object(index).get("weight_map")
+    except CheckpointError:
+        return set()
+    return {shard for shard in weight_map.values() if isinstance(shard, str)} if isinstance(weight_map, dict) else set()
+
+
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name -> shard. A shard may be a symbolic link to anywhere: the Hub's own cache is made of them."""
     weight_map = read_json_object(path).get("weight_map")

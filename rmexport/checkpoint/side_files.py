@@ -13,6 +13,7 @@ from rmexport.checkpoint.routed_reader import Route, RoutedReader
 from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, read_weights
+from rmexport.checkpoint.wrapped_names import unwrapped
 from rmexport.errors import CheckpointError
 
 VALUE_HEADS = ("value_head.safetensors", "value_head.bin")  # in LLaMA-Factory's order of preference
@@ -34,8 +35,13 @@ def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
     routes |= {name: Route(sides.reader, info) for name, info in sides.tensors.items()}
     tensors = {**_without(weights.tensors, clash), **sides.tensors}
     notes = tuple(f"{sides.tensors[name].file} replaces the {name} of {weights.tensors[name].file}" for name in clash)
-    files = (*weights.files, *sides.files)
-    return WeightFiles(tensors, RoutedReader(routes), files, weights.index, (*weights.notes, *notes))
+    return replace(
+        weights,
+        tensors=tensors,
+        reader=RoutedReader(routes),
+        files=(*weights.files, *sides.files),
+        notes=(*weights.notes, *sides.notes, *notes),
+    )
 
 
 def read_side_files(folder: Path) -> WeightFiles:
@@ -44,13 +50,15 @@ def read_side_files(folder: Path) -> WeightFiles:
     files = (*value_head, *(file for file in NETWORKS if (folder / file).is_file()))
     tensors: dict[str, TensorInfo] = {}
     routes: dict[str, Route] = {}
+    notes: tuple[str, ...] = ()
     for file in files:
-        found = read_weights(folder, file)
+        found = unwrapped(read_weights(folder, file))
+        notes += found.notes
         for name, info in found.tensors.items():
             full = _full_name(file, name)
             tensors[full] = replace(info, name=full)
             routes[full] = Route(found.reader, info)
-    return WeightFiles(tensors, RoutedReader(routes), files)
+    return WeightFiles(tensors, RoutedReader(routes), files, notes=notes)
 
 
 def _full_name(file: str, name: str) -> str:

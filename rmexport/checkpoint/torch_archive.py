@@ -1,24 +1,34 @@
 """Where the tensors of torch's zip archives lie: these are stored uncompressed, so a file can be read in place.
 
 An archive holds a pickle (data.pkl), which names storages, and a file for each storage (data/KEY), as torch's
-serialization.py writes them since 1.6. The pickle is read by an unpickler that knows the few names that plain tensors
-need, makes nothing but descriptions of them, and gives up at any other: no code runs, and torch is not needed.
+serialization.py writes them since 1.6. The pickle is read by a machine that knows what plain tensors need and gives up
+at anything else: no code runs, and torch is not needed. Nothing that an archive says is taken on trust, and all that is
+read whole has a bound, so that a hostile file costs little memory and time.
+
+The format before 1.6 is a series of pickles and then the storages. It is checked here in the same way, and read by
+torch.
 """
 
 import io
 import math
-import pickle
+import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from rmexport.checkpoint.pickle_machine import BrokenPickle, ForeignPickle, PickleMachine
 from rmexport.checkpoint.tensors import NUMPY_DTYPES
+from rmexport.checkpoint.zip_members import BrokenZip, ZipMembers
 
-_PICKLE_LIMIT = 256 << 20  # bytes; that of a model of 1000 tensors has 100 KB
-_LOCAL_HEADER = 30  # bytes before the name in a zip file's local header (APPNOTE.TXT 4.3.7)
+_PICKLE_BYTES, _STORAGE_BYTES = 4 << 20, 2048  # the most of a pickle: some, and for each storage; torch writes 200
+_OPCODES, _STORAGE_OPCODES = 1_000_000, 200  # torch writes 40 for each tensor
+_MAX_RANK = 64  # dimensions of one tensor, as in numpy
+_REPEATED = 1 << 26  # elements of the largest tensor that may have more than its storage: expanded ones do
+_SIGNATURE = b"PK\3\4"
+_OLD_MAGIC, _OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
     "BFloat16Storage": "bf16",
     "HalfStorage": "fp16",
@@ -64,50 +74,71 @@ class PlacedTensor:
         return True
 
 
-class NotPlain(Exception):
-    """The file is no archive of plain tensors: it is older, compressed, damaged, or holds something else as well."""
+class OldFormat(Exception):
+    """The file is in the format before torch 1.6, and holds plain tensors: torch may read it."""
 
 
 class BrokenArchive(Exception):
-    """The pickle states tensors that the archive does not hold."""
+    """The file is damaged, or what it says of itself is not true."""
+
+
+class MoreThanTensors(Exception):
+    """The file holds something else than plain tensors by name."""
 
 
 def read_archive(path: Path) -> dict[str, PlacedTensor]:
-    """The tensors of an archive by name. Raises NotPlain, BrokenArchive, and OSError when the file cannot be read."""
+    """The tensors of an archive by name.
+
+    Raises OldFormat, BrokenArchive, MoreThanTensors, and OSError when the file cannot be read.
+    """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            records = {info.filename: info for info in archive.infolist()}
-            root = _root(records)
-            _check_byte_order(archive, records, root)
-            content = _unpickle(archive, records[f"{root}/data.pkl"])
-            return {name: _place(file, records, root, value) for name, value in content.items()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:  # zipfile's words for what it cannot read
-        raise NotPlain(str(error)) from error
+        with path.open("rb") as file:
+            if file.read(len(_SIGNATURE)) == _SIGNATURE:
+                return _read_zip(file)
+            file.seek(0)
+            _check_old_format(file, path.stat().st_size)
+    except (BrokenPickle, BrokenZip) as error:
+        raise BrokenArchive(str(error)) from error
+    except ForeignPickle as error:
+        raise MoreThanTensors(str(error)) from error
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError) as error:
+        raise BrokenArchive(f"{error!r:.200}") from error  # zipfile's words for what it cannot read
+    raise OldFormat("it is in the format before torch 1.6")
 
 
-def _root(records: Mapping[str, zipfile.ZipInfo]) -> str:
-    roots = [name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl")]
+def _read_zip(file: BinaryIO) -> dict[str, PlacedTensor]:
+    members = ZipMembers(file)
+    root = _root(members)
+    if members.has(name := f"{root}/byteorder") and members.read(name, most=16) != b"little":
+        raise MoreThanTensors("it was written on a big-endian machine")
+    count = len(members.names)
+    pickle = members.read(f"{root}/data.pkl", most=_PICKLE_BYTES + _STORAGE_BYTES * count)
+    content = _tensors(_machine(io.BytesIO(pickle), count).load())
+    return {name: _place(members, root, tensor) for name, tensor in content.items()}
+
+
+def _root(members: ZipMembers) -> str:
+    roots = [name.removesuffix("/data.pkl") for name in members.names if name.endswith("/data.pkl")]
     if len(roots) != 1:
-        raise NotPlain(f"{len(roots)} files are named data.pkl")
+        raise BrokenArchive(f"{len(roots)} files in it are named data.pkl, expected one")
     return roots[0]
 
 
-def _check_byte_order(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo], root: str) -> None:
-    if f"{root}/byteorder" in records and archive.read(f"{root}/byteorder") != b"little":
-        raise NotPlain("it was written on a big-endian machine")
+def _machine(file: BinaryIO, storages: int) -> PickleMachine:
+    """`storages`: how many there may be; the pickle may be the longer."""
+    return PickleMachine(file, _KNOWN, _storage, opcodes=_OPCODES + _STORAGE_OPCODES * storages)
 
 
-def _unpickle(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> dict[str, "_Tensor"]:
-    if record.file_size > _PICKLE_LIMIT:
-        raise NotPlain(f"its pickle has {record.file_size} bytes")
-    try:
-        content = _Unpickler(io.BytesIO(archive.read(record))).load()
-    except Exception as error:  # damaged pickles make the unpickler fail in any way there is
-        raise NotPlain(f"{error!r:.200}") from error
+def _tensors(content: Any) -> "dict[str, _Tensor]":
     if not isinstance(content, dict):
-        raise NotPlain(f"it holds a {type(content).__name__}")
-    if other := [name for name, value in content.items() if not isinstance(name, str) or not _is_tensor(value)]:
-        raise NotPlain(f"{other[0]!r:.200} is no plain tensor")
+        raise MoreThanTensors(f"it holds a {type(content).__name__.strip('_')}, not tensors by name")
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise MoreThanTensors(f"one of its tensors is named by a {type(name).__name__}")
+        if not isinstance(value, _Tensor):
+            raise MoreThanTensors(f"{name:.200} is a {type(value).__name__.strip('_')}, not a tensor")
+        if value.dtype not in NUMPY_DTYPES:
+            raise MoreThanTensors(f"{name:.200} is of an unknown dtype")
     return content
 
 
@@ -134,74 +165,123 @@ class _Named:
     dtype: str | None
 
 
-def _rebuild_tensor(storage: _Storage, start: int, shape: Any, strides: Any, *rest: Any) -> _Tensor:
+def _storage(identifier: Any) -> _Storage:
+    """("storage", class, key, device, number of elements), as torch's persistent_id gives it; in the old format with
+    what makes it a view of another."""
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+        raise MoreThanTensors("it refers to what is no storage of a tensor")
+    _, kind, key, _, count, *view = identifier
+    if view not in ([], [None]):
+        raise MoreThanTensors("one of its storages is a view of another")
+    if not isinstance(kind, _Named) or not isinstance(key, str) or not _naturals((count,)):
+        raise BrokenArchive("its pickle describes a storage without class, key or size")
+    return _Storage(key, kind.dtype, count)
+
+
+def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
     """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`; v3 has a dtype behind these."""
+    if len(arguments) < 4 or not isinstance(arguments[0], _Storage):
+        raise BrokenArchive("its pickle makes a tensor of what is no storage")
+    storage, start, shape, strides, *rest = arguments
+    good = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MAX_RANK
+    if not good or not _naturals((start, *shape, *strides)):
+        raise BrokenArchive("its pickle has a tensor whose shape or strides are no numbers")
     dtype = rest[2].dtype if len(rest) > 2 and isinstance(rest[2], _Named) else storage.dtype
-    return _Tensor(storage, dtype, start, tuple(shape), tuple(strides))
+    return _Tensor(storage, dtype, start, shape, strides)
 
 
-def _rebuild_parameter(data: _Tensor, requires_grad: bool, hooks: Any) -> _Tensor:
-    return data
+def _naturals(numbers: tuple[Any, ...]) -> bool:
+    return all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+
+
+def _rebuild_parameter(arguments: tuple[Any, ...]) -> _Tensor:
+    """`_rebuild_parameter(data, requires_grad, hooks)`, and with a state behind these."""
+    if not arguments or not isinstance(arguments[0], _Tensor):
+        raise BrokenArchive("its pickle makes a parameter of what is no tensor")
+    return arguments[0]
+
+
+def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    if arguments:  # a copy of what is there: some bytes that would take much memory
+        raise BrokenArchive("its pickle copies a dictionary")
+    return {}
 
 
 _KNOWN: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("torch.storage", "UntypedStorage"): _Named(None),
     **{("torch", name): _Named(dtype) for name, dtype in (*_STORAGES.items(), *_DTYPES.items())},
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise NotPlain(f"it refers to {module}.{name}")
-        return _KNOWN[module, name]
-
-    def persistent_load(self, identifier: Any) -> _Storage:
-        """("storage", class, key, device, number of elements), as torch's persistent_id gives it."""
-        kind, storage, key, _, count = identifier
-        if kind != "storage" or not isinstance(storage, _Named) or not isinstance(key, str):
-            raise NotPlain(f"it refers to a {kind!r:.50}")
-        return _Storage(key, storage.dtype, count)
-
-
-def _is_tensor(value: Any) -> bool:
-    """Nothing that a pickle says of a tensor is taken on trust: it can also change what was made already."""
-    if not isinstance(value, _Tensor) or not isinstance(value.storage, _Storage):
-        return False
-    if not isinstance(value.dtype, str) or value.dtype not in NUMPY_DTYPES:
-        return False
-    if not isinstance(value.shape, tuple) or not isinstance(value.strides, tuple):
-        return False
-    numbers = (value.start, value.storage.count, *value.shape, *value.strides)
-    return len(value.shape) == len(value.strides) and all(type(n) is int and n >= 0 for n in numbers)
-
-
-def _place(file: io.BufferedReader, records: Mapping[str, zipfile.ZipInfo], root: str, tensor: _Tensor) -> PlacedTensor:
+def _place(members: ZipMembers, root: str, tensor: _Tensor) -> PlacedTensor:
     key, dtype = tensor.storage.key, tensor.dtype or ""
-    record = records.get(f"{root}/data/{key}")
-    if record is None:
-        raise BrokenArchive(f"its storage {key} is missing")
-    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-        raise NotPlain(f"its storage {key} is compressed or encrypted")
+    if not members.has(name := f"{root}/data/{key}"):
+        raise BrokenArchive(f"its storage {key:.100} is missing")
+    at, size = members.place(name)
     itemsize = NUMPY_DTYPES[dtype].itemsize
     stated = tensor.storage.count * (itemsize if tensor.storage.dtype else 1)
-    offset = _data_offset(file, record) + tensor.start * itemsize
-    placed = PlacedTensor(dtype, tensor.shape, tensor.strides, offset)
+    placed = PlacedTensor(dtype, tensor.shape, tensor.strides, at + tensor.start * itemsize)
     needed = (tensor.start + placed.extent) * itemsize if placed.size else 0
-    if stated != record.file_size or needed > stated:
-        raise BrokenArchive(f"its storage {key} has {record.file_size} bytes, expected {max(stated, needed)}")
+    if stated != size or needed > stated:
+        raise BrokenArchive(f"its storage {key:.100} has {size} bytes, expected {max(stated, needed)}")
+    _check_repeated(tensor, placed)
     return placed
 
 
-def _data_offset(file: io.BufferedReader, record: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored file begin: behind its local header, whose padding only that header knows."""
-    file.seek(record.header_offset)
-    header = file.read(_LOCAL_HEADER)
-    if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\3\4"):
-        raise NotPlain(f"{record.filename} has no local header")
-    lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    return record.header_offset + _LOCAL_HEADER + lengths
+def _check_repeated(tensor: _Tensor, placed: PlacedTensor) -> None:
+    """A stride of 0 repeats elements: a few bytes would be a tensor of any size."""
+    if placed.size * NUMPY_DTYPES[placed.dtype].itemsize > tensor.storage.count * 8 and placed.size > _REPEATED:
+        raise BrokenArchive(f"its storage {tensor.storage.key:.100} is repeated to {placed.size} elements")
+
+
+def _check_old_format(file: BinaryIO, size: int) -> None:
+    """That torch may read it: magic number, protocol, machine, tensors, keys of storages, and then these as they lie.
+
+    Raises as `read_archive`.
+    """
+    storages: dict[str, _Storage] = {}
+
+    def remember(identifier: Any) -> _Storage:
+        found = _storage(identifier)
+        return storages.setdefault(found.key, found)
+
+    load = _old_pickles(file, size, remember)
+    if load() != _OLD_MAGIC or load() != _OLD_PROTOCOL:
+        raise BrokenArchive("it does not begin as a file of torch.save does")
+    machine = load()
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise MoreThanTensors("it was written on a big-endian machine")
+    tensors, keys = _tensors(load()), load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
+        raise BrokenArchive("its storages are not those that its tensors name")
+    left = size - file.tell()
+    if sum(8 + _bytes_of(storage) for storage in storages.values()) > left:
+        raise BrokenArchive(f"its storages are larger than the {left} bytes that are left of it")
+    for tensor in tensors.values():
+        placed = PlacedTensor(tensor.dtype or "", tensor.shape, tensor.strides, 0)
+        if placed.size and tensor.start + placed.extent > tensor.storage.count:
+            raise BrokenArchive(f"its storage {tensor.storage.key:.100} is smaller than a tensor in it")
+        _check_repeated(tensor, placed)
+
+
+def _bytes_of(storage: _Storage) -> int:
+    return storage.count * (NUMPY_DTYPES[storage.dtype].itemsize if storage.dtype else 1)
+
+
+def _old_pickles(file: BinaryIO, size: int, persistent: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Loads one pickle of the file after another."""
+
+    def load() -> Any:
+        at, most = file.tell(), _PICKLE_BYTES + size // 16  # a storage of less than 16 bytes is rare
+        opcodes = _OPCODES + _STORAGE_OPCODES * min(size // 4096, 100_000)
+        value = PickleMachine(file, _KNOWN, persistent, opcodes=opcodes).load()
+        if file.tell() - at > most:
+            raise BrokenArchive(f"its pickle has {file.tell() - at} bytes")
+        return value
+
+    return load

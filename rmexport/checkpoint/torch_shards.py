@@ -1,12 +1,11 @@
-"""Tensors in .bin files that are no plain archives, read by torch: the format before torch 1.6, compressed files.
+"""Tensors in .bin files of the format before torch 1.6, read by torch into memory.
 
-It is imported when a checkpoint has such a file, and says what is wrong with files that nothing reads. Files are
-unpickled with `weights_only`, which runs no code.
+It is imported when a checkpoint has such a file, which `torch_archive` has found to hold plain tensors and no more.
+Files are unpickled with `weights_only`, which runs no code.
 """
 
 import pickle
 import threading
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
 from rmexport.errors import CheckpointError
 
 _OLDEST_TORCH = (2, 6)  # before, weights_only could be made to run code (CVE-2025-32434)
-# Mapped pages that were read count as resident; dropping the maps now and then keeps that small.
-_REMAP_BYTES = 256 << 20
 
 _DTYPE_NAMES = {
     torch.bfloat16: "bf16",
@@ -64,10 +61,8 @@ def _unusable(value: Any) -> str | None:
 def _load(path: Path) -> dict[str, Any]:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _OLDEST_TORCH:
         raise CheckpointError(f"torch {torch.__version__} cannot read {path} safely; install rmexport[torch] (>= 2.6)")
-    # torch before 1.6 wrote a format that cannot be mapped: such a file is read into memory whole
-    mapped = zipfile.is_zipfile(path)
     try:
-        tensors = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and reading that could run code: {str(error).splitlines()[0]}. "
@@ -81,32 +76,23 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 class TorchReader:
-    """Reads elements of memory-mapped .bin files, shared storages and strided views included."""
+    """Reads elements of .bin files, shared storages and strided views included."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._files: dict[str, dict[str, Any]] = {}
-        self._read_bytes = 0
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
         """See TensorReader. Raises CheckpointError when the file cannot be read any more."""
         with self._lock:
             tensor = self._tensors(info.file)[info.name].detach()
             np.copyto(out, _as_numpy(_flat_range(tensor, start, start + out.size), info.dtype))
-            self._read_bytes += out.nbytes
-            if self._read_bytes > _REMAP_BYTES:
-                self._drop_maps()
 
     def _tensors(self, file: str) -> dict[str, Any]:
         if file not in self._files:
             self._files[file] = _load(self._folder / file)
         return self._files[file]
-
-    def _drop_maps(self) -> None:
-        for file in [file for file in self._files if zipfile.is_zipfile(self._folder / file)]:
-            del self._files[file]
-        self._read_bytes = 0
 
 
 def _flat_range(tensor: Any, start: int, stop: int) -> Any:

@@ -1,12 +1,13 @@
 """Which files of a folder hold its weights, and what they hold."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import bin_files, safetensors_source
-from rmexport.checkpoint.shard_index import listing, sharded_inventory
+from rmexport.checkpoint.routed_reader import Route, RoutedReader
+from rmexport.checkpoint.shard_index import listing, sharded_inventory, stated_shards
 from rmexport.checkpoint.tensors import TensorInfo, TensorReader
 from rmexport.errors import CheckpointError
 
@@ -14,6 +15,8 @@ from rmexport.errors import CheckpointError
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _EXPECTED = (SAFETENSORS, SAFETENSORS_INDEX, TORCH, TORCH_INDEX)
+_WHOLE = ("*.safetensors", "pytorch_model*.bin", "consolidated*.p*t*", "*.gguf", SAFETENSORS_INDEX, TORCH_INDEX)
+_PARTS = ("adapter_model.", "value_head.")  # which are read beside these
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class WeightFiles:
     """The weights of a checkpoint.
 
     `files` of its folder hold them, `index` is the index file of a sharded one. `notes` say what was decided about
-    files that contradict each other.
+    files that contradict each other. `settings` are other files that they were read by.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -29,6 +32,19 @@ class WeightFiles:
     files: tuple[str, ...]
     index: str | None = None
     notes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+def renamed_weights(weights: WeightFiles, names: Mapping[str, str], notes: tuple[str, ...] = ()) -> WeightFiles:
+    """Some of the weights under other names: `names` are the new ones, to those that `weights` has."""
+    held = set(names.values())
+    gaps = {info.file for name, info in weights.tensors.items() if name not in held}  # such a file cannot be kept
+    infos = {new: weights.tensors[old] for new, old in names.items()}
+    tensors = {
+        new: replace(info, name=new, offset=None if info.file in gaps else info.offset) for new, info in infos.items()
+    }
+    routes = {new: Route(weights.reader, info) for new, info in infos.items()}
+    return replace(weights, tensors=tensors, reader=RoutedReader(routes), notes=(*weights.notes, *notes))
 
 
 def has_weights(folder: Path) -> bool:
@@ -41,10 +57,24 @@ def find_weights(folder: Path) -> WeightFiles:
 
     Raises CheckpointError when there are none or they are damaged, and when torch is needed and not installed.
     """
-    for name in _EXPECTED:
-        if (folder / name).is_file():
-            return _sharded(folder / name) if name in (SAFETENSORS_INDEX, TORCH_INDEX) else read_weights(folder, name)
-    raise CheckpointError(_no_weights(folder))
+    there = [name for name in _EXPECTED if (folder / name).is_file()]
+    if not there:
+        raise CheckpointError(_no_weights(folder))
+    chosen = there[0]
+    for file, index in ((SAFETENSORS, SAFETENSORS_INDEX), (TORCH, TORCH_INDEX)):
+        if chosen == file and index in there and stated_shards(folder / index) == {file}:
+            chosen = index  # of one shard
+    found = _sharded(folder / chosen) if chosen.endswith(".json") else read_weights(folder, chosen)
+    return replace(found, notes=_left_notes(folder, chosen, found))
+
+
+def _left_notes(folder: Path, chosen: str, found: WeightFiles) -> tuple[str, ...]:
+    """Other weights of the whole model that lie in the folder."""
+    there = {path.name for pattern in _WHOLE for path in folder.glob(pattern) if path.is_file()}
+    left = sorted(name for name in there - {chosen, *found.files} if not name.startswith(_PARTS))
+    if not left:
+        return ()
+    return (f"the weights are those of {chosen}, as transformers chooses; not read: {listing(left)}",)
 
 
 def read_weights(folder: Path, file: str) -> WeightFiles:

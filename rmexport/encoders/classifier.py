@@ -5,10 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from rmexport.checkpoint import Checkpoint
+from rmexport.checkpoint.routed_reader import RoutedReader
 from rmexport.errors import CheckpointError
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,7 +23,7 @@ _UNREAD = re.compile(
 
 
 def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
-    """The `AutoModelForSequenceClassification` in `dtype`, with as many labels as the weights have.
+    """transformers' own classifier of this type in `dtype`, with as many labels as the weights have.
 
     Runs no code of the checkpoint. Raises CheckpointError where transformers cannot read it, for parameters that the
     checkpoint does not hold, which transformers would make up, and for tensors that this class has no place for.
@@ -31,10 +34,15 @@ def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
             config = transformers.AutoConfig.from_pretrained(folder, **trust)
             config.num_labels = labels
             _apply_rope_parameters(config, checkpoint.config)
-            model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=TORCH_DTYPES[dtype], output_loading_info=True, **trust
+            kind = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+            model, loaded = kind.from_pretrained(
+                config=config,
+                dtype=TORCH_DTYPES[dtype],
+                output_loading_info=True,
+                **_weights(checkpoint, folder),
+                **trust,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
     if missing := sorted(loaded["missing_keys"]):
         raise CheckpointError(
@@ -47,6 +55,21 @@ def load_classifier(checkpoint: Checkpoint, labels: int, dtype: str) -> Any:
             "them: the checkpoint is of another class than its config.json says"
         )
     return model.eval()
+
+
+def _weights(checkpoint: Checkpoint, folder: str) -> dict[str, Any]:
+    """The folder, or where its tensors have other names in it than here the tensors themselves."""
+    if not isinstance(checkpoint.weights.reader, RoutedReader):
+        return {"pretrained_model_name_or_path": folder}
+    tensors = {name: _as_tensor(checkpoint.read(name)) for name in checkpoint.tensors}
+    return {"pretrained_model_name_or_path": None, "state_dict": tensors}
+
+
+def _as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A copy of a checkpoint array; torch cannot read ml_dtypes' bf16, but takes its bits."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
 
 
 @contextmanager

@@ -8,7 +8,20 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
-from rmexport.checkpoint.config_fields import integer
+from rmexport.checkpoint.config_fields import (
+    FEATURES,
+    LABELS,
+    LAYERS,
+    LENGTH,
+    TOKEN_ID,
+    VOCABULARY,
+    Range,
+    architectures,
+    integer,
+    optional_integer,
+)
+from rmexport.checkpoint.quantized_tensors import refuse_quantized
+from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.label_names import label_names
@@ -58,8 +71,8 @@ class EncoderSpec:
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
     """Whether config.json describes an encoder with a classifier on whole sequences."""
-    classifies = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
-    return classifies and config.get("model_type") in ARCHITECTURES
+    classifies = any(name.endswith("ForSequenceClassification") for name in architectures(config))
+    return classifies and str(config.get("model_type")) in ARCHITECTURES
 
 
 def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> EncoderSpec:
@@ -70,6 +83,10 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     _check_options(options)
     config = checkpoint.config
     _check_architecture(config)
+    check_encoder_numbers(config)
+    if config.get("quantization_config"):  # transformers would heed it even where the weights are plain
+        raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
+    refuse_quantized(config, checkpoint.tensors)
     if checkpoint.base is not None:
         raise UnsupportedModel(
             f"{checkpoint.folder} is an adapter of an encoder; merge it into its base model (peft's merge_and_unload)"
@@ -91,7 +108,7 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
         score=None if score_row is None else "score",
         backbone=_backbone(checkpoint),
         tokenizer=tokenizer,
-        notes=(*_notes(score_row), *tokenizer.notes),
+        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
     )
 
 
@@ -113,13 +130,11 @@ def _check_options(options: ExportOptions) -> None:
 
 
 def _check_architecture(config: Mapping[str, Any]) -> None:
-    found, model_type = (config.get("architectures") or ["none"])[0], config.get("model_type")
+    found, model_type = (*architectures(config), "none")[0], config.get("model_type")
     expected = ARCHITECTURES.get(str(model_type))
     if found != expected:  # the publisher's own code under a known model_type included: it would be left out
         known = f"{expected} for this model_type" if expected else f"one of {', '.join(sorted(ARCHITECTURES.values()))}"
         raise UnsupportedModel(f"config.json has architecture {found} and model_type {model_type!r}; expected {known}")
-    if config.get("quantization_config"):
-        raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
 
 
 def _classifier_rows(checkpoint: Checkpoint) -> int:
@@ -162,7 +177,7 @@ def _format(config: Mapping[str, Any], pair: PairFormat, options: ExportOptions)
 def _pair_types(config: Mapping[str, Any], pair: PairFormat) -> tuple[int, ...]:
     """The pair's token types, () for a model that reads none."""
     default = _TYPE_VOCAB_SIZES.get(config["model_type"], 0)
-    known = config.get("type_vocab_size", default)
+    known = optional_integer({"type_vocab_size": default, **config}, "type_vocab_size", Range(0, LABELS.most))
     if config["model_type"] not in _TYPE_VOCAB_SIZES or not known:
         return ()
     if max(pair.types) >= known:
@@ -184,28 +199,26 @@ def _backbone(checkpoint: Checkpoint) -> Backbone:
     distilled = config["model_type"] == "distilbert"
     return Backbone(
         model_type=str(config["model_type"]),
-        architecture=str(config["architectures"][0]),
-        hidden_size=integer(config, "dim" if distilled else "hidden_size"),
-        num_layers=integer(config, "n_layers" if distilled else "num_hidden_layers"),
-        vocab_size=integer(config, "vocab_size"),
+        architecture=architectures(config)[0],
+        hidden_size=integer(config, "dim" if distilled else "hidden_size", FEATURES),
+        num_layers=integer(config, "n_layers" if distilled else "num_hidden_layers", LAYERS),
+        vocab_size=integer(config, "vocab_size", VOCABULARY),
         max_length=_max_length(config),
         parameters=sum(info.size for info in checkpoint.tensors.values()),
     )
 
 
 def _max_length(config: Mapping[str, Any]) -> int:
-    positions = integer(config, "max_position_embeddings")
+    positions = integer(config, "max_position_embeddings", LENGTH)
     return positions - _pad_id(config) - 1 if config["model_type"] in _POSITIONS_FROM_PAD else positions
 
 
 def _pad_id(config: Mapping[str, Any]) -> int:
     counted = config["model_type"] in _POSITIONS_FROM_PAD
-    found = config.get("pad_token_id", 1 if counted else 0)
-    if found is None and not counted:
-        return 0  # the mask hides it
-    if not isinstance(found, int) or found < 0:
-        raise CheckpointError(f"config.json: pad_token_id is {found!r}, expected a token id")
-    return found
+    found = optional_integer({"pad_token_id": 1 if counted else 0, **config}, "pad_token_id", TOKEN_ID)
+    if found is None and counted:
+        raise CheckpointError("config.json: pad_token_id is null, expected a token id: positions are counted from it")
+    return found or 0  # where it is null, the mask hides it
 
 
 def _notes(score_row: int | None) -> tuple[str, ...]:

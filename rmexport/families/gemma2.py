@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, integer, number
+from rmexport.checkpoint.config_fields import FACTOR, LENGTH, flag, integer, number
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, layer_windows
@@ -30,9 +30,9 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
         raise UnsupportedModel("use_bidirectional_attention is true; gemma2 is supported with causal attention")
     raw = {**DEFAULTS, **raw}
     fields, bias = decoder_fields(raw), flag(raw, "attention_bias")
-    layers, window = fields["num_hidden_layers"], integer(raw, "sliding_window")
+    layers, window = fields["num_hidden_layers"], integer(raw, "sliding_window", LENGTH)
     fields["windows"] = layer_windows(raw, layers, window=window, slides=[i % 2 == 0 for i in range(layers)])
-    fields["attention_scale"] = number(raw, "query_pre_attn_scalar", default=256) ** -0.5
+    fields["attention_scale"] = number(raw, "query_pre_attn_scalar", FACTOR, default=256) ** -0.5
     return DecoderConfig(
         **fields,
         activation=activation(raw, "hidden_activation", known=(GELU,), default=GELU),
@@ -51,4 +51,4 @@ def backbone(d: Dialect, c: DecoderConfig) -> ir.Value:
 
 def _softcap(raw: Mapping[str, Any]) -> float | None:
     name = "attn_logit_softcapping"
-    return None if raw.get(name, SOFTCAP) is None else number(raw, name, default=SOFTCAP)
+    return None if raw.get(name, SOFTCAP) is None else number(raw, name, FACTOR, default=SOFTCAP)

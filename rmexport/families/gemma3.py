@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, integer, number
+from rmexport.checkpoint.config_fields import FACTOR, LAYERS, LENGTH, flag, integer, number, section
 from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
@@ -42,13 +42,13 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     raw = {**DEFAULTS, **reference_config(raw)}
     _refuse(raw)
     fields, bias = decoder_fields({**raw, "rope_parameters": None, "rope_scaling": None}), flag(raw, "attention_bias")
-    layers, window = fields["num_hidden_layers"], integer(raw, "sliding_window")
-    pattern = integer(raw, "sliding_window_pattern")
+    layers, window = fields["num_hidden_layers"], integer(raw, "sliding_window", LENGTH)
+    pattern = integer(raw, "sliding_window_pattern", LAYERS)
     slides = [(i + 1) % pattern > 0 for i in range(layers)]
     fields["windows"] = layer_windows(raw, layers, window=window, slides=slides)
     everywhere, local = _ropes(raw)
     fields["ropes"] = tuple(everywhere if window is None else local for window in fields["windows"])
-    fields["attention_scale"] = number(raw, "query_pre_attn_scalar", default=256) ** -0.5
+    fields["attention_scale"] = number(raw, "query_pre_attn_scalar", FACTOR, default=256) ** -0.5
     return DecoderConfig(
         **fields,
         activation=activation(raw, "hidden_activation", known=(GELU,), default=GELU),
@@ -88,8 +88,8 @@ def _ropes(raw: Mapping[str, Any]) -> tuple[RopeConfig, RopeConfig]:
         raise CheckpointError(f"config.json: rope_parameters is {given!s:.80}, expected {' and '.join(ROPES)} in it")
     if not isinstance(scaling, dict):
         raise CheckpointError(f"config.json: rope_scaling is {scaling!s:.80}, expected an object or null")
-    full = {"rope_theta": raw.get("rope_theta"), **(given.get(ROPES[0]) or {}), **scaling}
-    local = {"rope_theta": raw.get("rope_local_base_freq"), **(given.get(ROPES[1]) or {})}
+    full = {"rope_theta": raw.get("rope_theta"), **section(given, ROPES[0]), **scaling}
+    local = {"rope_theta": raw.get("rope_local_base_freq"), **section(given, ROPES[1])}
     length = {"max_position_embeddings": raw["max_position_embeddings"]}
     return (
         read_rope({**length, "rope_parameters": full}, default_theta=1_000_000.0),

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, number
+from rmexport.checkpoint.config_fields import EPSILON, flag, number
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.partial_rotary import rotary_order
@@ -34,7 +34,7 @@ def read_config(raw: Mapping[str, Any]) -> GptNeoxConfig:
     old = {"rope_theta": raw.get("rotary_emb_base"), "partial_rotary_factor": raw.get("rotary_pct", 0.25)}
     every_head = {"num_key_value_heads": None, "head_dim": None}  # not GPT-NeoX's, whatever config.json says
     fields = decoder_fields({**raw, **old, **every_head}, partial=True)
-    fields["norm_eps"] = number(raw, "layer_norm_eps", default=1e-5)
+    fields["norm_eps"] = number(raw, "layer_norm_eps", EPSILON, default=1e-5)
     bias = flag({"attention_bias": True, **raw}, "attention_bias")
     return GptNeoxConfig(
         **fields,

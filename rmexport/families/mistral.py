@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import optional_integer
+from rmexport.checkpoint.config_fields import LENGTH, optional_integer
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.vocabulary import Dialect
@@ -20,7 +20,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """Parse config.json; raises CheckpointError or UnsupportedModel for what this backbone cannot be."""
     raw = {**DEFAULTS, **raw}
     fields = decoder_fields(raw)
-    fields["windows"] = (optional_integer(raw, "sliding_window"),) * fields["num_hidden_layers"]
+    fields["windows"] = (optional_integer(raw, "sliding_window", LENGTH),) * fields["num_hidden_layers"]
     return DecoderConfig(**fields, activation=activation(raw, "hidden_act", known=("silu",)))
 
 

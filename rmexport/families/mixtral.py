@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import number, optional_integer
+from rmexport.checkpoint.config_fields import EPSILON, EXPERTS, LENGTH, number, optional_integer
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
@@ -33,11 +33,11 @@ class MixtralConfig(DecoderConfig):
 def read_config(raw: Mapping[str, Any]) -> MixtralConfig:
     """Parse config.json; raises CheckpointError or UnsupportedModel for what this backbone cannot be."""
     fields = decoder_fields({"rope_theta": 1e6, "num_key_value_heads": 8, **raw})  # MixtralConfig's defaults
-    fields["norm_eps"] = number(raw, "rms_norm_eps", default=1e-5)
-    fields["windows"] = (optional_integer(raw, "sliding_window"),) * fields["num_hidden_layers"]
+    fields["norm_eps"] = number(raw, "rms_norm_eps", EPSILON, default=1e-5)
+    fields["windows"] = (optional_integer(raw, "sliding_window", LENGTH),) * fields["num_hidden_layers"]
     experts = Experts(
-        count=optional_integer(raw, "num_local_experts") or 8,
-        chosen=optional_integer(raw, "num_experts_per_tok") or 2,
+        count=optional_integer(raw, "num_local_experts", EXPERTS) or 8,
+        chosen=optional_integer(raw, "num_experts_per_tok", EXPERTS) or 2,
         hidden_size=fields["hidden_size"],
         inner_size=fields["intermediate_size"],
         normalized=True,

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import number, optional_integer
+from rmexport.checkpoint.config_fields import EPSILON, LENGTH, number, optional_integer
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.partial_rotary import rotary_order
@@ -23,17 +23,17 @@ _ORIGINAL_LENGTH = 4096  # of Phi3Config, where config.json has none
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """Parse config.json; raises CheckpointError or UnsupportedModel for what this backbone cannot be."""
     fields = decoder_fields(_with_longrope(raw), partial=True)
-    fields["norm_eps"] = number(raw, "rms_norm_eps", default=1e-5)
-    fields["windows"] = (optional_integer(raw, "sliding_window"),) * fields["num_hidden_layers"]
+    fields["norm_eps"] = number(raw, "rms_norm_eps", EPSILON, default=1e-5)
+    fields["windows"] = (optional_integer(raw, "sliding_window", LENGTH),) * fields["num_hidden_layers"]
     return DecoderConfig(**fields, activation=activation(raw, "hidden_act", known=("silu",)))
 
 
 def _with_longrope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The long rope as later releases spell it: first "su" or "yarn", its original length beside it, never inside."""
-    original = optional_integer(raw, "original_max_position_embeddings") or _ORIGINAL_LENGTH
+    original = optional_integer(raw, "original_max_position_embeddings", LENGTH) or _ORIGINAL_LENGTH
     standard = {**raw, "original_max_position_embeddings": original}
     for name in ("rope_scaling", "rope_parameters"):
-        if isinstance(found := raw.get(name), dict) and (found.get("rope_type") or found.get("type")) in _LONGROPE:
+        if isinstance(found := raw.get(name), dict) and str(found.get("rope_type") or found.get("type")) in _LONGROPE:
             standard[name] = {**found, "rope_type": "longrope", "original_max_position_embeddings": original}
     return standard
 

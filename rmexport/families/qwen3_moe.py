@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, optional_integer
+from rmexport.checkpoint.config_fields import EXPERTS, FEATURES, LAYERS, LENGTH, flag, optional_integer
 from rmexport.errors import CheckpointError
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
@@ -35,15 +35,15 @@ def read_config(raw: Mapping[str, Any]) -> Qwen3MoeConfig:
     """Parse config.json; raises CheckpointError or UnsupportedModel for what this backbone cannot be."""
     fields = decoder_fields({"num_key_value_heads": 4, **raw})  # Qwen3MoeConfig's default
     if flag(raw, "use_sliding_window"):
-        window = optional_integer({"sliding_window": 4096, **raw}, "sliding_window")
+        window = optional_integer({"sliding_window": 4096, **raw}, "sliding_window", LENGTH)
         fields["windows"] = (window,) * fields["num_hidden_layers"]
     bias, act = flag(raw, "attention_bias"), activation(raw, "hidden_act", known=("silu",))
+    local = optional_integer(raw, "num_local_experts", EXPERTS)  # what transformers 5 writes
     experts = Experts(
-        # transformers 5 calls the first `num_local_experts` where it writes the config
-        count=optional_integer(raw, "num_experts") or optional_integer(raw, "num_local_experts") or 128,
-        chosen=optional_integer(raw, "num_experts_per_tok") or 8,
+        count=optional_integer(raw, "num_experts", EXPERTS) or local or 128,
+        chosen=optional_integer(raw, "num_experts_per_tok", EXPERTS) or 8,
         hidden_size=fields["hidden_size"],
-        inner_size=optional_integer(raw, "moe_intermediate_size") or 768,
+        inner_size=optional_integer(raw, "moe_intermediate_size", FEATURES) or 768,
         normalized=flag(raw, "norm_topk_prob"),
         activation=act,
     )
@@ -61,7 +61,7 @@ def read_config(raw: Mapping[str, Any]) -> Qwen3MoeConfig:
 
 def _routed(raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Every `decoder_sparse_step`-th layer, less `mlp_only_layers`."""
-    dense, step = raw.get("mlp_only_layers") or [], optional_integer(raw, "decoder_sparse_step") or 1
+    dense, step = raw.get("mlp_only_layers") or [], optional_integer(raw, "decoder_sparse_step", LAYERS) or 1
     if not isinstance(dense, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in dense):
         raise CheckpointError(f"config.json: mlp_only_layers is {dense!r}, expected a list of layers' numbers")
     return tuple((i + 1) % step == 0 and i not in dense for i in range(layers))

@@ -3,7 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from rmexport.checkpoint.config_fields import flag, integer, number, optional_integer
+from rmexport.checkpoint.config_fields import (
+    EPSILON,
+    FEATURES,
+    HEAD_SIZE,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    VOCABULARY,
+    Range,
+    flag,
+    integer,
+    number,
+    optional_integer,
+    shown,
+)
 from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
 from rmexport.graph.vocabulary import Activation
@@ -43,28 +57,41 @@ def decoder_fields(raw: Mapping[str, Any], *, head_dim: int | None = None, parti
     """
     if raw.get("is_causal") is False:  # transformers 5 then masks nothing
         raise UnsupportedModel("config.json: is_causal is false; decoders are supported with causal attention")
-    heads, hidden, layers = (integer(raw, name) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"))
-    key_heads = optional_integer(raw, "num_key_value_heads") or heads
+    heads, hidden = integer(raw, "num_attention_heads", HEADS), integer(raw, "hidden_size", FEATURES)
+    layers = integer(raw, "num_hidden_layers", LAYERS)
+    key_heads = optional_integer(raw, "num_key_value_heads", HEADS) or heads
     if heads % key_heads:
         raise CheckpointError(
             f"config.json: num_attention_heads is {heads}, expected a multiple of num_key_value_heads, {key_heads}"
         )
-    size = optional_integer(raw, "head_dim") or head_dim or hidden // heads
+    size = optional_integer(raw, "head_dim", HEAD_SIZE) or head_dim or hidden // heads
     rope = read_rope(raw, partial=partial)
+    _check_heads(heads, size, rope)
     return DecoderFields(
         hidden_size=hidden,
-        intermediate_size=integer(raw, "intermediate_size"),
+        intermediate_size=integer(raw, "intermediate_size", FEATURES),
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         head_dim=size,
-        vocab_size=integer(raw, "vocab_size"),
-        max_position_embeddings=_longest(integer(raw, "max_position_embeddings"), rope),
-        norm_eps=number(raw, "rms_norm_eps", default=1e-6),
+        vocab_size=integer(raw, "vocab_size", VOCABULARY),
+        max_position_embeddings=_longest(integer(raw, "max_position_embeddings", LENGTH), rope),
+        norm_eps=number(raw, "rms_norm_eps", EPSILON, default=1e-6),
         ropes=(rope,) * layers,
         windows=(None,) * layers,
         attention_scale=size**-0.5,
     )
+
+
+def _check_heads(heads: int, size: int, rope: RopeConfig) -> None:
+    """Raise CheckpointError for heads that cannot be rotated, or are more than any model has."""
+    rotated = int(size * rope.partial)
+    least = 4 if rope.kind == "dynamic" else 2  # its formula divides by what is rotated less 2
+    if size % 2 or rotated % 2 or rotated < least or not FEATURES.holds(heads * size):
+        raise CheckpointError(
+            f"config.json: {heads} heads of {size} features (num_attention_heads, head_dim or hidden_size), {rotated} "
+            f"of them rotated; expected even numbers from {least} on, and at most {FEATURES.most} features in all"
+        )
 
 
 def _longest(positions: int, rope: RopeConfig) -> int:
@@ -72,15 +99,15 @@ def _longest(positions: int, rope: RopeConfig) -> int:
     original = rope.original_max_position_embeddings
     if rope.kind not in ("dynamic", "yarn") or rope.factor is None or original is None:
         return positions
-    return max(positions, int(original * rope.factor))
+    return max(positions, min(int(original * rope.factor), int(LENGTH.most)))
 
 
 def activation(raw: Mapping[str, Any], name: str, *, known: Sequence[str], default: str = "silu") -> Activation:
     """The activation that field `name` names; raises UnsupportedModel for one that is not among `known`."""
     value = raw.get(name) or default
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UnsupportedModel(
-            f"{name} is {value!r}; a {raw.get('model_type')} backbone is supported with {', '.join(known)} only"
+            f"{name} is {shown(value)}; a {raw.get('model_type')} backbone is supported with {', '.join(known)} only"
         )
     return _ACTIVATIONS[value]
 
@@ -110,7 +137,7 @@ def upper_layer_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
 
     Nearly every config.json states a window; it counts only where `use_sliding_window` is true.
     """
-    used, layers = flag(raw, "use_sliding_window"), integer(raw, "num_hidden_layers")
-    window = optional_integer({"sliding_window": 4096, **raw}, "sliding_window") if used else None
-    first = number(raw, "max_window_layers", default=28)
+    used, layers = flag(raw, "use_sliding_window"), integer(raw, "num_hidden_layers", LAYERS)
+    window = optional_integer({"sliding_window": 4096, **raw}, "sliding_window", LENGTH) if used else None
+    first = optional_integer({"max_window_layers": 28, **raw}, "max_window_layers", Range(0, LENGTH.most)) or 0
     return layer_windows(raw, layers, window=window, slides=[i >= first for i in range(layers)])

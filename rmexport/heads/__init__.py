@@ -5,13 +5,14 @@ A head module has NAME, `claims(facts)` naming the tensors (and what config.json
 hidden, weights)`, the published formula on torch tensors for the parity gate. DEFAULT_RECIPE, where it has one, names
 the recipe that says how its conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS
 are the fields of a recipe that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position`
-alone. A head that is known but gives no score of one conversation has no `build`, and its `read_spec` says why.
+alone. One with FALLBACK is asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and
+it heeds that. A head that is known but gives no score of one conversation has no `build`, and its `read_spec` says why.
 """
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -20,12 +21,15 @@ import onnx_ir as ir
 
 from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TensorInfo
+from rmexport.checkpoint.config_fields import architectures
 from rmexport.errors import OptionError, UnsupportedModel
+from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
 from rmexport.graph.vocabulary import Dialect
+from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
 from rmexport.recipe import Recipe, recipes
 from rmexport.score_position import EndRule, score_position
-from rmexport.tensor_parts import Derived
+from rmexport.tensor_parts import Derived, found_prefix, rename
 from rmruntime.manifest import Output, PositionRule
 
 
@@ -51,12 +55,23 @@ class HeadFacts:
     @property
     def architecture(self) -> str:
         """The class that config.json names, "?" where it names none."""
-        return str((self.config.get("architectures") or ["?"])[0])
+        return (*architectures(self.config), "?")[0]
 
     def score_rule(self, default: EndRule) -> PositionRule:
         """Where the score is read; `default` for whole conversations, when the recipe does not say."""
         joiner = self.options.step_joiner
         return score_position(self.recipe, self.text, self.pad_id, default, step_joiner=joiner)
+
+    def linear_value(self, layer: str) -> FeedForward:
+        """One layer with one output, `layer.weight` and, where the checkpoint has it, `layer.bias`."""
+        return linear_value(layer, self.hidden_size, bias=f"{layer}.bias" in self.tensors)
+
+    def objective_names(self, count: int, *, stem: str, published: Sequence[str] = ()) -> tuple[str, ...]:
+        """Names of `count` objectives; those of a recipe that was asked for must be as many, those of one that was
+        found count where they are. Raises CheckpointError."""
+        named = self.recipe.objectives if self.recipe else ()
+        asked = named if self.options.recipe else ()
+        return label_names(self.config, count, stem=stem, stated=asked, published=named or published)
 
     def tensor(self, name: str) -> TensorInfo:
         """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""
@@ -108,7 +123,18 @@ def heads() -> dict[str, Head]:
     return found
 
 
-HEAD_FIELDS = ("position", "tokens", "token_ids", "activation", "normalize", "negate", "objectives", "score_label")
+HEAD_FIELDS = (
+    "position",
+    "tokens",
+    "token_ids",
+    "activation",
+    "normalize",
+    "negate",
+    "objectives",
+    "score_label",
+    "head_tensor",
+    "drop_bias",
+)
 
 
 def check_recipe(head: Head, recipe: Recipe, options: ExportOptions) -> None:
@@ -140,12 +166,20 @@ def head_of(facts: HeadFacts) -> ChosenHead:
     """
     if facts.recipe is not None and facts.recipe.head is not None:
         return ChosenHead(_named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so")
-    claims = {head.NAME: frozenset(head.claims(facts)) for head in heads().values()}
-    claims = {name: claimed for name, claimed in claims.items() if claimed}
+    named = facts.recipe is not None and facts.recipe.head_tensor is not None
+    claims = {} if named else _claims(facts, fallback=False)
+    claims = claims or _claims(facts, fallback=True)
     best = [name for name, claimed in claims.items() if not any(claimed < other for other in claims.values())]
     if len(best) == 1:
         return ChosenHead(heads()[best[0]], _reason(claims, best[0]))
     raise UnsupportedModel(_no_single_head(facts, best))
+
+
+def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
+    """What each head claims, of those that claim anything."""
+    asked = [head for head in heads().values() if getattr(head, "FALLBACK", False) == fallback]
+    found = {head.NAME: frozenset(head.claims(facts)) for head in asked}
+    return {name: claimed for name, claimed in found.items() if claimed}
 
 
 def refuse_known(facts: HeadFacts) -> None:
@@ -169,8 +203,7 @@ def _reason(claims: Mapping[str, frozenset[str]], chosen: str) -> str:
 
 
 def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
-    inside = facts.embedding.partition(".")[0] + "."
-    outside = sorted(name for name in facts.tensors if not name.startswith(inside))
+    outside = _outside(facts)
     found = f"architecture {facts.architecture}, tensors outside the backbone: {', '.join(outside[:12]) or 'none'}"
     if matching:
         return f"{found}: these heads all match: {', '.join(sorted(matching))}; choose with --recipe"
@@ -179,4 +212,26 @@ def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
     names = ", ".join(recipe.name for recipe in recipes().values() if recipe.tokens or recipe.token_ids)
     causal = f" A causal LM needs --recipe ({names}, or a file)." if facts.lm_head in outside else ""
     causal = causal or " If it is one of these under another name, say so with --recipe (a name or a file)."
-    return f"no reward head recognised ({found}){hint} (known: {', '.join(sorted(heads()))}).{causal}"
+    return (
+        f"no reward head recognised ({found}){hint} (known: {', '.join(sorted(heads()))}).{_candidates(facts)}{causal}"
+    )
+
+
+def _outside(facts: HeadFacts) -> list[str]:
+    """The tensors that are not the backbone's, wherever the checkpoint keeps that."""
+    prefixes = found_prefix(facts.embedding, facts.tensors)
+    stem = ".".join(rename(facts.embedding, prefixes).split(".")[:-2])
+    if stem:
+        return sorted(name for name in facts.tensors if not name.startswith(f"{stem}."))
+    leaf = ".".join(facts.embedding.split(".")[-2:])
+    return sorted(name for name in facts.tensors if name != leaf and not name.startswith("layers."))
+
+
+def _candidates(facts: HeadFacts) -> str:
+    """What could be a head by its shape, and how to name it."""
+    found = one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).values()
+    if not found:
+        return ""
+    shown = ", ".join(f"{info.name} {list(info.shape)}" for info in found)
+    first = next(iter(found)).name
+    return f' Of the right shape are {shown}: name the head in a recipe of your own, such as "head_tensor": "{first}".'

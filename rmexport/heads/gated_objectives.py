@@ -12,12 +12,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import number
+from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.errors import CheckpointError
 from rmexport.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.label_names import label_names
 from rmexport.score_position import prompt_end
 from rmruntime.manifest import Output, PositionRule
 
@@ -71,8 +70,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 def read_spec(facts: HeadFacts) -> HeadSpec:
     """Gate layers from the tensors there are; the gate's position from the chat template."""
     objectives = facts.tensor(REGRESSION).shape[0]
-    stated = facts.recipe.objectives if facts.recipe else ()
-    names = label_names(facts.config, objectives, stem="objective", published=stated or PUBLISHED_OBJECTIVES)
+    names = facts.objective_names(objectives, stem="objective", published=PUBLISHED_OBJECTIVES)
     return HeadSpec(
         positions={
             "score": PositionRule(rule="last"),
@@ -87,7 +85,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         settings=Settings(
             objectives=objectives,
             hidden_size=facts.hidden_size,
-            temperature=number(facts.config, "gating_temperature", default=10.0),
+            temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
             gate=_gate_layers(facts),
         ),
     )

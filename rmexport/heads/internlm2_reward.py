@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import integer
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.checkpoint.config_fields import VOCABULARY, Range, integer
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -28,12 +28,13 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 def read_spec(facts: HeadFacts) -> HeadSpec:
     """One value at the appended token; raises CheckpointError where config.json has no reward_token_id."""
     facts.tensor(f"{LAYER}.weight")
+    token_ids = Range(0, integer(facts.config, "vocab_size", VOCABULARY) - 1)
     return HeadSpec(
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=linear_value(LAYER, facts.hidden_size),
-        append=(integer(facts.config, "reward_token_id"),),
+        settings=facts.linear_value(LAYER),
+        append=(integer(facts.config, "reward_token_id", token_ids),),
         ignored=(facts.lm_head,),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, number
+from rmexport.checkpoint.config_fields import FACTOR, flag, number
 from rmexport.errors import CheckpointError
 from rmexport.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.vocabulary import Dialect
@@ -54,7 +54,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             f"each of {objectives} objectives, {LEVELS * objectives} outputs"
         )
     names = label_names(facts.config, objectives, stem="objective")
-    temperature = number(facts.config, "temperature", default=1.0) if flag(facts.config, "softmax") else None
+    temperature = number(facts.config, "temperature", FACTOR, default=1.0) if flag(facts.config, "softmax") else None
     return HeadSpec(
         positions={"score": facts.score_rule("before_first_pad")},
         outputs=(

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -38,7 +38,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=linear_value(LAYER, facts.hidden_size, bias=True),
+        settings=facts.linear_value(LAYER),
         ignored=(facts.lm_head,),
     )
 

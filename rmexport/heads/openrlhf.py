@@ -12,9 +12,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag, number
+from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, flag, number, optional_text
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -40,7 +40,8 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     if weight is None or weight.shape[0] != 1 or facts.architecture == FOREIGN_CLASS:
         return ()
     named = (f"{PREFIX} in config.json",) if facts.config.get(PREFIX) else ()
-    return (f"{_layer(facts)}.weight", *named)
+    bias = (f"{_layer(facts)}.bias",) if f"{_layer(facts)}.bias" in facts.tensors else ()
+    return (f"{_layer(facts)}.weight", *bias, *named)
 
 
 def read_spec(facts: HeadFacts) -> HeadSpec:
@@ -52,7 +53,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=Settings(value=linear_value(_layer(facts), facts.hidden_size), mean=mean, std=std),
+        settings=Settings(value=facts.linear_value(_layer(facts)), mean=mean, std=std),
         ignored=(facts.lm_head,),
         notes=_notes(facts, normalize=normalize),
     )
@@ -76,7 +77,7 @@ def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, A
 
 
 def _layer(facts: HeadFacts) -> str:
-    return str(facts.config.get(PREFIX) or DEFAULT_PREFIX)
+    return optional_text(facts.config, PREFIX) or DEFAULT_PREFIX
 
 
 def _statistics(facts: HeadFacts) -> tuple[float, float]:
@@ -86,10 +87,8 @@ def _statistics(facts: HeadFacts) -> tuple[float, float]:
             f"the reward must be normalised, but config.json has no {' and no '.join(missing)}; add what OpenRLHF "
             "measured in training, or export without normalisation"
         )
-    mean, std = number(facts.config, "mean", default=0.0), number(facts.config, "std", default=1.0)
-    if std <= 0:
-        raise CheckpointError(f"config.json: std is {std:g}, expected a positive number")
-    return mean, std
+    mean = number(facts.config, "mean", STATISTIC, default=0.0)
+    return mean, number(facts.config, "std", DEVIATION, default=1.0)
 
 
 def _notes(facts: HeadFacts, *, normalize: bool) -> tuple[str, ...]:

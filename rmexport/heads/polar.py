@@ -3,7 +3,7 @@
 Source: InternLM/POLAR, README.md ("Data format": prompt, reference, output).
 """
 
-from rmexport.checkpoint.config_fields import number
+from rmexport.checkpoint.config_fields import ROPE_BASE, number, section
 from rmexport.errors import UnsupportedModel
 from rmexport.heads import HeadFacts, HeadSpec
 
@@ -14,9 +14,11 @@ REWARD_ROPE_THETA = 1e6  # of internlm2-reward; POLAR-7B's base has 5e7
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
     """InternLM2's reward class with a longer rope base than its reward models have."""
-    rope = facts.config.get("rope_parameters") or facts.config  # transformers 5 moved it
-    theta = number(rope, "rope_theta", default=REWARD_ROPE_THETA)
-    if WEIGHT not in facts.tensors or facts.architecture != ARCHITECTURE or theta <= REWARD_ROPE_THETA:
+    rope = section(facts.config, "rope_parameters") or facts.config  # transformers 5 moved it
+    if WEIGHT not in facts.tensors or facts.architecture != ARCHITECTURE:
+        return ()
+    theta = number(rope, "rope_theta", ROPE_BASE, default=REWARD_ROPE_THETA)
+    if theta <= REWARD_ROPE_THETA:
         return ()
     return (WEIGHT, f"rope_theta {theta:g} in config.json")
 

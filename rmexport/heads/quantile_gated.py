@@ -14,12 +14,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint import TensorInfo
-from rmexport.checkpoint.config_fields import integer, number, optional_integer
+from rmexport.checkpoint.config_fields import FACTOR, LABELS, integer, number, optional_integer
 from rmexport.errors import CheckpointError
 from rmexport.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.label_names import label_names
 from rmexport.score_position import prompt_end
 from rmruntime.manifest import Output
 
@@ -62,16 +61,15 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
 
     Raises CheckpointError where the regression layer has not a row for every quantile of every objective.
     """
-    objectives = optional_integer(facts.config, "num_objectives") or 19  # as the published class takes it
-    quantiles = integer(facts.config, "num_quantiles")
+    objectives = optional_integer(facts.config, "num_objectives", LABELS) or 19  # as the published class takes it
+    quantiles = integer(facts.config, "num_quantiles", LABELS)
     rows = facts.tensor(REGRESSION).shape[0]
     if rows != objectives * quantiles:
         raise CheckpointError(
             f"{REGRESSION} has {rows} rows, config.json implies {objectives} objectives of {quantiles} quantiles each, "
             f"{objectives * quantiles} rows: do config and weights belong together?"
         )
-    stated = facts.recipe.objectives if facts.recipe else ()
-    names = label_names(facts.config, objectives, stem="objective", published=stated)
+    names = facts.objective_names(objectives, stem="objective")
     return HeadSpec(
         positions={
             "score": facts.score_rule("before_first_pad"),
@@ -87,7 +85,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             objectives=objectives,
             quantiles=quantiles,
             hidden_size=facts.hidden_size,
-            temperature=number(facts.config, "gating_temperature", default=10.0),
+            temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
             gate=_gate_stages(facts, objectives),
         ),
         ignored=tuple(name for name in facts.tensors if name.endswith(".num_batches_tracked")),

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -30,7 +30,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=linear_value(NAME, facts.hidden_size),
+        settings=facts.linear_value(NAME),
         ignored=(facts.lm_head,),
     )
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import flag
+from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, Range, flag, shown
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -48,18 +48,18 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
     """One value at the last token; a recipe may turn a cost into a reward."""
     facts.tensor(f"{LAYER}.weight")
     kind = facts.config.get("score_type") or "reward"
-    if kind not in _BY_SCORE_TYPE:
-        raise CheckpointError(f"config.json: score_type is {kind!r}, expected one of {', '.join(_BY_SCORE_TYPE)}")
+    if not isinstance(kind, str) or kind not in _BY_SCORE_TYPE:
+        raise CheckpointError(f"config.json: score_type is {shown(kind)}, expected one of {', '.join(_BY_SCORE_TYPE)}")
     negate = facts.recipe is not None and facts.recipe.negate
     return HeadSpec(
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
         settings=Settings(
-            value=linear_value(LAYER, facts.hidden_size, bias=f"{LAYER}.bias" in facts.tensors),
+            value=facts.linear_value(LAYER),
             normalize=_BY_SCORE_TYPE[kind] if flag(facts.config, "do_normalize") else "identity",
-            mean=_stated(facts, "mean", MEAN, default=0.0),
-            variance=_stated(facts, "var", VARIANCE, default=1.0),
+            mean=_stated(facts, "mean", MEAN, STATISTIC, default=0.0),
+            variance=_stated(facts, "var", VARIANCE, Range(0, DEVIATION.most), default=1.0),
             negate=negate,
         ),
         ignored=("normalizer.*", facts.lm_head),
@@ -97,7 +97,7 @@ def _number(d: Dialect, name: str, stated: float | None) -> ir.Value:
     return d.fp32_weight(name, (1,)) if stated is None else d.w.constant(name, [stated], "fp32")
 
 
-def _stated(facts: HeadFacts, field: str, tensor: str, *, default: float) -> float | None:
+def _stated(facts: HeadFacts, field: str, tensor: str, within: Range, *, default: float) -> float | None:
     """None where the checkpoint has the tensor, which `from_pretrained` prefers; the config has lists of one number."""
     if tensor in facts.tensors:
         return None
@@ -105,8 +105,8 @@ def _stated(facts: HeadFacts, field: str, tensor: str, *, default: float) -> flo
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise CheckpointError(f"config.json: {field} is {value!r}, expected one number")
+    if not within.holds(value):
+        raise CheckpointError(f"config.json: {field} is {shown(value)}, expected one number {within}")
     return float(value)
 
 

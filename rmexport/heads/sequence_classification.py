@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, section
 from rmexport.errors import OptionError
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
@@ -13,21 +14,25 @@ from rmexport.label_names import label_names
 from rmruntime.manifest import Output
 
 NAME = "sequence_classification"
-RECIPE_FIELDS = ("position", "score_label")
-WEIGHT = "score.weight"
+RECIPE_FIELDS = ("position", "score_label", "drop_bias")
+WEIGHT, BIAS = "score.weight", "score.bias"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`labels` rows of the score matrix; `score_row` is the one that is the score, None when nobody said."""
+    """`labels` rows of the score matrix; `score_row` is the one that is the score, None when nobody said.
+
+    `bias`: the checkpoint has one, as no class of transformers saves it, and it counts.
+    """
 
     labels: int
     hidden_size: int
     score_row: int | None
+    bias: bool
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
-    """A bare `score.weight`."""
+    """A `score.weight`."""
     return (WEIGHT,) if WEIGHT in facts.tensors else ()
 
 
@@ -36,6 +41,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
     rows = facts.tensor(WEIGHT).shape[0]
     names = label_names(facts.config, rows, stem="label")
     score_row = _score_row(facts, names)
+    bias = BIAS in facts.tensors and not (facts.recipe and facts.recipe.drop_bias)
     outputs: tuple[Output, ...] = (Output(name="score", per="sequence"),) if score_row is not None else ()
     if rows > 1:
         outputs += (Output(name="rewards", per="sequence", labels=names),)
@@ -43,8 +49,8 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last_not_pad")},
         outputs=outputs,
         score="score" if score_row is not None else None,
-        settings=Settings(labels=rows, hidden_size=facts.hidden_size, score_row=score_row),
-        ignored=(facts.lm_head,),  # some trainers leave it in the file
+        settings=Settings(labels=rows, hidden_size=facts.hidden_size, score_row=score_row, bias=bias),
+        ignored=(facts.lm_head, BIAS),  # some trainers leave the first in the file
         notes=_notes(facts, rows, score_row),
     )
 
@@ -53,7 +59,7 @@ def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
     """score [P] and, with several labels, rewards [P, labels]: raw logits, no activation."""
     s: Settings = spec.settings
     read = d.w.op("Gather", hidden, d.head_index("score"))
-    logits = d.head_linear(read, "score", (s.labels, s.hidden_size))
+    logits = d.head_linear(read, "score", (s.labels, s.hidden_size), bias=s.bias)
     if s.score_row is not None:
         d.w.output("score", d.w.op("Gather", logits, d.w.constant("score_row", s.score_row), axis=1), ["P"])
     if s.labels > 1:
@@ -61,9 +67,10 @@ def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
 
 
 def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' GenericForSequenceClassification: `logits = score(hidden)`."""
+    """transformers' GenericForSequenceClassification, `logits = score(hidden)`, and the bias that it leaves out."""
     s: Settings = spec.settings
     logits = hidden["score"] @ weights[WEIGHT].T
+    logits = logits + weights[BIAS] if s.bias else logits
     outputs = {"rewards": logits} if s.labels > 1 else {}
     return outputs | ({} if s.score_row is None else {"score": logits[:, s.score_row]})
 
@@ -79,9 +86,14 @@ def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:
 
 def _notes(facts: HeadFacts, rows: int, score_row: int | None) -> tuple[str, ...]:
     notes = []
-    stated = facts.config.get("num_labels") or len(facts.config.get("id2label") or ()) or rows
+    stated = optional_integer(facts.config, "num_labels", Range(0, LABELS.most))
+    stated = stated or len(section(facts.config, "id2label")) or rows
     if stated != rows:
         notes.append(f"config.json implies {stated} labels, score.weight has {rows} rows: the weights decide")
+    if BIAS in facts.tensors:
+        left_out = facts.recipe is not None and facts.recipe.drop_bias
+        done = "left out, as by transformers" if left_out else "added; transformers leaves it out (recipe: drop_bias)"
+        notes.append(f"the checkpoint has a {BIAS}: it is {done}")
     if score_row is None:
         notes.append("several labels and none chosen as the score: results carry rewards only (--score-label)")
     if facts.pad_id is None:

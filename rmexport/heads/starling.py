@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output, PositionRule
@@ -35,7 +35,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": _position(facts)},
         outputs=(Output(name="score", per="sequence"),),
         score="score",
-        settings=linear_value(LAYER, facts.hidden_size),
+        settings=facts.linear_value(LAYER),
         prefixes={"model.": BACKBONE},
         ignored=("model.*", facts.lm_head),
     )

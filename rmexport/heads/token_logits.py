@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import number
+from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
@@ -113,7 +113,7 @@ def _check_rows(facts: HeadFacts, recipe: str, ids: tuple[int, ...]) -> None:
 def _softcap(facts: HeadFacts) -> float | None:
     """Of the last logits; in transformers a classifier's logits never pass it, a causal LM's do."""
     name = "final_logit_softcapping"
-    return number(facts.config, name, default=0.0) if facts.config.get(name) else None
+    return number(facts.config, name, FACTOR, default=0.0) if facts.config.get(name) else None
 
 
 def _source(facts: HeadFacts) -> str:

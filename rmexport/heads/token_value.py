@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward, linear_value
+from rmexport.feed_forward import FeedForward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -36,8 +36,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per=facts.recipe.unit if facts.recipe else "sequence"),),
         score="score",
-        # transformers' generic class has a bias by default, others may not
-        settings=linear_value(layer, facts.hidden_size, bias=f"{layer}.bias" in facts.tensors),
+        settings=facts.linear_value(layer),
         ignored=(facts.lm_head,),
     )
 

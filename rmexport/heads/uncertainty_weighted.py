@@ -15,7 +15,6 @@ from rmexport.errors import CheckpointError
 from rmexport.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.label_names import label_names
 from rmruntime.manifest import Output
 
 NAME = "uncertainty_weighted"
@@ -48,8 +47,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             f"{SCORE}.weight has {rows} rows and {WEIGHTING[-1]} {attributes} outputs, expected {2 * attributes} "
             "rows: a mean and a spread an attribute"
         )
-    stated = facts.recipe.objectives if facts.recipe else ()
-    names = label_names(facts.config, attributes, stem="attribute", published=stated)
+    names = facts.objective_names(attributes, stem="attribute")
     return HeadSpec(
         positions={"score": facts.score_rule("last")},
         outputs=(

@@ -49,7 +49,7 @@ def test_unknown_family_names_the_nearest(tmp_path: Path) -> None:
 
 def test_unknown_head_names_the_tensors_and_the_nearest(tmp_path: Path) -> None:
     folder = sequence_classifier(tmp_path / "c").folder
-    change_tensors(folder, lambda t: t.update({"reward_out.weight": t.pop("score.weight")}))
+    change_tensors(folder, lambda t: t.update({"reward_out.weight": t.pop("score.weight").repeat(3, 1)}))
     fails(folder, UnsupportedModel, "reward_out.weight", "LlamaForSequenceClassification", "sequence_classification")
 
 

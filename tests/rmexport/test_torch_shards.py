@@ -50,13 +50,13 @@ def many_kinds() -> dict[str, torch.Tensor]:
     }
 
 
-def compressed(folder: Path, name: str = "pytorch_model.bin") -> Path:
-    """The archive as someone's zip tool packs it again, in which no tensor can be read in place."""
+def compressed(folder: Path, name: str = "pytorch_model.bin", kinds: tuple[str, ...] = ("/version",)) -> Path:
+    """The archive as someone's zip tool packs it again."""
     with zipfile.ZipFile(folder / name) as archive:
         content = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_STORED) as archive:
         for file, data in content.items():
-            archive.writestr(file, data, zipfile.ZIP_DEFLATED if file.endswith("/version") else zipfile.ZIP_STORED)
+            archive.writestr(file, data, zipfile.ZIP_DEFLATED if file.endswith(kinds) else zipfile.ZIP_STORED)
     return folder
 
 
@@ -89,14 +89,15 @@ def test_shards(tmp_path: Path) -> None:
         open_checkpoint(str(tmp_path))
 
 
-def test_maps_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading goes on after the maps were dropped to keep resident memory small."""
-    from rmexport.checkpoint import torch_shards
-
-    monkeypatch.setattr(torch_shards, "_REMAP_BYTES", 1000)
+def test_members_that_a_zip_tool_compressed(tmp_path: Path) -> None:
+    """What is read whole is inflated; storages, which are read in place, are not, and the error says what to do."""
     tensor = torch.randn(64, 64)
-    checkpoint = open_checkpoint(str(compressed(save(tmp_path, {"t": tensor}))))
-    assert b"".join(chunk.tobytes() for chunk in checkpoint.chunks("t", 512)) == bits(tensor)
+    folder = compressed(save(tmp_path, {"t": tensor}))
+    assert open_checkpoint(str(folder)).read("t").tobytes() == bits(tensor)
+    folder = compressed(folder, kinds=("/data.pkl", "/byteorder"))
+    assert open_checkpoint(str(folder)).read("t").tobytes() == bits(tensor)
+    with pytest.raises(CheckpointError, match=r"compressed.*zip -0"):
+        open_checkpoint(str(compressed(folder, kinds=("/data/0",))))
 
 
 class Code:

@@ -1,5 +1,6 @@
 """Recipes of plain sequence classifiers: the BOS that each published pipeline ends up with."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from conversations import messages_of
-from reward_trunks import HIDDEN, check_head, normal, reward_trunk, tokenizer_of
+from reward_trunks import HIDDEN, check_gate, check_head, normal, reward_trunk, spec_of, tokenizer_of
 from rmexport.recipe import recipe_for
 from tiny_checkpoints import TinyCheckpoint
 from tiny_tokenizer import BOS, LLAMA3
@@ -48,3 +49,16 @@ def test_exactly_one_bos_whatever_the_template_writes(tmp_path: Path, recipe: st
 def test_chosen_for_the_published_repositories(repo: str, recipe: str) -> None:
     found = recipe_for(None, repo)
     assert found is not None and (found.name, found.bos) == (recipe, "one")
+
+
+def test_a_bias_is_added_unless_a_recipe_says_otherwise(tmp_path: Path) -> None:
+    """transformers has no bias there and leaves it out of what it loads: the note says so (4.3)."""
+    bias = torch.tensor([0.5])
+    head = {"score.weight": normal(1, HIDDEN), "score.bias": bias}
+    checkpoint = reward_trunk(tmp_path / "checkpoint", head, {"num_labels": 1})
+    assert any("score.bias: it is added; transformers leaves it out" in note for note in spec_of(checkpoint).notes)
+    check_head(checkpoint, tmp_path / "bundle", lambda state: score(state) + bias[0])
+    recipe = tmp_path / "mine.json"
+    recipe.write_text(json.dumps({"name": "mine", "description": "d", "drop_bias": True}))
+    check_head(checkpoint, tmp_path / "without", score, recipe=str(recipe))
+    check_gate(checkpoint, tmp_path / "half", "bf16")  # whose reference has the bias too

@@ -1,0 +1,100 @@
+"""Any linear layer of one row on the last token, whatever its name, such as `reward_head` or `rm_head`
+
+Source: microsoft/DeepSpeedExamples, DeepSpeed-Chat's `RewardModel` (`v_head` beside `rwtransformer`, no bias, the value
+at the last token before padding); trainers of one's own differ from it in the name, the bias and nothing else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+
+from rmexport.errors import CheckpointError
+from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
+from rmexport.graph.vocabulary import Dialect
+from rmexport.heads import HeadFacts, HeadSpec
+from rmruntime.manifest import Output
+
+NAME = "one_row"
+FALLBACK = True
+RECIPE_FIELDS = ("position", "head_tensor", "drop_bias")
+UNDESCRIBED = "LlamaRewardModel"  # Ziya's class, whose scores nobody has described, has UltraRM's name
+
+
+def claims(facts: HeadFacts) -> tuple[str, ...]:
+    """The only layer of one row outside the backbone, or the one that a recipe names."""
+    named = facts.recipe.head_tensor if facts.recipe else None
+    found = _layers(facts)
+    if named is None and (len(found) != 1 or facts.architecture == UNDESCRIBED):
+        return ()
+    return (f"{_layer(facts)}.weight" if named is None else named,)
+
+
+def read_spec(facts: HeadFacts) -> HeadSpec:
+    """One value; other layers of one row and the language model's head are left out.
+
+    Raises CheckpointError where the layer that a recipe names is no such layer, or none is named and several are there.
+    """
+    layer = _layer(facts)
+    bias = f"{layer}.bias" in facts.tensors
+    kept = bias and not (facts.recipe and facts.recipe.drop_bias)
+    others = [other for other in _layers(facts) if other != layer]
+    ignored = [f"{other}.{kind}" for other in others for kind in ("weight", "bias")]
+    ignored += [f"{layer}.bias"] if bias and not kept else []
+    ignored += [name for name in facts.tensors if f".{name}".endswith(f".{facts.lm_head}")]
+    return HeadSpec(
+        positions={"score": facts.score_rule("last")},
+        outputs=(Output(name="score", per=facts.recipe.unit if facts.recipe else "sequence"),),
+        score="score",
+        settings=linear_value(layer, facts.hidden_size, bias=kept),
+        ignored=tuple(ignored),
+        notes=_notes(layer, others, bias=bias, kept=kept),
+    )
+
+
+def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
+    """score [P], raw."""
+    s: FeedForward = spec.settings
+    d.w.output("score", s.build_value(d, hidden), ["P"])
+
+
+def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer's value, on torch tensors; the dtype is the caller's."""
+    s: FeedForward = spec.settings
+    return {"score": s.reference(hidden["score"], weights)[:, 0]}
+
+
+def _layers(facts: HeadFacts) -> list[str]:
+    return [
+        layer
+        for layer, info in one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).items()
+        if info.name == f"{layer}.weight"
+    ]
+
+
+def _layer(facts: HeadFacts) -> str:
+    """The layer's name, which is that of its weight less `.weight`."""
+    found = _layers(facts)
+    named = facts.recipe.head_tensor if facts.recipe else None
+    if named is not None:
+        layer = named.removesuffix(".weight")
+        if layer in found:
+            return layer
+        held = facts.tensors.get(f"{layer}.weight") or facts.tensors.get(named)
+        there = "is not in the checkpoint" if held is None else f"is {list(held.shape)}"
+    elif len(found) == 1:
+        return found[0]
+    else:
+        named, there = "the head", "is not named (head_tensor in a recipe)"
+    listed = ", ".join(f"{layer}.weight" for layer in found) or "none"
+    raise CheckpointError(
+        f"{named} {there}, expected a weight [1, {facts.hidden_size}]; the checkpoint has of these: {listed}"
+    )
+
+
+def _notes(layer: str, others: list[str], *, bias: bool, kept: bool) -> tuple[str, ...]:
+    left_out = " without its bias" if bias and not kept else ""
+    notes = [f"the score is the value of {layer} at the last token{left_out}"]
+    if others:
+        notes.append(f"{', '.join(others)}, of one row too, left out")
+    return tuple(notes)
