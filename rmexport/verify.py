@@ -134,22 +134,13 @@ def verify(
     with _load(bundle, options) as model:
         manifest = model.manifest
         _check_options(manifest, options)
-        # A folder has no revisions, be it a copy of the Hub's.
-        revision = None if Path(checkpoint).is_dir() else manifest.source.revision
-        source = open_checkpoint(checkpoint, revision=revision)
-        _check_same_source(manifest, source)
-        exported = replace(_export_options(manifest, options), revision=revision)
+        source, exported = _source(manifest, checkpoint, options)
         reference = reference_of(source, exported, torch_device)
         key = read_key(source, exported, arithmetic(torch_device))
         requests = _requests(manifest, options)
         score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
         given = read_conversations(model, requests, score_options, built_in=options.data is None)
-        engine = _EngineRun(
-            outputs=_engine_outputs(model, given.sequences, score_options, watcher),
-            backend=model.backend,
-            precision=model.precision,
-            reason=model.backend_reason,
-        )
+        engine = _run_engine(model, given.sequences, score_options, watcher)
     yardsticks = compute_yardsticks(reference, given.sequences, _dtypes(manifest), key, cache, watcher)
     exact = yardsticks["fp32"].scores
     quality: list[Quality] = []
@@ -185,6 +176,26 @@ def verify(
     if options.write:
         _write(Path(bundle), manifest, report, given.sequences, exact)
     return report
+
+
+def _source(manifest: Manifest, checkpoint: str, options: VerifyOptions) -> tuple[Checkpoint, ExportOptions]:
+    """The checkpoint that the bundle was made from, and the choices of its export."""
+    # A folder has no revisions, be it a copy of the Hub's.
+    revision = None if Path(checkpoint).is_dir() else manifest.source.revision
+    source = open_checkpoint(checkpoint, revision=revision)
+    _check_same_source(manifest, source)
+    return source, replace(_export_options(manifest, options), revision=revision)
+
+
+def _run_engine(
+    model: RewardModel, sequences: Sequence[TokenSequence], options: ScoreOptions, watcher: Watcher
+) -> _EngineRun:
+    return _EngineRun(
+        outputs=_engine_outputs(model, sequences, options, watcher),
+        backend=model.backend,
+        precision=model.precision,
+        reason=model.backend_reason,
+    )
 
 
 def _dtypes(manifest: Manifest) -> tuple[str, ...]:
