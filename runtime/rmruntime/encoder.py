@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from rmruntime.answers import Exchange, exchanges
+from rmruntime.bundle import TEMPLATE_LIMIT
 from rmruntime.chat_template import ChatTemplate
 from rmruntime.errors import BundleError, InputError
 from rmruntime.layouts import find_layout
@@ -20,6 +21,7 @@ from rmruntime.pad_tokens import Padding
 from rmruntime.positions import check_rules
 from rmruntime.reads import cut_reads, find_reads
 from rmruntime.records import Conversation, Request
+from rmruntime.regular_files import read_regular
 from rmruntime.scores import Score
 from rmruntime.segments import JoinedSegments, Segment
 from rmruntime.sequences import Ints, TokenSequence
@@ -229,10 +231,11 @@ def _read_template(form: Format, folder: Path) -> ChatTemplate | None:
     if form.template is None:
         return None
     path = folder / form.template
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; export the bundle again")
     try:
-        source = path.read_text(encoding="utf-8")
+        # As a file opened for text gives it: every line end is a newline.
+        source = read_regular(path, TEMPLATE_LIMIT).decode().replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; export the bundle again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from error
     return ChatTemplate(source, form.template_variables, form.pinned_date)

@@ -10,10 +10,8 @@ import numpy as np
 import tokenizers
 
 from rmruntime.errors import BundleError
-from rmruntime.manifest import Format
+from rmruntime.manifest import TOKENIZER_NAME, Format
 from rmruntime.sequences import Ints
-
-TOKENIZER_NAME = "tokenizer.json"
 
 
 class Tokenizer:
