@@ -70,9 +70,9 @@ class ChatTemplate:
         """
         turns = [dict(message) for message in messages]
         more = self._variables if values is None else {**self._variables, **values}
-        given = sum(len(text) for turn in (*turns, more) for text in turn.values())
+        given = sum([len(text) for turn in turns for text in turn.values()])
         try:
-            with limited(given):
+            with limited(given, len(turns)):
                 text = self._template.render(
                     messages=turns, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **more
                 )

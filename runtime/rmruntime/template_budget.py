@@ -14,12 +14,13 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.utils import Namespace
 
-STEPS = 50_000_000  # a conversation of a thousand turns takes about one
+STEPS = 10_000_000  # a conversation of a hundred turns takes some 20,000
 VALUE_SIZE, OUTPUT_SIZE = 1 << 23, 1 << 25  # besides a few times what the conversation itself holds
 NUMBER_BITS = 4096
 MAX_DEPTH = 48  # of macros, and loops, that call themselves: far from where Python would give up
-_WEIGHTLESS = 4096  # characters that an operation looks through at no charge
-_SCAN = 6  # bits: so many characters, or items, looked through count as one step
+WEIGHTLESS = 4096  # characters that an operation looks through at no charge
+_SCAN = 6  # bits: so many characters looked through count as one step, and two items
+_PART_STEPS = 8  # for each item of a list that is printed
 _TEXTLESS = "prints a value that has no text of its own (it would show a memory address)"
 _PRINTABLE = (str, int, float, type(None), Undefined, Namespace, Macro, LoopContext, range)
 
@@ -29,10 +30,13 @@ class TemplateTooCostly(TemplateRuntimeError):
 
 
 class Budget:
-    """What is left of it for one rendering; `given` are the characters of the conversation."""
+    """What is left of it for one rendering, of a conversation of so many `turns` with `given` characters in all.
 
-    def __init__(self, given: int) -> None:
-        self.steps = STEPS
+    Some templates go through all turns at every turn.
+    """
+
+    def __init__(self, given: int, turns: int) -> None:
+        self.steps = self.most = STEPS + given + 50 * turns**2
         self.output = OUTPUT_SIZE + 8 * given
         self.largest = VALUE_SIZE + 4 * given
         self.depth = 0
@@ -48,9 +52,9 @@ _current = _Current()
 
 
 @contextmanager
-def limited(given: int) -> Iterator[None]:
+def limited(given: int, turns: int) -> Iterator[None]:
     """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up."""
-    _current.budget = Budget(given)
+    _current.budget = Budget(given, turns)
     try:
         yield
     finally:
@@ -69,7 +73,7 @@ def spend(steps: int) -> str:
     own = budget()
     own.steps -= steps
     if own.steps < 0:
-        raise TemplateTooCostly(f"rendering takes more than {STEPS:,} steps")
+        raise TemplateTooCostly(f"rendering takes more than {own.most:,} steps")
     return ""
 
 
@@ -87,13 +91,20 @@ def counted(items: Iterable[Any], steps: int, printed: int) -> Iterator[Any]:
 
 def weighed(value: Any) -> Any:
     """The same; what is looked through takes steps by its size."""
-    if isinstance(value, (str, list, tuple)) and len(value) > _WEIGHTLESS:
-        spend(len(value) >> _SCAN)
+    if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
+        return value
+    if isinstance(value, str):
+        if len(value) > WEIGHTLESS:
+            spend(len(value) >> _SCAN)
+    elif isinstance(value, (list, tuple, dict, range)):
+        spend(len(value) >> 1)
     return value
 
 
 def sized(value: Any) -> Any:
     """The same, if it is no larger than a value may be. Making it took steps."""
+    if value.__class__ is str and len(value) <= WEIGHTLESS:
+        return value
     if isinstance(value, (str, bytes, list, tuple, dict)):
         check_size(len(value))
         return weighed(value)
@@ -119,6 +130,8 @@ def printed(value: Any) -> Any:
     """The same, its text taken off what may be printed; templates print through this."""
     own = _current.budget
     if own is None:
+        if not isinstance(value, (str, int, float)):
+            budget()  # what has a text of its own is looked for when it is printed
         return value
     own.output -= len(value) if value.__class__ is str else text_size(value)
     if own.output < 0:
@@ -139,10 +152,13 @@ def text_size(value: Any) -> int:
     """
     if isinstance(value, str):
         return len(value)
+    own = budget()
     total, waiting = 0, [value]
     while waiting:
         item = waiting.pop()
-        spend(1)
+        own.steps -= _PART_STEPS
+        if own.steps < 0 or total > own.largest:
+            break
         total += 4
         if isinstance(item, str):
             total += len(item)
@@ -156,7 +172,8 @@ def text_size(value: Any) -> int:
             total += item.bit_length() // 3
         elif not isinstance(item, _PRINTABLE):
             raise SecurityError(f"it {_TEXTLESS}")
-        check_size(total)
+    spend(0)
+    check_size(total)
     return total
 
 

@@ -12,6 +12,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rmruntime.template_budget import (
+    WEIGHTLESS,
     budget,
     check_bits,
     check_size,
@@ -25,12 +26,15 @@ from rmruntime.template_budget import (
 )
 from rmruntime.template_rewrite import FILTERS, rewrite
 
+_CALL_STEPS = 50  # besides those of a macro's body
 _RECURSED_STEPS = 16  # for an item of a loop that calls itself, besides those of the loop's body
-# Filters that look at items and make no text of them.
-_TEXTLESS_FILTERS = frozenset(
-    "abs attr count d default dictsort first groupby items last length list map max min reject rejectattr reverse "
-    "select selectattr sort unique".split()
-)
+# Filters that look at no more than an item at a time, when somebody asks for it: as Jinja has them.
+_FREE_FILTERS = frozenset("attr count d default first items last length".split())
+# Those that do so with every item.
+_LAZY_FILTERS = frozenset("map reject rejectattr select selectattr".split())
+_ITEM_STEPS = 16
+# Those that look at all items and make no text of them.
+_TEXTLESS_FILTERS = frozenset("abs dictsort groupby list max min reverse sort unique".split())
 _WIDTHS = re.compile(r"\d+")
 
 
@@ -136,12 +140,16 @@ def _held(items: Any) -> Any:
 def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is asked what it will make; `own` is it as Jinja has it."""
     skipped = 1 if hasattr(own, "jinja_pass_arg") else 0
-    estimate, prints = _FILTER_SIZES.get(name), name not in _TEXTLESS_FILTERS
+    estimate, prints, lazy = _FILTER_SIZES.get(name), name not in _TEXTLESS_FILTERS, name in _LAZY_FILTERS
 
     @wraps(own)  # with the mark that says whether it takes the environment first
     def checked(*args: Any, **named: Any) -> Any:
         budget()  # constants too are computed where a budget counts them
+        if estimate is None and not lazy and args[skipped].__class__ is str and len(args[skipped]) <= WEIGHTLESS:
+            return own(*args, **named)  # nearly always: a short text makes another
         values = args[skipped:]
+        if lazy and values and values[0]:
+            return own(*args[:skipped], counted(values[0], _ITEM_STEPS, 0), *values[1:], **named)
         if prints:
             for value in values[:1]:
                 _check_text(value)
@@ -170,7 +178,7 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
         super().__init__(finalize=printed, **options)
         self.globals.pop("lipsum")  # text by chance
         self.filters.pop("random")  # and a choice by chance: a score has to come out the same
-        self.filters.update({name: guarded(name, own) for name, own in self.filters.items()})
+        self.filters.update({n: guarded(n, own) for n, own in self.filters.items() if n not in _FREE_FILTERS})
         self.filters.update(FILTERS)
 
     def add_filter(self, name: str, own: Callable[..., Any]) -> None:
@@ -187,6 +195,7 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
         elif isinstance(__obj, (Macro, LoopContext)) or not isinstance(__obj, type):
             if isinstance(__obj, LoopContext):
                 args = (counted(args[0], _RECURSED_STEPS, 0), *args[1:]) if args else args
+            spend(_CALL_STEPS)
             with one_deeper():
                 return sized(super().call(__context, __obj, *args, **kwargs))
         return sized(super().call(__context, __obj, *args, **kwargs))
