@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +23,16 @@ _BLOCK = 1 << 20
 _LISTED = 100  # faults named in one message
 
 
+Stamp = tuple[int, int, int, int]  # device, number, size and time of change of a file
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle."""
+    """A checked bundle. `stamps` are those of its weights as they were when they were checked."""
 
     folder: Path
     manifest: Manifest
+    stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path, *, check: Literal["fast", "full"] = "fast") -> "Bundle":
@@ -42,14 +46,37 @@ class Bundle:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         _refuse(folder, manifest_faults(manifest))
+        weights = [record.name for record in manifest.files if record.role == "weights"]
+        stamps = {name: stamp for name in weights if (stamp := _stamp(folder / name)) is not None}
         _refuse(folder, [fault for record in manifest.files for fault in _fast_faults(folder, record)])
         if check == "full":
             _check_weights(folder, [record for record in manifest.files if record.role == "weights"])
-        return cls(folder, manifest)
+        return cls(folder, manifest, stamps)
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError where weights were rewritten, replaced or removed since the bundle was opened.
+
+        Engines map them into memory: what is written into them is what is computed with. Takes some microseconds.
+        """
+        changed = [name for name, stamp in self.stamps.items() if _stamp(self.folder / name) != stamp]
+        if changed:
+            raise BundleError(
+                f"the bundle {self.folder} was changed while it was loaded: {', '.join(changed[:_LISTED])} is not the "
+                "file that was opened. Load the bundle again; replace bundles as whole folders, never file by file"
+            )
 
     def path(self, name: str) -> Path:
         """Where the bundle's file `name` lies."""
         return self.folder / name
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -143,23 +143,29 @@ class Encoder:
         texts += exchange.answer if exchange.against is None else (*exchange.answer, exchange.against)
         return tuple(dict.fromkeys([found for text in texts for found in self._tokenizer.find_special(text)]))
 
-    def _take(self, draft: _Draft, encoded: Iterator[Ints]) -> list[Ints]:
+    def _take(self, draft: _Draft, encoded: Iterator[Ints | InputError]) -> list[Ints] | InputError:
         """The ids of each segment [L_i], the texts' from `encoded`; the BOS policy is about what begins with text."""
-        parts = [next(encoded) if s.ids is None else np.array(s.ids, dtype=np.int64) for s in draft.segments]
+        taken = [next(encoded) if s.ids is None else np.array(s.ids, dtype=np.int64) for s in draft.segments]
+        parts = [part for part in taken if not isinstance(part, InputError)]
+        for part in taken:
+            if isinstance(part, InputError):
+                return part
         if draft.segments[0].ids is None:
             parts[0] = self._bos.apply(parts[0])
         return parts
 
     def _try_finish(
-        self, drafts: list[_Draft], parts: list[list[Ints]], options: ScoreOptions
+        self, drafts: list[_Draft], parts: list[list[Ints] | InputError], options: ScoreOptions
     ) -> tuple[TokenSequence, ...] | InputError:
         try:
             return tuple([self._finish(draft, own, options) for draft, own in zip(drafts, parts, strict=True)])
         except InputError as error:
             return error
 
-    def _finish(self, draft: _Draft, parts: list[Ints], options: ScoreOptions) -> TokenSequence:
+    def _finish(self, draft: _Draft, parts: list[Ints] | InputError, options: ScoreOptions) -> TokenSequence:
         try:
+            if isinstance(parts, InputError):
+                raise parts
             joined = JoinedSegments(draft.segments, parts, self._form.append)
             ids, types = joined.ids, joined.types() if self._form.pair_types else None
             if len(parts) > 1 or draft.segments[0].ids is None:  # ids alone were checked as they came

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from rmruntime.errors import BackendError, DeviceLimit, InputError
+from rmruntime.errors import BackendError, BundleError, DeviceLimit, InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.passes import Advance, Statistics
 from rmruntime.record_files import Record, read_records
@@ -158,10 +158,10 @@ def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
 
 @contextmanager
 def _salvaged(writer: RecordWriter) -> Iterator[None]:
-    """What was scored before the engine or the device failed is not lost."""
+    """What was scored before the engine or the device failed, or the weights were changed, is not lost."""
     try:
         yield
-    except (BackendError, DeviceLimit) as error:
+    except (BackendError, BundleError, DeviceLimit) as error:
         kept = writer.salvage()
         where = "" if kept is None else f". What was scored until then is in {kept}"
         raise type(error)(f"{error}{where}") from error
