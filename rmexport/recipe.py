@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from rmexport.errors import OptionError
+from rmruntime.bundle import MANIFEST_LIMIT
 from rmruntime.errors import BundleError
 from rmruntime.manifest import BosPolicy, Per
+from rmruntime.regular_files import read_regular
 from rmruntime.strict_json import decode_dataclass
 
 _NEEDED = {  # layout -> the field that it cannot do without
@@ -115,10 +117,17 @@ def recipe_for(name: str | None, repo: str | None) -> Recipe | None:
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise OptionError(f"the recipe {name!r} is not a file; check the path, or name a built-in recipe")
-        return _parse(Path(name).read_text(), name)
+        return _parse(_file_text(Path(name)), name)
     near = difflib.get_close_matches(name, recipes(), n=1, cutoff=0.3)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise OptionError(f"no recipe {name!r} (known: {', '.join(recipes())}, or a path to a .json file){hint}")
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return read_regular(path, MANIFEST_LIMIT).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"the recipe {str(path)!r} cannot be read: {error}") from error
 
 
 def _parse(text: str, where: str) -> Recipe:
