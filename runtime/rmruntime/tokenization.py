@@ -43,7 +43,7 @@ class Tokenizer:
         """Ids [L_i] of every text, the error of one that it cannot take; several are encoded on several threads."""
         try:
             return list(self._encode(texts))
-        except (TokenizerFault, UnicodeEncodeError, TypeError) as error:
+        except TokenizerFault as error:
             if len(texts) > 1:  # which of them it was is not known
                 return [found for text in texts for found in self.encode_batch((text,))]
             return [InputError(f"the tokenizer cannot take this text ({error})")]
@@ -113,10 +113,13 @@ class BosRule:
 
 def _load(path: Path) -> tokenizers.Tokenizer:
     try:
-        return open_tokenizer(read_regular(path, TOKENIZER_LIMIT))
+        tokenizer = open_tokenizer(read_regular(path, TOKENIZER_LIMIT))
     except FileNotFoundError:
         raise BundleError(f"{path} is missing; export the bundle again") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); export the bundle again") from error
     except TokenizerFault as error:
         raise BundleError(f"{path} cannot be read by tokenizers {tokenizers.__version__} ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -37,13 +37,11 @@ def panics_caught() -> Iterator[None]:
 
 
 def open_tokenizer(raw: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer that a tokenizer.json describes, which neither truncates nor pads. Raises TokenizerFault."""
+    """The tokenizer that a tokenizer.json describes. Raises TokenizerFault."""
     _check_charsmaps(raw)
     try:
         with panics_caught():
             opened = tokenizers.Tokenizer.from_buffer(raw)
-            opened.no_truncation()
-            opened.no_padding()
             normalizer = json.loads(opened.normalizer.__getstate__()) if opened.normalizer is not None else None
             dropout = getattr(opened.model, "dropout", None)
             added = len(opened.get_added_tokens_decoder())
