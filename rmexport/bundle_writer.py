@@ -22,7 +22,9 @@ from rmexport.unfinished_folder import (
     take_folder,
 )
 from rmexport.weights.journal import settle
+from rmruntime.bundle import MANIFEST_LIMIT
 from rmruntime.manifest import MANIFEST_NAME, FileRecord, FileRole
+from rmruntime.regular_files import read_regular
 
 
 def new_bundle(
@@ -124,7 +126,7 @@ def _check_target(target: Path, overwrite: bool, kind: str, marker: Callable[[Pa
 def _is_bundle(target: Path) -> bool:
     """Other things have a manifest.json too, web pages for one; only ours has these two fields."""
     try:
-        manifest = json.loads((target / MANIFEST_NAME).read_bytes())
+        manifest = json.loads(read_regular(target / MANIFEST_NAME, MANIFEST_LIMIT))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and {"schema_version", "digest"} <= set(manifest)

@@ -13,6 +13,7 @@ from rmexport.errors import CheckpointError, OptionError
 from rmruntime.chat_template import ChatTemplate
 from rmruntime.errors import BundleError, InputError
 from rmruntime.tokenization import ids_between
+from rmruntime.tokenizer_file import TokenizerFault, open_tokenizer, panics_caught
 
 _USER, _REPLY, _OTHER_REPLY = "alpha", "omega", "delta"  # probe contents: plain words that no template writes itself
 
@@ -40,12 +41,19 @@ class ChatText:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, special tokens in text recognised, none added."""
-        return Tokenizer.from_str(self.tokenizer_json.decode())
+        """The tokenizer, special tokens in text recognised, none added. Raises CheckpointError where it is unfit."""
+        try:
+            return open_tokenizer(self.tokenizer_json)
+        except TokenizerFault as error:
+            raise CheckpointError(f"tokenizer.json cannot be used: {error}") from error
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, without added special tokens."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            with panics_caught():
+                return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except TokenizerFault as error:
+            raise CheckpointError(f"tokenizer.json cannot tokenize {text!r}: {error}") from error
 
     def pattern(self, text: str, before: Sequence[str] = ENDINGS, after: Sequence[str] = ("",)) -> tuple[int, ...]:
         """The ids that `text` has behind each of `before` and in front of each of `after`, by which it can be found.

@@ -1,7 +1,7 @@
 """The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from rmexport.stages import stage_spans, weight_ranges
 from rmexport.unfinished_folder import Notify, ignore
 from rmexport.version import __version__
 from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
+from rmruntime.graph_seal import SEAL_KEY, encode_seal, sealed_values
 from rmruntime.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -46,8 +47,8 @@ def export(
     WriteError; the target is then untouched.
     """
     options = options or ExportOptions()
-    replace, restart = options.overwrite, options.restart
-    with new_bundle(Path(bundle), overwrite=replace, restart=restart, notify=notify) as folder:
+    overwrite, restart = options.overwrite, options.restart
+    with new_bundle(Path(bundle), overwrite=overwrite, restart=restart, notify=notify) as folder:
         source = open_checkpoint(checkpoint, revision=options.revision)
         write = _write_encoder if is_encoder(source.config) else _write_decoder
         manifest = write(source, folder, options, Reports(progress, notify, Journal(folder)))
@@ -60,8 +61,9 @@ def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
     spec = read_spec(source, options)
     spans = stage_spans(options, spec.config.num_hidden_layers)  # its errors before anything is written
     weights = store_weights(source, spec.stored, folder, options, reports)
-    graphs, graph_files = _write_graphs(spec, weights, spans, folder)
-    return _manifest(source, describe(spec), options, graphs, graph_files, weights, folder)
+    found = describe(spec)
+    graphs, graph_files = _write_graphs(spec, found, weights, spans, folder)
+    return _manifest(source, found, options, graphs, graph_files, weights, folder)
 
 
 def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
@@ -70,55 +72,67 @@ def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
         raise OptionError(f"a {source.config.get('model_type')} encoder has no stages: leave --stages out")
     spec = read_encoder_spec(source, options)
     reports.journal.take_over({}, reports.notify)  # encoders are small: nothing of them is continued
+    found = describe_encoder(spec)
     stored = store_encoder(source, spec, folder, options, reports.progress)
-    file = write_file(folder, stored.graph.file, stored.onnx, role="graph")
-    return _manifest(source, describe_encoder(spec), options, (stored.graph,), (file,), stored.weights, folder)
+    stored.model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(found, stored.graph, None))
+    onnx = ir.to_proto(stored.model).SerializeToString()
+    file = write_file(folder, stored.graph.file, onnx, role="graph")
+    return _manifest(source, found, options, (stored.graph,), (file,), stored.weights, folder)
 
 
 def _write_graphs(
-    spec: ModelSpec, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
+    spec: ModelSpec, found: Description, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
     for dialect in dialects_for(spec.quantization):
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
-            written = _GraphFiles(dialect, compute_dtype, spec, weights, folder)
-            file = written.write("", None)[0]
-            stages = tuple(_stage(written, span, spec.config.num_hidden_layers) for span in spans)
-            graphs.append(_graph(dialect, compute_dtype, file, spec, stages))
+            whole = _graph(dialect, compute_dtype, spec)
+            written = _GraphFiles(dialect, whole, spec, found, weights, folder)
+            written.write(whole.file, None)
+            graphs.append(replace(whole, stages=tuple(_stage(written, span) for span in spans)))
             files += written.files
     return tuple(graphs), tuple(files)
 
 
 @dataclass
 class _GraphFiles:
-    """The files of one dialect and arithmetic: the whole graph, and those of its stages."""
+    """The files of one dialect and arithmetic: the `whole` graph, and those of its stages."""
 
     dialect: type[Dialect]
-    compute_dtype: str
+    whole: Graph
     spec: ModelSpec
+    found: Description
     weights: StoredWeights
     folder: Path
     files: list[FileRecord] = field(default_factory=list)
 
-    def write(self, part: str, span: LayerSpan | None) -> tuple[str, Collection[WeightLocation]]:
-        """One graph's file, and where the weights lie that it reads; `part` is what its name says of it."""
-        name = f"{self.dialect.NAME}.{self.compute_dtype}.packed{part}.onnx"
-        writer = build_graph(self.dialect, self.compute_dtype, self.spec, self.weights.locations, span)
-        proto = ir.to_proto(writer.model(self.dialect.NAME))
+    def write(self, name: str, span: LayerSpan | None) -> Collection[WeightLocation]:
+        """One graph's file, sealed; returns where the weights lie that it reads."""
+        layers = None if span is None else self.layers(span)
+        writer = build_graph(self.dialect, self.whole.compute_dtype, self.spec, self.weights.locations, span)
+        model = writer.model(self.dialect.NAME)
+        model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(self.found, self.whole, layers))
+        proto = ir.to_proto(model)
         self.files.append(write_file(self.folder, name, proto.SerializeToString(), role="graph"))
-        return name, writer.read_locations()
+        return writer.read_locations()
+
+    def layers(self, span: LayerSpan) -> tuple[int, int]:
+        """The first and the last of a stage."""
+        found = span.of(self.spec.config.num_hidden_layers)
+        return found[0], found[-1]
 
 
-def _stage(written: _GraphFiles, span: LayerSpan, layers: int) -> Stage:
-    first, last = span.of(layers)[0], span.of(layers)[-1]
-    file, read = written.write(f".layers-{first:03}-{last:03}", span)
+def _stage(written: _GraphFiles, span: LayerSpan) -> Stage:
+    first, last = written.layers(span)
+    file = f"{written.whole.file.removesuffix('.onnx')}.layers-{first:03}-{last:03}.onnx"
+    read = written.write(file, span)
     nbytes = sum(location.nbytes for location in read)
     return Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read))
 
 
-def _graph(dialect: type[Dialect], compute_dtype: str, file: str, spec: ModelSpec, stages: tuple[Stage, ...]) -> Graph:
+def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph:
     return Graph(
-        file=file,
+        file=f"{dialect.NAME}.{compute_dtype}.packed.onnx",
         dialect=dialect.NAME,
         compute_dtype=compute_dtype,
         key_multiple=dialect.KEY_MULTIPLE,
@@ -126,7 +140,6 @@ def _graph(dialect: type[Dialect], compute_dtype: str, file: str, spec: ModelSpe
         token_chunk=dialect.TOKEN_CHUNK,
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.PAGE_SIZE,
-        stages=stages,
         least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
     )
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from rmexport.errors import OptionError
+from rmruntime.bundle import MANIFEST_LIMIT
 from rmruntime.errors import BundleError
 from rmruntime.manifest import BosPolicy, Per
+from rmruntime.regular_files import read_regular
 from rmruntime.strict_json import decode_dataclass
 
 _NEEDED = {  # layout -> the field that it cannot do without
@@ -127,7 +129,7 @@ def recipe_for(name: str | None, repo: str | None) -> Recipe | None:
 
 def _read(path: Path) -> Recipe:
     try:
-        return _parse(path.read_text(), str(path))
+        return _parse(read_regular(path, MANIFEST_LIMIT).decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"recipe {path} cannot be read: {error}") from error
 

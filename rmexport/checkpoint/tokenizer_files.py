@@ -12,6 +12,7 @@ from rmexport.checkpoint.json_file import read_json_object
 from rmexport.checkpoint.special_tokens import add_missing_tokens, read_stated_tokens
 from rmexport.checkpoint.tokenizer_notes import disagreements
 from rmexport.errors import CheckpointError
+from rmruntime.tokenizer_file import TokenizerFault, open_tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # Files that hold a vocabulary where there is no tokenizer.json.
@@ -121,8 +122,8 @@ def _vocabularies(folder: Path) -> list[str]:
 
 def _parse(folder: Path, raw: bytes) -> Tokenizer:
     try:
-        return Tokenizer.from_buffer(raw)
-    except Exception as error:  # the library raises nothing narrower
+        return open_tokenizer(raw)
+    except TokenizerFault as error:
         raise CheckpointError(
             f"{folder / TOKENIZER} is damaged ({error}); restore it from the original checkpoint"
         ) from error

@@ -27,6 +27,7 @@ from rmruntime.engine_record import (
     encode_record,
     manifest_digest,
 )
+from rmruntime.graph_check import check_graphs
 from rmruntime.manifest import Graph, Manifest
 
 DIALECTS = ("portable", "traced")  # what TensorRT's parser reads, and its backend runs
@@ -52,6 +53,7 @@ def compile_bundle(
     """
     options = options or CompileOptions()
     opened = Bundle.open(bundle)
+    check_graphs(opened)
     graph = _graph(opened)
     library = find_library(options)
     device = find_device(library, options)

@@ -14,6 +14,7 @@ from rmexport.checkpoint.safetensors_source import SafetensorsReader, file_inven
 from rmexport.checkpoint.tensors import TensorReader
 from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
+from rmruntime.graph_seal import SEAL_KEY
 from rmruntime.manifest import MANIFEST_NAME, Manifest
 
 _SETTINGS = ("backbone", "head", "dtype", "quantization", "format", "positions", "outputs", "score")
@@ -59,8 +60,13 @@ def open_side(path: str, revision: str | None) -> Side:
 
 
 def graph_digest(path: Path) -> str:
-    """sha256 of a graph without where its weights lie: bundles whose shards differ may compute the same."""
-    proto = ir.to_proto(ir.load(path))
+    """sha256 of a graph without where its weights lie: bundles whose shards differ may compute the same.
+
+    Without the manifest's settings too, which are compared one by one.
+    """
+    model = ir.load(path)
+    model.metadata_props.pop(SEAL_KEY, None)
+    proto = ir.to_proto(model)
     for tensor in proto.graph.initializer:
         tensor.ClearField("external_data")
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

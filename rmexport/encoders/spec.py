@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from rmexport.checkpoint import Checkpoint, TokenizerFiles
 from rmexport.checkpoint.config_fields import (
     FEATURES,
@@ -28,6 +26,7 @@ from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
 from rmexport.spec import choose_dtype
 from rmruntime.manifest import Backbone, Format, Output, PositionRule
+from rmruntime.tokenizer_file import open_tokenizer
 
 HEAD = "sequence_classification"
 # model_type -> transformers' own class, whose forward is traced.
@@ -95,7 +94,7 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     rows = _classifier_rows(checkpoint)
     labels = label_names(config, rows, stem="label")
     score_row = _score_row(labels, options)
-    pair = read_pair_format(Tokenizer.from_str(tokenizer.tokenizer_json.decode()))
+    pair = read_pair_format(open_tokenizer(tokenizer.tokenizer_json))
     return EncoderSpec(
         labels=labels,
         score_row=score_row,

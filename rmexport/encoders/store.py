@@ -24,10 +24,10 @@ _CONTROL_FLOW = ("If", "Loop", "Scan")
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """`onnx` is what `graph.file` must hold; `weights` are written already."""
+    """`model` is what `graph.file` must hold; `weights` are written already."""
 
     graph: Graph
-    onnx: bytes
+    model: ir.Model
     weights: StoredWeights
 
 
@@ -59,7 +59,7 @@ def store_encoder(
         pad_id=spec.pad_id,
     )
     weights = StoredWeights(locations, (record,), _sources(checkpoint, options))
-    return StoredEncoder(graph, ir.to_proto(model).SerializeToString(), weights)
+    return StoredEncoder(graph, model, weights)
 
 
 def _check_traced(graph: ir.Graph) -> None:

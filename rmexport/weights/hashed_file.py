@@ -4,7 +4,9 @@ import errno
 import hashlib
 import os
 import queue
+import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +22,8 @@ _WRITEBACK = 64 << 20  # bytes after which the system is told to begin to write,
 
 class HashedFile:
     """A new file, written front to back. Hashing is most of the work, so it has a thread of its own.
+
+    Once complete it is read-only: engines map weights into memory, and whoever writes into them changes scores.
 
     With `path` None nothing is written and only the hash is taken.
     """
@@ -48,6 +52,8 @@ class HashedFile:
         if self._descriptor is None or self._path is None:
             return
         try:
+            if error is None:
+                read_only(self._descriptor)
             os.close(self._descriptor)
         except OSError as fault:  # where network file systems report a full disk
             if error is None:
@@ -100,6 +106,12 @@ class HashedFile:
             buffer, count = item
             self._hash.update(buffer.data[:count])
             self._free.put(buffer)
+
+
+def read_only(descriptor: int) -> None:
+    """Takes everybody's right to write from a file of the bundle's own. Where a file system has no rights, nothing."""
+    with suppress(PermissionError, NotImplementedError):
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o444)
 
 
 def _create(path: Path) -> int:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rmexport.errors import WriteError
-from rmexport.weights.hashed_file import write_error
+from rmexport.weights.hashed_file import read_only, write_error
 
 _FICLONE = 0x40049409  # ioctl of btrfs, XFS, bcachefs, overlay and network file systems on these
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
@@ -32,6 +32,7 @@ def reflink(source: Path, target: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as held, target.open("xb") as new:
             fcntl.ioctl(new.fileno(), _FICLONE, held.fileno())
+            read_only(new.fileno())  # a copy of the bundle's own, which a link is not
         return True
     except OSError as error:
         target.unlink(missing_ok=True)

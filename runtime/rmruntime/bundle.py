@@ -3,26 +3,36 @@
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from rmruntime.errors import BundleError
-from rmruntime.manifest import MANIFEST_NAME, FileRecord, Manifest, decode_manifest
+from rmruntime.manifest import MANIFEST_NAME, FileRecord, FileRole, Manifest, decode_manifest
+from rmruntime.manifest_check import manifest_faults
+from rmruntime.regular_files import is_inside, open_regular, read_regular
 from rmruntime.safetensors_header import HeaderError, read_header
 
-TOKENIZER_NAME = "tokenizer.json"
-_MANIFEST_LIMIT = 64 << 20  # bytes; a real one has a few dozen KB
+# Bytes that files which are read whole may have. Real ones: dozens of KB, up to 40 MB, dozens of KB, a few MB.
+MANIFEST_LIMIT, TOKENIZER_LIMIT, TEMPLATE_LIMIT, GRAPH_LIMIT = 16 << 20, 128 << 20, 1 << 20, 256 << 20
+_LIMITS: Mapping[FileRole | None, int] = {"tokenizer": TOKENIZER_LIMIT, "template": TEMPLATE_LIMIT}
 _BLOCK = 1 << 20
+_LISTED = 100  # faults named in one message
+
+
+Stamp = tuple[int, int, int, int]  # device, number, size and time of change of a file
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle."""
+    """A checked bundle. `stamps` are those of its weights as they were when they were checked."""
 
     folder: Path
     manifest: Manifest
+    stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path, *, check: Literal["fast", "full"] = "fast") -> "Bundle":
@@ -35,87 +45,74 @@ class Bundle:
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
-        _refuse(folder, _reference_faults(manifest) + _name_faults(manifest))
+        _refuse(folder, manifest_faults(manifest))
+        weights = [record.name for record in manifest.files if record.role == "weights"]
+        stamps = {name: stamp for name in weights if (stamp := _stamp(folder / name)) is not None}
         _refuse(folder, [fault for record in manifest.files for fault in _fast_faults(folder, record)])
         if check == "full":
             _check_weights(folder, [record for record in manifest.files if record.role == "weights"])
-        return cls(folder, manifest)
+        return cls(folder, manifest, stamps)
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError where weights were rewritten, replaced or removed since the bundle was opened.
+
+        Engines map them into memory: what is written into them is what is computed with. Takes some microseconds.
+        """
+        changed = [name for name, stamp in self.stamps.items() if _stamp(self.folder / name) != stamp]
+        if changed:
+            raise BundleError(
+                f"the bundle {self.folder} was changed while it was loaded: {', '.join(changed[:_LISTED])} is not the "
+                "file that was opened. Load the bundle again; replace bundles as whole folders, never file by file"
+            )
 
     def path(self, name: str) -> Path:
         """Where the bundle's file `name` lies."""
         return self.folder / name
 
 
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
-        if path.stat().st_size > _MANIFEST_LIMIT:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes, more than a manifest can have")
-        raw = path.read_bytes()
+        if not is_inside(path, folder):
+            raise BundleError(f"{path} is a symbolic link that leaves the bundle: copy the file itself")
+        raw = read_regular(path, MANIFEST_LIMIT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
             f"{folder} is not a bundle: it has no {MANIFEST_NAME}; make one with `rmexport export`"
         ) from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        manifest = decode_manifest(raw)
-        # The digest is taken over the values; this also catches changes that leave them alone.
-        same = raw == (json.dumps(json.loads(raw), indent=1, ensure_ascii=False) + "\n").encode()
-    except (RecursionError, UnicodeError) as error:
-        raise BundleError(f"{path} is not a manifest ({type(error).__name__}); export the bundle again") from error
-    if not same:
+    manifest = decode_manifest(raw)
+    # The digest is taken over the values; this also catches changes that leave them alone.
+    if raw != (json.dumps(json.loads(raw), indent=1, ensure_ascii=False) + "\n").encode():
         raise BundleError(f"{path} is not as it was written: it was edited after export; export the bundle again")
     return manifest
 
 
-def _reference_faults(manifest: Manifest) -> list[str]:
-    """Files the manifest uses without listing them, and listed files that nothing could vouch for."""
-    listed = {record.name: record for record in manifest.files}
-    stages = [stage.file for graph in manifest.graphs for stage in graph.stages]
-    used = {TOKENIZER_NAME: "tokenizer"} | dict.fromkeys([*(g.file for g in manifest.graphs), *stages], "graph")
-    if manifest.format.template is not None:
-        used[manifest.format.template] = "template"
-    faults = [
-        f"{name} is the {role} and the manifest does not list it" for name, role in used.items() if name not in listed
-    ]
-    faults += [
-        f"{name} is the {role} and the manifest lists it as {listed[name].role}"
-        for name, role in used.items()
-        if name in listed and listed[name].role != role
-    ]
-    faults += [
-        f"{record.name} has no sha256 in the manifest"
-        for record in manifest.files
-        if record.role != "weights" and record.sha256 is None
-    ]
-    return faults
-
-
-def _name_faults(manifest: Manifest) -> list[str]:
-    names = [record.name for record in manifest.files]
-    faults = [f"{name} is listed twice" for name in sorted({name for name in names if names.count(name) > 1})]
-    return faults + [f"{name!r} is not a plain name inside the bundle" for name in names if not _is_inside(name)]
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set("\\\0") & set(name)
-
-
 def _fast_faults(folder: Path, record: FileRecord) -> list[str]:
     path = folder / record.name
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    if not is_inside(path, folder):
         return [f"{record.name} is a symbolic link that leaves the bundle"]
     try:
         found = path.stat()
-        if not path.is_file():
+        if not stat.S_ISREG(found.st_mode):
             return [f"{record.name} is not a file"]
         if found.st_size != record.size:
             return [f"{record.name} has {found.st_size} bytes, expected {record.size}"]
-        if record.role != "weights":
-            return _hash_faults(path, record)
-        return _weights_faults(path, record, found.st_mtime_ns)
+        if record.role == "weights":
+            return _weights_faults(path, record, found.st_mtime_ns)
+        if found.st_size > (limit := _LIMITS.get(record.role, GRAPH_LIMIT)):
+            return [f"{record.name} has {found.st_size} bytes, more than the {limit} of any {record.role or 'file'}"]
+        return _hash_faults(path, record)
     except FileNotFoundError:
         return [f"{record.name} is missing"]
     except OSError as error:
@@ -154,7 +151,7 @@ def _hash_faults(path: Path, record: FileRecord) -> list[str]:
 def file_sha256(path: Path) -> str:
     """sha256 of a file's content, as hexadecimal digits. Raises OSError."""
     total, block = hashlib.sha256(), bytearray(_BLOCK)
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while count := file.readinto(block):
             total.update(memoryview(block)[:count])
     return total.hexdigest()
@@ -162,4 +159,7 @@ def file_sha256(path: Path) -> str:
 
 def _refuse(folder: Path, faults: list[str]) -> None:
     if faults:
-        raise BundleError(f"the bundle {folder} is damaged: {'; '.join(faults)}. Copy or export it again")
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise BundleError(
+            f"the bundle {folder} is damaged: {'; '.join(faults[:_LISTED])}{more}. Copy or export it again"
+        )

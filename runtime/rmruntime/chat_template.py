@@ -1,8 +1,9 @@
 """Renders messages through a checkpoint's own Jinja chat template, as transformers' apply_chat_template does.
 
 The environment is the one of `transformers/utils/chat_template_utils.py` (5.x): immutable sandbox, trimmed blocks,
-loop controls, the `generation` tag, and `tojson` that does not escape HTML. Only the clock differs: it is pinned,
-because a reward that changes overnight is not a measurement.
+loop controls, the `generation` tag, and `tojson` that does not escape HTML. The clock differs: it is pinned, because a
+reward that changes overnight is not a measurement; nothing is left to chance, for the same reason; and what rendering
+may cost is bounded (`rmruntime.template_budget`), because templates come with checkpoints and bundles of strangers.
 """
 
 import json
@@ -16,10 +17,11 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from rmruntime.errors import BundleError, InputError
+from rmruntime.template_budget import limited
+from rmruntime.template_sandbox import BudgetSandbox
 
 # What evaluating a template may raise besides its own errors: it computes with the user's data.
 _EVALUATION_ERRORS = (
@@ -29,8 +31,14 @@ _EVALUATION_ERRORS = (
     LookupError,
     AttributeError,
     ArithmeticError,
-    RecursionError,
+    AssertionError,
+    MemoryError,
+    NameError,
+    RuntimeError,
 )
+# What compiling one may raise: Jinja writes Python of it, which has limits of its own.
+_COMPILE_ERRORS = (*_EVALUATION_ERRORS, SyntaxError)
+SOURCE_LIMIT = 1 << 20  # characters; the longest published ones have some 20,000
 _PROBE_ANSWER = "quietly-by-the-weir"
 _PROBE = (
     {"role": "user", "content": "Where does the heron nest?"},
@@ -61,16 +69,19 @@ class ChatTemplate:
         Raises InputError with the template's own message when it refuses them.
         """
         turns = [dict(message) for message in messages]
+        more = self._variables if values is None else {**self._variables, **values}
+        given = sum([len(text) for turn in turns for text in turn.values()])
         try:
-            return self._template.render(
-                messages=turns,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **(self._variables if values is None else {**self._variables, **values}),
-            )
+            with limited(given, len(turns)):
+                text = self._template.render(
+                    messages=turns, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **more
+                )
         except _EVALUATION_ERRORS as error:
-            raise InputError(f"the chat template refuses these messages: {error or type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise InputError(f"the chat template refuses these messages: {why}") from error
+        if not _is_unicode(text):
+            raise InputError("the chat template writes half a character (a lone surrogate), which no tokenizer takes")
+        return text
 
 
 def check_renders_assistant(template: ChatTemplate) -> None:
@@ -88,17 +99,19 @@ def check_renders_assistant(template: ChatTemplate) -> None:
 
 @lru_cache(maxsize=32)
 def _compile(source: str, pinned_date: str | None) -> jinja2.Template:
+    clock = _pinned_clock(pinned_date)
+    if len(source) > SOURCE_LIMIT:
+        raise BundleError(f"the chat template has {len(source):,} characters, expected at most {SOURCE_LIMIT:,}")
     try:
-        return _environment().from_string(source, globals={"strftime_now": _pinned_clock(pinned_date)})
-    except jinja2.TemplateError as error:
-        raise BundleError(f"the chat template does not compile ({error}); export the bundle again") from error
+        return _environment().from_string(source, globals={"strftime_now": clock})
+    except _COMPILE_ERRORS as error:
+        why = str(error) or type(error).__name__
+        raise BundleError(f"the chat template does not compile ({why}); export the bundle again") from error
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
+def _environment() -> BudgetSandbox:
+    environment = BudgetSandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+    environment.add_filter("tojson", _to_json)
     environment.globals.update(raise_exception=_raise_exception, dict=_TemplateDict(), namespace=_TemplateNamespace)
     return environment
 
@@ -116,6 +129,15 @@ def _pinned_clock(pinned_date: str | None) -> Callable[[str], str]:
 
 def _no_clock(_format: str) -> NoReturn:
     raise jinja2.TemplateError("it reads the clock, and the bundle pins no date; export again with a pinned date")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _raise_exception(message: str) -> NoReturn:

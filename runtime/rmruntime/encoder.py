@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from rmruntime.answers import Exchange, exchanges
+from rmruntime.bundle import TEMPLATE_LIMIT
 from rmruntime.chat_template import ChatTemplate
 from rmruntime.errors import BundleError, InputError
 from rmruntime.flags import answer_doubts, flag_alike, spelled_flags
@@ -21,6 +22,7 @@ from rmruntime.pad_tokens import Padding
 from rmruntime.positions import check_rules, check_whole_patterns
 from rmruntime.reads import cut_reads, find_reads
 from rmruntime.records import Conversation, Request
+from rmruntime.regular_files import read_regular
 from rmruntime.scores import Score
 from rmruntime.segments import JoinedSegments, Segment
 from rmruntime.sequences import Ints, TokenSequence
@@ -157,15 +159,19 @@ class Encoder:
         texts += exchange.answer if exchange.against is None else (*exchange.answer, exchange.against)
         return tuple(dict.fromkeys([found for text in texts for found in self._tokenizer.find_special(text)]))
 
-    def _take(self, draft: _Draft, encoded: Iterator[Ints]) -> list[Ints]:
+    def _take(self, draft: _Draft, encoded: Iterator[Ints | InputError]) -> list[Ints] | InputError:
         """The ids of each segment [L_i], the texts' from `encoded`; the BOS policy is about what begins with text."""
-        parts = [next(encoded) if s.ids is None else np.array(s.ids, dtype=np.int64) for s in draft.segments]
+        taken = [next(encoded) if s.ids is None else np.array(s.ids, dtype=np.int64) for s in draft.segments]
+        parts = [part for part in taken if not isinstance(part, InputError)]
+        for part in taken:
+            if isinstance(part, InputError):
+                return part
         if draft.segments[0].ids is None:
             parts[0] = self._bos.apply(parts[0])
         return parts
 
     def _try_finish(
-        self, request: Request, drafts: list[_Draft], parts: list[list[Ints]], options: ScoreOptions
+        self, request: Request, drafts: list[_Draft], parts: list[list[Ints] | InputError], options: ScoreOptions
     ) -> tuple[TokenSequence, ...] | InputError:
         try:
             sequences = tuple([self._finish(draft, own, options) for draft, own in zip(drafts, parts, strict=True)])
@@ -174,8 +180,10 @@ class Encoder:
         laid_out = [draft.exchange for draft in drafts if draft.exchange is not None]
         return flag_alike(request, laid_out, sequences) if len(laid_out) > 1 else sequences
 
-    def _finish(self, draft: _Draft, parts: list[Ints], options: ScoreOptions) -> TokenSequence:
+    def _finish(self, draft: _Draft, parts: list[Ints] | InputError, options: ScoreOptions) -> TokenSequence:
         try:
+            if isinstance(parts, InputError):
+                raise parts
             joined = JoinedSegments(draft.segments, parts, self._form.append)
             ids, types = joined.ids, joined.types() if self._form.pair_types else None
             if len(parts) > 1 or draft.segments[0].ids is None:  # ids alone were checked as they came
@@ -249,10 +257,11 @@ def _read_template(form: Format, folder: Path) -> ChatTemplate | None:
     if form.template is None:
         return None
     path = folder / form.template
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; export the bundle again")
     try:
-        source = path.read_text(encoding="utf-8")
+        # As a file opened for text gives it: every line end is a newline.
+        source = read_regular(path, TEMPLATE_LIMIT).decode().replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; export the bundle again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from error
     return ChatTemplate(source, form.template_variables, form.pinned_date)

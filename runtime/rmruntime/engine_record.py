@@ -9,12 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rmruntime.bundle import file_sha256
+from rmruntime.bundle import MANIFEST_LIMIT, file_sha256
 from rmruntime.errors import BundleError
-from rmruntime.manifest import MANIFEST_NAME, canonical
-from rmruntime.strict_json import decode_dataclass
+from rmruntime.manifest import MANIFEST_NAME, Bytes, Dtype, GraphName, Sha256, canonical
+from rmruntime.regular_files import read_regular
+from rmruntime.strict_json import Between, decode_dataclass, parse_json
 
 ENGINES_FOLDER = "engines"
 RECORD_NAME = "engine.json"
@@ -22,13 +23,16 @@ ENGINE_NAME = "model.engine"
 RECORD_VERSION = 1
 
 
+Size = Annotated[int, Between(0, (1 << 31) - 1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extent:
     """What one dimension of the inputs may be: least, the size that is tuned for, most."""
 
-    least: int
-    tuned: int
-    most: int
+    least: Size
+    tuned: Size
+    most: Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +59,13 @@ class EngineRecord:
     version: str
     gpu: str
     compute_capability: str
-    manifest: str
-    graph: str
-    compute_dtype: str
-    batch_tokens: int
+    manifest: Sha256
+    graph: GraphName
+    compute_dtype: Dtype
+    batch_tokens: Annotated[int, Between(1, 1 << 28)]
     profiles: tuple[Profile, ...]
-    size: int
-    sha256: str
+    size: Bytes
+    sha256: Sha256
 
 
 def manifest_digest(bundle: Path) -> str:
@@ -82,7 +86,7 @@ def read_record(path: Path) -> EngineRecord:
     """Parse `engine.json`. Raises BundleError for anything but an unchanged record of this version or an older one."""
     again = "compile it again with `rmexport compile`"
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_regular(path, MANIFEST_LIMIT))
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read ({error}); {again}") from error
     if not isinstance(data, dict) or not isinstance(data.get("record_version"), int):

@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rmruntime.errors import BundleError
-from rmruntime.strict_json import decode_dataclass
+from rmruntime.strict_json import Between, Items, Matching, OneOf, decode_dataclass, parse_json
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
 # Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one behind.
 HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 
@@ -21,6 +22,20 @@ FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]
 BosPolicy = Literal["one", "zero", "as-is"]
 Scheme = Literal["int8", "int4", "fp8"]
+# What the fields below may be, whatever the model; what they must be for the graphs is checked against the graphs.
+PLAIN_NAME = Matching(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\x00-\x1f\x7f*?<>|]{1,1024}", "a plain name inside the bundle")
+FileName = Annotated[str, PLAIN_NAME]
+GraphName = Annotated[FileName, Matching(r".*\.onnx", "a name that ends in .onnx")]
+Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
+Dtype = Annotated[str, OneOf("fp32", "bf16", "fp16")]
+Bytes = Annotated[int, Between(0, 1 << 50)]
+Nanoseconds = Annotated[int, Between(-(1 << 63), (1 << 63) - 1)]
+TokenId = Annotated[int, Between(0, (1 << 31) - 1)]
+PadId = Annotated[int, Between(-(1 << 31), (1 << 31) - 1)]  # some checkpoints have -1, which no token is
+TokenType = Annotated[int, Between(0, 255)]
+Length = Annotated[int, Between(1, 1 << 28)]  # in tokens
+Layer = Annotated[int, Between(0, 9_999)]
+Parameters = Annotated[int, Between(0, 1 << 50)]
 LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference"]
 
 
@@ -32,10 +47,10 @@ class FileRecord:
     """
 
     name: str
-    size: int
+    size: Bytes
     role: FileRole | None = None
-    sha256: str | None = None
-    mtime_ns: int | None = None
+    sha256: Sha256 | None = None
+    mtime_ns: Nanoseconds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +72,12 @@ class Backbone:
 
     model_type: str
     architecture: str
-    hidden_size: int
-    num_layers: int
-    vocab_size: int
-    max_length: int
-    parameters: int
-    rope_length: int | None = None
+    hidden_size: Annotated[int, Between(1, 1 << 20)]
+    num_layers: Annotated[int, Between(1, 10_000)]
+    vocab_size: Annotated[int, Between(1, (1 << 31) - 1)]
+    max_length: Length
+    parameters: Parameters
+    rope_length: Length | None = None
     rope_exact: bool = False
 
     def rope_class(self, length: int) -> int:
@@ -86,9 +101,9 @@ class PositionRule:
     """
 
     rule: Literal["last", "last_not_pad", "before_first_pad", "step_end", "marker", "before_marker", "pattern_start"]
-    tokens: tuple[int, ...] = ()
+    tokens: Annotated[tuple[TokenId, ...], Items(0, 1024)] = ()
     text: str | None = None
-    pad_id: int | None = None
+    pad_id: PadId | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +112,7 @@ class Output:
 
     name: str
     per: Per
-    labels: tuple[str, ...] | None = None
+    labels: Annotated[tuple[str, ...], Items(1, 1 << 20, distinct=True)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +150,9 @@ class Format:
     generation_prompt: bool = False
     system: str | None = None
     bos: BosPolicy = "as-is"
-    bos_id: int | None = None
+    bos_id: TokenId | None = None
     text_bos: bool = False
-    append: tuple[int, ...] = ()
+    append: Annotated[tuple[TokenId, ...], Items(0, 1024)] = ()
     unit: Per = "sequence"
     response_joiner: str = " "
     reply: str | None = None
@@ -146,8 +161,8 @@ class Format:
     step_joiner: str = ""
     step_tag: str | None = None
     step_separator: str | None = None
-    pair_ids: tuple[tuple[int, ...], ...] = ()
-    pair_types: tuple[int, ...] = ()
+    pair_ids: Annotated[tuple[tuple[TokenId, ...], ...], Items(0, 3)] = ()
+    pair_types: Annotated[tuple[TokenType, ...], Items(0, 5)] = ()
     pair_prefixes: tuple[str, str] = ("", "")
     preference_template: str | None = None
     opens_reply: bool = False
@@ -157,9 +172,9 @@ class Format:
 class WeightRange:
     """Bytes `offset` to `offset + nbytes` of a weight file."""
 
-    file: str
-    offset: int
-    nbytes: int
+    file: FileName
+    offset: Bytes
+    nbytes: Bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +185,10 @@ class Stage:
     what is close together is one range, with what lies between.
     """
 
-    file: str
-    first: int
-    last: int
-    weight_bytes: int
+    file: GraphName
+    first: Layer
+    last: Layer
+    weight_bytes: Bytes
     ranges: tuple[WeightRange, ...]
 
 
@@ -190,19 +205,19 @@ class Graph:
     least `least_reads` tokens, because fewer would take other kernels, with other rounding.
     """
 
-    file: str
+    file: GraphName
     dialect: str
-    compute_dtype: str
+    compute_dtype: Dtype
     layout: Literal["packed", "padded"] = "packed"
-    key_multiple: int = 16
-    query_block: int = 128
-    row_groups: int = 1
-    token_chunk: int = 0
-    pad_id: int = 0
+    key_multiple: Annotated[int, Between(1, 4096)] = 16
+    query_block: Annotated[int, Between(1, 4096)] = 128
+    row_groups: Annotated[int, Between(1, 64)] = 1
+    token_chunk: Annotated[int, Between(0, 1 << 20)] = 0
+    pad_id: TokenId = 0
     attention: Literal["rows", "pages"] = "rows"
-    page_size: int = 0
-    stages: tuple[Stage, ...] = ()
-    least_reads: int = 2
+    page_size: Annotated[int, Between(0, 1 << 16)] = 0
+    stages: Annotated[tuple[Stage, ...], Items(0, 10_000)] = ()
+    least_reads: Annotated[int, Between(1, 4096)] = 2
 
     def of_stage(self, stage: Stage) -> "Graph":
         """The stage's graph, which takes the same inputs."""
@@ -219,8 +234,8 @@ class Quantization:
     """
 
     scheme: Scheme
-    parameters: int
-    block_size: int = 0
+    parameters: Parameters
+    block_size: Annotated[int, Between(0, 1 << 16)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,19 +247,19 @@ class Manifest:
     weights that are not in `quantization`.
     """
 
-    schema_version: int
+    schema_version: Annotated[int, Between(1, 1)]
     created_by: str
     source: Source
     backbone: Backbone
     head: str
-    dtype: str
+    dtype: Dtype
     options: Mapping[str, str]
     format: Format
     positions: Mapping[str, PositionRule]
-    outputs: tuple[Output, ...]
+    outputs: Annotated[tuple[Output, ...], Items(1, 100)]
     score: str | None
-    graphs: tuple[Graph, ...]
-    files: tuple[FileRecord, ...]
+    graphs: Annotated[tuple[Graph, ...], Items(0, 100)]
+    files: Annotated[tuple[FileRecord, ...], Items(0, 100_000)]
     notes: tuple[str, ...] = ()
     quantization: Quantization | None = None
 
@@ -280,11 +295,11 @@ def decode_manifest(raw: bytes) -> Manifest:
     Raises BundleError for anything but a valid manifest of this schema version or an older one.
     """
     try:
-        data = json.loads(raw)
+        data = parse_json(raw)
     except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}); export the bundle again") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise BundleError(f"{MANIFEST_NAME} has no schema_version; it was not written by rmexport")
     if version > SCHEMA_VERSION:
         raise BundleError(
@@ -292,9 +307,15 @@ def decode_manifest(raw: bytes) -> Manifest:
             "upgrade rmruntime, or export again with the rmexport that matches it"
         )
     stated = data.pop("digest", None)
-    if stated != digest(data):
+    try:
+        found = digest(data)
+    except (RecursionError, UnicodeError) as error:
         raise BundleError(
-            f"{MANIFEST_NAME} does not match its own digest (found {digest(data)[:12]}, "
+            f"{MANIFEST_NAME} is not a manifest ({type(error).__name__}); export the bundle again"
+        ) from error
+    if stated != found:
+        raise BundleError(
+            f"{MANIFEST_NAME} does not match its own digest (found {found[:12]}, "
             f"stated {str(stated)[:12]}): it was changed after export; export the bundle again"
         )
     return decode_dataclass(Manifest, data, where=MANIFEST_NAME)

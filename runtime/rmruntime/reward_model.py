@@ -164,9 +164,14 @@ class RewardModel:
     def run_encoded(
         self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions, advance: Advance | None = None
     ) -> Run:
-        """`run` from what `encode` gave for the same requests and options."""
+        """`run` from what `encode` gave for the same requests and options.
+
+        Raises BundleError where the weights' files are no longer those that were loaded.
+        """
+        self._bundle.check_unchanged()
         flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
         outcomes, statistics = self.outputs(flat, options, advance)
+        self._bundle.check_unchanged()  # nor were they changed meanwhile
         pairs = iter(zip(flat, outcomes, strict=True))
         results: list[Scored | InputError] = []
         for request, sequences in zip(requests, encoded, strict=True):

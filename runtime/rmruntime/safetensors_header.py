@@ -3,15 +3,16 @@
 The format: 8 bytes (header length, little endian), the header (JSON), then the tensors' bytes without holes.
 """
 
-import json
 import math
 import os
 import reprlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from rmruntime.regular_files import open_regular
+from rmruntime.strict_json import parse_json
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 LENGTH_BYTES = 8
@@ -85,7 +86,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _header_bytes(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if size < LENGTH_BYTES:
             _fail(path, f"it has {size} bytes and is no safetensors file")
@@ -100,25 +101,12 @@ def _header_bytes(path: Path, size: int) -> bytes:
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(raw)
+    except ValueError as error:
         _fail(path, f"its header is not valid JSON ({error})")
     if not raw.startswith(b"{") or not isinstance(data, dict):
         _fail(path, f"its header is a JSON {type(data).__name__}, expected an object")
     return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = [name for name, count in counts.items() if count > 1]
-        raise ValueError(f"duplicate name(s) {', '.join(map(repr, twice[:_LISTED]))}")
-    return data
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _check_metadata(path: Path, metadata: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rmruntime.backends.base import Precision
-from rmruntime.errors import BackendError, DeviceLimit, InputError, NonFiniteScore
+from rmruntime.errors import BackendError, BundleError, DeviceLimit, InputError, NonFiniteScore
 from rmruntime.flags import SUMMARIES, kinds_of
 from rmruntime.option_checks import BYTES, THREADS, check_fields
 from rmruntime.options import ScoreOptions
@@ -175,10 +175,10 @@ def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
 
 @contextmanager
 def _salvaged(writer: RecordWriter) -> Iterator[None]:
-    """What was scored before the engine or the device failed, or a score was no number, is not lost."""
+    """What was scored before the engine or the device failed, weights were changed, or a score was no number, stays."""
     try:
         yield
-    except (BackendError, DeviceLimit) as error:
+    except (BackendError, BundleError, DeviceLimit) as error:
         kept = writer.salvage()
         where = "" if kept is None else f". What was scored until then is in {kept}"
         raise type(error)(f"{error}{where}") from error

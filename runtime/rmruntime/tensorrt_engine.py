@@ -16,6 +16,7 @@ from rmruntime.backends.base import engine_module
 from rmruntime.cuda_memory import CudaMemory, StagedArrays
 from rmruntime.errors import BackendError, DeviceMemoryError, PassTooLarge
 from rmruntime.memory import NARROWER
+from rmruntime.regular_files import open_regular
 from rmruntime.tensorrt_messages import Messages, error_recorder, logger
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -97,7 +98,7 @@ class TensorRtEngine:
         self._staged_outputs.close()
 
     def _deserialize(self, path: Path) -> Any:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             engine = self._runtime.deserialize_cuda_engine(file_reader(self._trt, file))
         if engine is None:
             raise self._failure(f"cannot load {path.name}")

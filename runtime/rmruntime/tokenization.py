@@ -9,11 +9,12 @@ from typing import Self
 import numpy as np
 import tokenizers
 
-from rmruntime.errors import BundleError
-from rmruntime.manifest import Format
+from rmruntime.bundle import TOKENIZER_LIMIT
+from rmruntime.errors import BundleError, InputError
+from rmruntime.manifest import TOKENIZER_NAME, Format
+from rmruntime.regular_files import read_regular
 from rmruntime.sequences import Ints
-
-TOKENIZER_NAME = "tokenizer.json"
+from rmruntime.tokenizer_file import TokenizerFault, open_tokenizer, panics_caught
 
 
 class Tokenizer:
@@ -32,13 +33,25 @@ class Tokenizer:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, text: str) -> Ints:
-        """Ids [L] of `text`."""
-        return self.encode_batch((text,))[0]
+        """Ids [L] of `text`. Raises InputError for a text that it cannot take."""
+        [ids] = self.encode_batch((text,))
+        if isinstance(ids, InputError):
+            raise ids
+        return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Ints]:
-        """Ids [L_i] of every text; several texts are encoded on several threads."""
+    def encode_batch(self, texts: Sequence[str]) -> list[Ints | InputError]:
+        """Ids [L_i] of every text, the error of one that it cannot take; several are encoded on several threads."""
+        try:
+            return list(self._encode(texts))
+        except TokenizerFault as error:
+            if len(texts) > 1:  # which of them it was is not known
+                return [found for text in texts for found in self.encode_batch((text,))]
+            return [InputError(f"the tokenizer cannot take this text ({error})")]
+
+    def _encode(self, texts: Sequence[str]) -> list[Ints]:
         # "fast" leaves out the character offsets nobody asks for.
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with panics_caught():
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def find_special(self, text: str) -> list[str]:
@@ -111,11 +124,13 @@ class BosRule:
 
 
 def _load(path: Path) -> tokenizers.Tokenizer:
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; export the bundle again")
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the binding raises bare Exception for whatever the file's fault is
+        tokenizer = open_tokenizer(read_regular(path, TOKENIZER_LIMIT))
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing; export the bundle again") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); export the bundle again") from error
+    except TokenizerFault as error:
         raise BundleError(f"{path} cannot be read by tokenizers {tokenizers.__version__} ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -7,6 +7,7 @@ from rmruntime.executors.base import PassExecutor
 from rmruntime.executors.direct import DirectExecutor
 from rmruntime.executors.pipeline import load_pipeline
 from rmruntime.executors.streaming import load_streaming
+from rmruntime.graph_check import check_graphs
 
 __all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
 
@@ -14,9 +15,11 @@ __all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
 def load_executor(bundle: Bundle, options: BackendOptions) -> PassExecutor:
     """What runs the bundle as the options say.
 
-    Raises EngineNotInstalled, EngineUnusable or BackendError where no engine can, or the bundle has no stages and they
+    Its graphs are checked before any engine sees one. Raises BundleError for those that are not as the manifest says,
+    EngineNotInstalled, EngineUnusable or BackendError where no engine can, or the bundle has no stages and they
     are asked for, and DeviceMemoryError for a stage that does not fit.
     """
+    check_graphs(bundle)
     if options.stage_memory is not None:
         return load_streaming(bundle, options)
     if options.devices[1:]:

@@ -1,0 +1,103 @@
+"""The fields of a protobuf message, as engines' own parsers read them, or an error where those may differ.
+
+Submessages stay bytes until somebody looks into them. Groups, which no message of ours has, are errors, as is every
+number that does not fit its place: an older parser cuts such numbers off where another one refuses them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+Message = bytes | memoryview
+Value = int | Message | None  # a whole number; bytes; None for what has a fixed size, which nobody here reads
+Field = tuple[int, int, Value]  # number, wire type, value
+_FIXED = {FIXED64: 8, FIXED32: 4}
+_LARGEST_LENGTH = (1 << 31) - 1
+
+
+class WireError(ValueError):
+    """Not a protobuf message, or one that parsers read differently."""
+
+
+def read_fields(data: Message) -> Iterator[Field]:
+    """Every field of a message in its order, its bytes of `data`'s own type. Raises WireError."""
+    at, end = 0, len(data)
+    while at < end:
+        tag, at = _varint(data, at) if data[at] > 0x7F else (data[at], at + 1)  # most are short: no call for them
+        number, kind = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise WireError(f"field number {number}")
+        if kind == BYTES:
+            length, at = _varint(data, at) if at == end or data[at] > 0x7F else (data[at], at + 1)
+            if length > _LARGEST_LENGTH or length > end - at:
+                raise WireError(f"a field of {length} bytes, {end - at} are left")
+            yield number, kind, data[at : at + length]
+            at += length
+        elif kind == VARINT:
+            value, at = _varint(data, at)
+            yield number, kind, value
+        elif kind in _FIXED:
+            if _FIXED[kind] > end - at:
+                raise WireError(f"a number of {_FIXED[kind]} bytes, {end - at} are left")
+            yield number, kind, None
+            at += _FIXED[kind]
+        else:
+            raise WireError(f"wire type {kind} of field {number}")
+
+
+def _varint(data: Message, at: int) -> tuple[int, int]:
+    """The number at `at`, and where it ends."""
+    try:
+        byte = data[at]
+        if byte < 0x80:
+            return byte, at + 1
+        value, shift = byte & 0x7F, 7
+        while shift < 64:
+            at += 1
+            byte = data[at]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if value >> 64 or (byte == 0 and shift):
+                    raise WireError("a number that is longer than it has to be, or than 64 bits")
+                return value, at + 1
+            shift += 7
+    except IndexError:
+        raise WireError("a number that is cut off") from None
+    raise WireError("a number of more than 64 bits")
+
+
+def as_message(value: Value) -> Message:
+    """A submessage's or a text's bytes. Raises WireError for a number."""
+    if not isinstance(value, (bytes, memoryview)):
+        raise WireError("a number where a message or a text belongs")
+    return value
+
+
+def as_number(value: Value) -> int:
+    """A whole number, negative ones too. Raises WireError for bytes."""
+    if not isinstance(value, int):
+        raise WireError("bytes where a number belongs")
+    return value - (1 << 64) if value >> 63 else value
+
+
+def as_text(value: Value) -> str:
+    """Raises WireError for what is no UTF-8."""
+    try:
+        return bytes(as_message(value)).decode()
+    except UnicodeDecodeError:
+        raise WireError("a text that is no UTF-8") from None
+
+
+def as_numbers(kind: int, value: Value) -> list[int]:
+    """The numbers of a repeated field, which come one by one or packed into bytes."""
+    if kind == VARINT:
+        return [as_number(value)]
+    data, at, numbers = as_message(value), 0, []
+    while at < len(data):
+        number, at = _varint(data, at)
+        numbers.append(as_number(number))
+    return numbers
+
+
+def merged(parts: Sequence[Message]) -> Message:
+    """One submessage of those that stand in a field that is there once: parsers take them for parts of one."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)

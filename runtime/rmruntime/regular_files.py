@@ -1,0 +1,55 @@
+"""Opens files that others named: regular ones only, so that no pipe hangs and no device runs on for ever.
+
+A name is looked at before it is opened, because opening a device may do something, and what was opened is looked at
+again, because the name may stand for another file by then.
+"""
+
+import errno
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+
+# No waiting for a pipe's other end, and no terminal becomes this process's own; Windows has neither.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS |= getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> FileIO:
+    """The file, open for reading without a buffer. Raises OSError, also for whatever is no regular file."""
+    _check(path, os.stat(path).st_mode)
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(path, os.fstat(descriptor).st_mode)
+        return FileIO(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes. Raises OSError, also for a larger file, of which no byte is read.
+
+    No more than `limit` bytes are held, whatever the file becomes while it is read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, expected at most {limit:,}", str(path))
+        blocks, left = [], limit
+        while left and (block := file.read(min(left, max(1, size)))):
+            blocks.append(block)
+            left -= len(block)
+        return b"".join(blocks)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether what `path` stands for, links followed, lies in `folder`."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _check(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, expected a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file (a pipe, socket or device)", str(path))

@@ -1,0 +1,195 @@
+"""What rendering one conversation may cost, counted and never timed: the same template and conversation give the same
+answer on every machine.
+
+Steps are nodes of the template's syntax tree that are evaluated, and what its operations have to look through; sizes
+are characters, items of a list, or bits of a number.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.runtime import LoopContext, Macro, Undefined
+from jinja2.utils import Namespace
+
+STEPS = 10_000_000  # a conversation of a hundred turns takes some 20,000
+VALUE_SIZE, OUTPUT_SIZE = 1 << 23, 1 << 25  # besides a few times what the conversation itself holds
+NUMBER_BITS = 4096
+MAX_DEPTH = 48  # of macros, and loops, that call themselves: far from where Python would give up
+WEIGHTLESS = 4096  # characters that an operation looks through at no charge
+_SCAN = 6  # bits: so many characters looked through count as one step, and two items
+_PART_STEPS = 8  # for each item of a list that is printed
+_TEXTLESS = "prints a value that has no text of its own (it would show a memory address)"
+_PRINTABLE = (str, int, float, type(None), Undefined, Namespace, Macro, LoopContext, range)
+
+
+class TemplateTooCostly(TemplateRuntimeError):
+    """Rendering goes on for longer, or makes larger things, than any chat template has to."""
+
+
+class Budget:
+    """What is left of it for one rendering, of a conversation of so many `turns` with `given` characters in all.
+
+    Some templates go through all turns at every turn.
+    """
+
+    def __init__(self, given: int, turns: int) -> None:
+        self.steps = self.most = STEPS + given + 50 * turns**2
+        self.output = OUTPUT_SIZE + 8 * given
+        self.largest = VALUE_SIZE + 4 * given
+        self.depth = 0
+
+
+class _Current(threading.local):
+    """The budget of what this thread renders; None while a template is compiled."""
+
+    budget: Budget | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def limited(given: int, turns: int) -> Iterator[None]:
+    """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up."""
+    _current.budget = Budget(given, turns)
+    try:
+        yield
+    finally:
+        _current.budget = None
+
+
+def budget() -> Budget:
+    """This thread's. Raises TemplateRuntimeError while a template is compiled: what asks is left to rendering."""
+    if _current.budget is None:
+        raise TemplateRuntimeError("nothing is rendered now")
+    return _current.budget
+
+
+def spend(steps: int) -> str:
+    """Takes steps off; returns nothing to print."""
+    own = budget()
+    own.steps -= steps
+    if own.steps < 0:
+        raise TemplateTooCostly(f"rendering takes more than {own.most:,} steps")
+    return ""
+
+
+def counted(items: Iterable[Any], steps: int, printed: int) -> Iterator[Any]:
+    """`items` of a loop whose body has `steps` nodes and `printed` characters of its own."""
+    own = budget()
+    for item in items:
+        own.steps -= steps
+        own.output -= printed
+        if own.steps < 0 or own.output < 0:
+            spend(0)
+            _refuse_output(own)
+        yield item
+
+
+def weighed(value: Any) -> Any:
+    """The same; what is looked through takes steps by its size."""
+    if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
+        return value
+    if isinstance(value, str):
+        if len(value) > WEIGHTLESS:
+            spend(len(value) >> _SCAN)
+    elif isinstance(value, (list, tuple, dict, range)):
+        spend(len(value) >> 1)
+    return value
+
+
+def sized(value: Any) -> Any:
+    """The same, if it is no larger than a value may be. Making it took steps."""
+    if value.__class__ is str and len(value) <= WEIGHTLESS:
+        return value
+    if isinstance(value, (str, bytes, list, tuple, dict)):
+        check_size(len(value))
+        return weighed(value)
+    if isinstance(value, int):
+        check_bits(value.bit_length())
+    return value
+
+
+def check_size(size: float) -> None:
+    """Raises TemplateTooCostly for a value of so many characters or items."""
+    own = budget()
+    if size > own.largest:
+        raise TemplateTooCostly(f"it makes a value of {size:.0f} characters or items, at most {own.largest} can be")
+
+
+def check_bits(bits: int) -> None:
+    """The same for a whole number."""
+    if bits > NUMBER_BITS:
+        raise TemplateTooCostly(f"it computes a number of {bits} bits, at most {NUMBER_BITS} can be")
+
+
+def printed(value: Any) -> Any:
+    """The same, its text taken off what may be printed; templates print through this."""
+    own = _current.budget
+    if own is None:
+        if not isinstance(value, (str, int, float)):
+            budget()  # what has a text of its own is looked for when it is printed
+        return value
+    own.output -= len(value) if value.__class__ is str else text_size(value)
+    if own.output < 0:
+        _refuse_output(own)
+    return value
+
+
+def _refuse_output(own: Budget) -> None:
+    if own.output < 0:
+        raise TemplateTooCostly(f"it prints more than {OUTPUT_SIZE:,} characters")
+
+
+def text_size(value: Any) -> int:
+    """About how many characters the text of `value` has, which is not made for that. Each part takes a step.
+
+    A list that holds itself many times over has a text that no memory holds. Raises TemplateTooCostly for that, and
+    SecurityError for what would print where it lies in memory.
+    """
+    if isinstance(value, str):
+        return len(value)
+    own = budget()
+    total, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        own.steps -= _PART_STEPS
+        if own.steps < 0 or total > own.largest:
+            break
+        total += 4
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, type({}.keys()), type({}.values()), type({}.items()))):
+            waiting += item
+        elif isinstance(item, Namespace):
+            waiting.append(_attributes(item))
+        elif isinstance(item, int):
+            total += item.bit_length() // 3
+        elif not isinstance(item, _PRINTABLE):
+            raise SecurityError(f"it {_TEXTLESS}")
+    spend(0)
+    check_size(total)
+    return total
+
+
+def _attributes(namespace: Namespace) -> dict[str, Any]:
+    held: dict[str, Any] = object.__getattribute__(namespace, "_Namespace__attrs")
+    return held
+
+
+@contextmanager
+def one_deeper() -> Iterator[None]:
+    """A call of something that may call itself. Raises TemplateTooCostly for too many within one another."""
+    own = budget()
+    if own.depth >= MAX_DEPTH:
+        raise TemplateTooCostly(f"its macros call one another more than {MAX_DEPTH} deep")
+    own.depth += 1
+    try:
+        yield
+    finally:
+        own.depth -= 1
