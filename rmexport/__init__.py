@@ -1,5 +1,8 @@
 """Exports Hugging Face reward models to bundles that rmruntime scores without PyTorch."""
 
+import sys
+from typing import TYPE_CHECKING
+
 from rmexport.errors import (
     CheckpointError,
     ExportError,
@@ -9,9 +12,12 @@ from rmexport.errors import (
     VerificationError,
     WriteError,
 )
-from rmexport.export import export
-from rmexport.options import ExportOptions
 from rmexport.version import __version__
+from rmruntime.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from rmexport.export import export
+    from rmexport.options import ExportOptions
 
 __all__ = [
     "CheckpointError",
@@ -25,3 +31,6 @@ __all__ = [
     "__version__",
     "export",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(sys.modules[__name__], {"ExportOptions": "options", "export": "export"})

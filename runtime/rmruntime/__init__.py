@@ -1,5 +1,8 @@
 """Scores conversations with exported reward models; no PyTorch in the process."""
 
+import sys
+from typing import TYPE_CHECKING
+
 from rmruntime.errors import (
     BackendError,
     BundleError,
@@ -14,11 +17,14 @@ from rmruntime.errors import (
     RecordError,
     RewardModelError,
 )
-from rmruntime.options import ScoreOptions
-from rmruntime.passes import Statistics
-from rmruntime.reward_model import RewardModel, Run
-from rmruntime.scores import Score
+from rmruntime.lazy_names import lazy_names
 from rmruntime.version import __version__
+
+if TYPE_CHECKING:
+    from rmruntime.options import ScoreOptions
+    from rmruntime.passes import Statistics
+    from rmruntime.reward_model import RewardModel, Run
+    from rmruntime.scores import Score
 
 __all__ = [
     "BackendError",
@@ -40,3 +46,15 @@ __all__ = [
     "Statistics",
     "__version__",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        sys.modules[__name__],
+        {
+            "RewardModel": "reward_model",
+            "Run": "reward_model",
+            "Score": "scores",
+            "ScoreOptions": "options",
+            "Statistics": "passes",
+        },
+    )

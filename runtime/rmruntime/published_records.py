@@ -68,9 +68,7 @@ def _from_transcripts(record: Record) -> Record:
 
 def _turns(text: str) -> list[dict[str, str]]:
     _, *parts = _TURN.split(text)
-    return [
-        {"role": _ROLES[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    return [{"role": _ROLES[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 _SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], Record]], ...] = (

@@ -5,12 +5,11 @@ was written can be kept under another name.
 """
 
 import json
-import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -112,18 +111,20 @@ class StandardOutputWriter(_Writer):
         with self._reported():
             self._file.flush()
 
-    def salvage(self) -> None:
-        """What was written is with its reader already."""
-        if not self._file.closed:
+    def salvage(self) -> str | None:
+        """What was written is with its reader already, but for what is in a buffer."""
+        with suppress(OutputError):
             self.finish()
+        return None
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # ValueError: it was closed
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
             raise OutputError(
-                f"{STDOUT}: {write_reason(error)}; about {self._written} records were written before (-o FILE keeps all)"
+                f"{STDOUT}: {write_reason(error)}; {self._written} records were written to it, of which its reader may "
+                "lack the last; -o FILE keeps all"
             ) from error
 
 
@@ -132,12 +133,13 @@ class JsonLinesWriter(_Writer):
 
     def __init__(self, path: Path) -> None:
         self._file = PendingFile(path)
-        self._end = 0  # of the last whole record
+        self._records = self._end = 0  # whole ones, and where the last of them ends
 
     def write(self, record: Mapping[str, object]) -> None:
         """See RecordWriter. Raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
         line = _json_line(record)
         self._file.write(line)
+        self._records += 1
         self._end += len(line)
 
     def finish(self) -> None:
@@ -146,7 +148,8 @@ class JsonLinesWriter(_Writer):
 
     def salvage(self) -> str | None:
         """See RecordWriter. A record of which the disk took only a part is cut off."""
-        return self._file.keep(self._end) if self._end else None
+        kept = self._file.keep(self._end) if self._records else None
+        return None if kept is None else f"{kept} ({_counted(self._records)})"
 
     def discard(self) -> None:
         """See _Writer."""
@@ -161,14 +164,13 @@ class ParquetWriter(_Writer):
 
     def __init__(self, path: Path) -> None:
         self._pyarrow, self._parquet = import_pyarrow(path)
-        self._path = path
         self._file = PendingFile(path)  # a folder that cannot be written is found out before scoring, not after
         self._rows: list[dict[str, Any]] = []
 
     def refusal(self, identity: object) -> str | None:
         """See RecordWriter."""
         if isinstance(identity, int) and identity not in INT64:
-            return f"found {identity}, expected an integer of 64 bits, as Parquet holds them; write JSON lines (.jsonl)"
+            return f"id: found {identity}, expected an integer of 64 bits, which Parquet holds; write .jsonl instead"
         return None
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -177,35 +179,37 @@ class ParquetWriter(_Writer):
 
     def finish(self) -> None:
         """See RecordWriter. Raises OutputError for rows that are no table, too."""
-        self._write_table()
-        self._file.finish()
+        if not self._file.settled:
+            self._write_table()
+            self._file.finish()
 
     def salvage(self) -> str | None:
-        """See RecordWriter. Rows that cannot become a table here are kept as JSON lines, where there is room."""
-        if not self._rows:
+        """See RecordWriter. What cannot be a table, or has no room as one, becomes JSON lines."""
+        if not self._rows or self._file.settled:
             return None
         try:
-            self._write_table()
-            return self._file.keep(None)
+            kept = self._file.keep(self._write_table())
+            return None if kept is None else f"{kept} ({_counted(len(self._rows))})"
         except OutputError:
-            self._file.discard()
-        kept = [_kept_lines(self._path.name, folder, self._rows) for folder in (self._path.parent, _temporary())]
-        return max(kept, key=lambda found: found[0])[1]
+            self._file.discard()  # makes room
+        return keep_lines(self._file.path.name, (self._file.path.parent, Path(tempfile.gettempdir())), self._rows)
 
     def discard(self) -> None:
         """See _Writer."""
         self._file.discard()
 
-    def _write_table(self) -> None:
+    def _write_table(self) -> int:
+        """Write the rows; how many bytes they are. Raises OutputError."""
+        sink = self._pyarrow.BufferOutputStream()
         try:
-            self._file.truncate(0)
-            with self._file.file() as file:
-                self._parquet.write_table(self._pyarrow.table(self._columns()), file)
-        except (self._pyarrow.ArrowException, OSError, ValueError) as problem:
-            reason = write_reason(problem) if isinstance(problem, OSError) else str(problem)
+            self._parquet.write_table(self._pyarrow.table(self._columns()), sink)
+        except (self._pyarrow.ArrowException, ValueError, OverflowError) as problem:
             raise OutputError(
-                f"{self._path}: the records cannot be written as a Parquet table ({reason}); try .jsonl"
+                f"{self._file.path}: the records cannot be written as a Parquet table ({problem}); try .jsonl"
             ) from problem
+        table = memoryview(sink.getvalue())
+        self._file.write(table)
+        return len(table)
 
     def _columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(name for row in self._rows for name in row)
@@ -215,13 +219,28 @@ class ParquetWriter(_Writer):
         return columns
 
 
-def _kept_lines(name: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[int, str | None]:
-    """How many of the rows there was room for in a folder, and in which file they are."""
-    try:
-        file = PendingFile(folder / f"{name}.jsonl")
-    except RewardModelError:
-        return 0, None
-    ...
+def keep_lines(name: str, folders: Iterable[Path], rows: Sequence[Mapping[str, object]]) -> str | None:
+    """Keep rows as JSON lines in the first folder that has room for all, else as many as any has room for.
+
+    Says where; None where there is no room for one.
+    """
+    tried: list[tuple[int, JsonLinesWriter]] = []
+    for folder in folders:
+        with suppress(OutputError):
+            tried.append((0, JsonLinesWriter(folder / f"{name}.jsonl")))
+            for number, row in enumerate(rows, 1):
+                tried[-1][1].write(row)
+                tried[-1] = (number, tried[-1][1])
+            break
+    best = max(tried, key=lambda count_and_writer: count_and_writer[0], default=None)
+    kept = None if best is None else best[1].salvage()
+    for _, writer in tried:
+        writer.discard()
+    return kept
+
+
+def _counted(records: int) -> str:
+    return f"{records} record{'' if records == 1 else 's'}"
 
 
 def _json_line(record: Mapping[str, object], *, ascii_only: bool = False) -> bytes:
