@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, get_args
 
 from rmexport.errors import ExportError, VerificationError
 from rmexport.version import __version__
-from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP, add_score_arguments, run_score, stage_memory
+from rmruntime.cli import (
+    DEVICE_HELP,
+    STAGE_MEMORY_HELP,
+    CommandParser,
+    add_score_arguments,
+    run_score,
+    stage_memory,
+)
 from rmruntime.command import Work, run_command, say
 from rmruntime.errors import RewardModelError
 
@@ -34,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     from rmexport.compile.cli import add_compile_arguments
     from rmexport.difference.cli import add_diff_arguments
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="rmexport", description="Export Hugging Face reward models to bundles that score without PyTorch."
     )
     parser.add_argument("--version", action="version", version=__version__)

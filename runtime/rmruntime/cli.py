@@ -4,11 +4,12 @@ What takes time to import is imported in the functions: `main` heeds signals fir
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from rmruntime.command import Work, note, run_command
+from rmruntime.command import Work, note, run_command, say
 from rmruntime.errors import OptionError, RewardModelError
 from rmruntime.version import __version__
 
@@ -20,6 +21,13 @@ STAGE_MEMORY_HELP = (
     "run the bundle's stages in turn on one device, with no more weights loaded at a time than this: a size such as "
     "6GB, or auto for half of the memory there is"
 )
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what argparse passes over: that its words could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (say if file is sys.stdout else note)(message.removesuffix("\n"))
 
 
 def stage_memory(text: str | None) -> int | Literal["auto"] | None:
@@ -100,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str] | None) -> Work:
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
 
-    parser = argparse.ArgumentParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
+    parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_score_arguments(commands.add_parser("score", help="score a file of records"))
