@@ -1,8 +1,5 @@
 """Exports Hugging Face reward models to bundles that rmruntime scores without PyTorch."""
 
-import sys
-from typing import TYPE_CHECKING
-
 from rmexport.errors import (
     CheckpointError,
     ExportError,
@@ -15,6 +12,7 @@ from rmexport.errors import (
 from rmexport.version import __version__
 from rmruntime.lazy_names import lazy_names
 
+TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
     from rmexport.export import export
     from rmexport.options import ExportOptions
@@ -33,4 +31,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy_names(sys.modules[__name__], {"ExportOptions": "options", "export": "export"})
+    __getattr__ = lazy_names(__name__, {"ExportOptions": "options", "export": "export"})

@@ -1,37 +1,34 @@
 """The `rmexport` command: reads arguments, calls the library, prints; no decisions.
 
-What takes time to import is imported in the functions: `main` heeds signals first.
+Everything else is imported in the functions: `main` heeds signals first.
 """
 
-import argparse
-import json
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, get_args
+from __future__ import annotations
 
-from rmexport.errors import ExportError, VerificationError
-from rmexport.version import __version__
-from rmruntime.cli import (
-    DEVICE_HELP,
-    STAGE_MEMORY_HELP,
-    CommandParser,
-    add_score_arguments,
-    run_score,
-    stage_memory,
-)
-from rmruntime.command import Work, run_command, say
-from rmruntime.errors import RewardModelError
+from rmruntime.stop_signals import heeded
 
+TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
     from rmexport.options import ExportOptions
+    from rmruntime.command import Work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors, 130 for Ctrl-C."""
-    return run_command(_prepare, argv, (ExportError, RewardModelError))
+    stops = heeded(argv)
+    from rmexport.errors import ExportError
+    from rmruntime.command import run_command
+    from rmruntime.errors import RewardModelError
+
+    return run_command(_prepare, argv, (ExportError, RewardModelError), stops)
 
 
 def _prepare(argv: Sequence[str] | None) -> Work:
+    from functools import partial
+
     arguments = _parser().parse_args(argv)
     return partial(arguments.run, arguments)
 
@@ -40,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     from rmexport.bench.cli import add_bench_arguments
     from rmexport.compile.cli import add_compile_arguments
     from rmexport.difference.cli import add_diff_arguments
+    from rmexport.version import __version__
+    from rmruntime.cli import add_score_arguments, run_score
+    from rmruntime.command import CommandParser
 
     parser = CommandParser(
         prog="rmexport", description="Export Hugging Face reward models to bundles that score without PyTorch."
@@ -80,6 +80,8 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
+    from typing import get_args
+
     from rmruntime.manifest import Scheme
 
     parser.add_argument("checkpoint", help="local folder or Hub id")
@@ -104,6 +106,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     from rmruntime.backends.base import PRECISIONS
+    from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP
 
     parser.add_argument("bundle")
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
@@ -124,7 +127,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_verify)
 
 
-def _options(arguments: argparse.Namespace) -> "ExportOptions":
+def _options(arguments: argparse.Namespace) -> ExportOptions:
     from rmexport.options import ExportOptions
 
     known = {name: value for name, value in vars(arguments).items() if name in ExportOptions.__dataclass_fields__}
@@ -132,7 +135,10 @@ def _options(arguments: argparse.Namespace) -> "ExportOptions":
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    import json
+
     from rmexport.inspection import inspect, text
+    from rmruntime.command import say
 
     facts = inspect(arguments.path, _options(arguments), full=arguments.check == "full")
     say(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else text(facts))
@@ -142,6 +148,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from rmexport.export import export
     from rmexport.progress import byte_bar, notify
+    from rmruntime.command import say
 
     with byte_bar("weights") as progress:
         manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress, notify)
@@ -158,6 +165,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from rmexport.errors import VerificationError
+    from rmruntime.cli import stage_memory
+    from rmruntime.command import say
+
     try:
         from rmexport.verify import VerifyOptions, report_json, table, verify  # brings torch and transformers
     except ModuleNotFoundError as error:
@@ -185,6 +196,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _recipes(arguments: argparse.Namespace) -> int:
     from rmexport.recipe import recipes
+    from rmruntime.command import say
 
     for recipe in recipes().values():
         say(f"{recipe.name:<22} {recipe.description}")

@@ -1,8 +1,5 @@
 """Scores conversations with exported reward models; no PyTorch in the process."""
 
-import sys
-from typing import TYPE_CHECKING
-
 from rmruntime.errors import (
     BackendError,
     BundleError,
@@ -20,6 +17,7 @@ from rmruntime.errors import (
 from rmruntime.lazy_names import lazy_names
 from rmruntime.version import __version__
 
+TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
     from rmruntime.options import ScoreOptions
     from rmruntime.passes import Statistics
@@ -49,7 +47,7 @@ __all__ = [
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(
-        sys.modules[__name__],
+        __name__,
         {
             "RewardModel": "reward_model",
             "Run": "reward_model",

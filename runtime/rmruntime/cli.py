@@ -1,17 +1,19 @@
 """`rmruntime score`: the scoring command, which `rmexport score` shares; no decisions beyond reading arguments.
 
-What takes time to import is imported in the functions: `main` heeds signals first.
+Everything else is imported in the functions: `main` heeds signals first.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, Literal
+from __future__ import annotations
 
-from rmruntime.command import Work, note, run_command, say
-from rmruntime.errors import OptionError, RewardModelError
-from rmruntime.version import __version__
+from rmruntime.stop_signals import heeded
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from rmruntime.command import Work
 
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the stages of a "
@@ -23,18 +25,12 @@ STAGE_MEMORY_HELP = (
 )
 
 
-class CommandParser(argparse.ArgumentParser):
-    """Says what argparse passes over: that its words could not be written."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        (say if file is sys.stdout else note)(message.removesuffix("\n"))
-
-
 def stage_memory(text: str | None) -> int | Literal["auto"] | None:
     """What `--stage-memory` says. Raises OptionError."""
     if text is None or text == "auto":
         return "auto" if text else None
     from rmruntime.byte_sizes import parse_bytes
+    from rmruntime.errors import OptionError
 
     try:
         return parse_bytes(text)
@@ -70,6 +66,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 def run_score(arguments: argparse.Namespace) -> int:
     """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
     from rmruntime.cluster.cli import cluster_options, run_on_cluster
+    from rmruntime.command import note
     from rmruntime.options import ScoreOptions
     from rmruntime.score_file import FileOptions, score_file
 
@@ -102,11 +99,19 @@ def run_score(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `rmruntime` command; 2 for errors, 130 for Ctrl-C."""
-    return run_command(_prepare, argv, (RewardModelError,))
+    stops = heeded(argv)
+    from rmruntime.command import run_command
+    from rmruntime.errors import RewardModelError
+
+    return run_command(_prepare, argv, (RewardModelError,), stops)
 
 
 def _prepare(argv: Sequence[str] | None) -> Work:
+    from functools import partial
+
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
+    from rmruntime.command import CommandParser
+    from rmruntime.version import __version__
 
     parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
     parser.add_argument("--version", action="version", version=__version__)

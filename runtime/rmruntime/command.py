@@ -1,14 +1,12 @@
-"""What commands have in common around their work: standard streams, signals, errors and exit statuses.
+"""What commands have in common around their work: standard streams, signals, errors and exit statuses."""
 
-Imports nothing that takes time: signals are to be heeded before anything does.
-"""
-
+import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from rmruntime.errors import OutputError
 from rmruntime.stop_signals import Stopped, StopSignals, stop_status, stop_word
@@ -18,16 +16,16 @@ Work = Callable[[], int]
 FAILED = 2
 
 
-def run_command(prepare: Callable[[Arguments], Work], argv: Arguments, errors: tuple[type[Exception], ...]) -> int:
+def run_command(
+    prepare: Callable[[Arguments], Work], argv: Arguments, errors: tuple[type[Exception], ...], stops: StopSignals
+) -> int:
     """The exit status of a command. `prepare` reads arguments and imports; what it gives does the work.
 
-    With `argv` None this is the process's own command: its signals and standard streams are then seen to. `errors` are
-    those that have a message for the user: they give status 2, as does what the system refuses; signals 128 and more.
+    With `argv` None this is the process's own command: its standard streams are then seen to. `errors` are those that
+    have a message for the user: they give status 2, as does what the system refuses; signals give 128 and more.
     """
-    stops = StopSignals()
     if argv is None:
         _hold_streams()
-        stops.heed()
     status = _status(prepare, argv, errors, stops)
     if argv is None:
         _drain(sys.stdout)
@@ -35,6 +33,13 @@ def run_command(prepare: Callable[[Arguments], Work], argv: Arguments, errors: t
         if stops.received is not None:
             os._exit(status)  # what was interrupted may be in no state to be torn down in order
     return status
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what argparse passes over: that its words could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (say if file is sys.stdout else note)(message.removesuffix("\n"))
 
 
 def say(line: str) -> None:
@@ -87,15 +92,17 @@ def _status(
 def _worked(prepare: Callable[[Arguments], Work], argv: Arguments, stops: StopSignals) -> int:
     try:
         work = prepare(argv)
-        with stops.working():
-            status = work()
-            _flush()
+        stops.working = True
+        status = work()
+        _flush()
         return status
     except SystemExit as ended:  # --help, --version and wrong arguments
         _flush()
         if argv is None and isinstance(ended.code, int):
             return ended.code
         raise
+    finally:
+        stops.working = False
 
 
 def _flush() -> None:

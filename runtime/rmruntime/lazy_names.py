@@ -1,25 +1,34 @@
 """Names of a package that are imported when they are first used, so that importing the package takes no time.
 
-A command can then heed signals before what it needs is imported.
+A command can then heed signals before what it needs is imported. For the same reason this imports nothing else.
 """
 
+from __future__ import annotations
+
 import importlib
-from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+    from typing import Any
+else:
+    ModuleType = type(sys)
 
 
-def lazy_names(package: ModuleType, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package; `homes` says in which of its modules a name is."""
+    module = sys.modules[package]
 
     def find(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"{package.__name__}.{homes[name]}"), name)
-        package.__dict__[name] = found
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        module.__dict__[name] = found
         return found
 
-    package.__class__ = _Package
+    module.__class__ = _Package
     return find
 
 
