@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from rmruntime.errors import RecordError
 
-Span = tuple[int, int]
 # Texts are passed over as a whole, or to the end where one is not closed; brackets in them do not count.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z|\\\Z)|[][{},]', re.DOTALL)
 _OPEN, _CLOSE = b"[{", b"]}"
@@ -25,30 +25,39 @@ def is_array(data: bytes, *, json_file: bool) -> bool:
     return not rest or not _is_json(first)  # a line that is JSON, with others behind it, is a bad record
 
 
-def array_spans(data: bytes) -> Iterator[Span | RecordError]:
-    """Where each item begins and ends, and an error for what is wrong with the array itself."""
-    start = data.index(b"[") + 1
-    depth, end = 1, len(data)
-    empty = True
+class Item(NamedTuple):
+    """Where an item begins and ends; or what is wrong with the array itself, and from where that can be seen."""
+
+    start: int
+    end: int
+    error: RecordError | None = None
+
+
+def first_item(data: bytes) -> int:
+    """Where the items of an array begin."""
+    return data.index(b"[") + 1
+
+
+def array_items(data: bytes, start: int) -> Iterator[Item]:
+    """The items from `start` on, which is where one begins, and last what is wrong with the array itself."""
+    depth = 1
     for token in _TOKEN.finditer(data, start):
         sign = token.group()[:1]
-        if sign in _OPEN:
-            depth += 1
-        elif sign in _CLOSE:
-            depth -= 1
+        depth += (sign in _OPEN) - (sign in _CLOSE)
         if depth == 0 or (depth == 1 and sign == b","):
-            if depth or not empty or data[start : token.start()].strip():
-                yield start, token.start()
-            start, empty = token.end(), False
+            if depth or data[start : token.start()].strip():  # what is behind a last comma is no item
+                yield Item(start, token.start())
+            start = token.end()
         if depth == 0:
-            end = token.end()
-            break
-    if depth:
-        if data[start:].strip():
-            yield start, len(data)
-        yield RecordError("found the end of the file, expected the array to be closed by ]; is the file cut off?")
-    elif rest := data[end:].strip():
-        yield RecordError(f"found {rest[:20]!r} behind the array, expected nothing; its items were read")
+            if rest := data[token.end() :].strip():
+                message = f"found {rest[:20]!r} behind the array, expected nothing; its items were read"
+                yield Item(token.start(), len(data), RecordError(message))
+            return
+    if data[start:].strip():
+        yield Item(start, len(data))
+        start = len(data)
+    message = "found the end of the file, expected the array to be closed by ]; is the file cut off?"
+    yield Item(start, len(data), RecordError(message))
 
 
 def _is_json(line: bytes) -> bool:

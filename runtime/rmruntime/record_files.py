@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rmruntime.errors import InputError, RecordError, RewardModelError
-from rmruntime.record_arrays import BOM, array_spans, is_array
+from rmruntime.record_arrays import BOM, array_items, first_item, is_array
 from rmruntime.record_tables import Row, table_rows
 from rmruntime.records import Request, identity_of, parse_record
 
@@ -97,18 +97,18 @@ def _stream_records(file: BinaryIO, place: Place, *, json_file: bool) -> Iterato
         return read_lines(chain([first], file), place)
     data = first + file.read()
     if is_array(data, json_file=json_file):
-        return read_items(data, replace(place, first=0, record=0))
+        return read_items(data, first_item(data), replace(place, first=0, record=0))
     return read_lines(BytesIO(data), place)
 
 
-def read_items(data: bytes, place: Place) -> Iterator[Record]:
-    """Records of a JSON array, the first of which is at a place."""
-    for offset, span in enumerate(array_spans(data)):
+def read_items(data: bytes, start: int, place: Place, count: int | None = None) -> Iterator[Record]:
+    """Records of a JSON array, of which `start` is where one begins, that of a place; of `count` of them, or of all."""
+    for offset, item in enumerate(islice(array_items(data, start), count)):
         where = f"{place.name}, item {place.first + offset + 1} (record {place.record + offset})"
-        if isinstance(span, RecordError):
-            yield place.record + offset, RecordError(f"{where}: {span}")
+        if item.error is not None:
+            yield place.record + offset, RecordError(f"{where}: {item.error}")
         else:
-            yield place.record + offset, _parsed(data[slice(*span)], where, with_bom=False)
+            yield place.record + offset, _parsed(data[item.start : item.end], where, with_bom=False)
 
 
 def read_lines(lines: Iterable[str | bytes], place: Place) -> Iterator[Record]:
