@@ -282,9 +282,7 @@ def test_an_id_that_parquet_cannot_hold_is_the_records_error(bundles: dict[str, 
     assert [row["id"] for row in rows] == [2**63 - 1, 1, 2, 5, 4] and summary.errors == 3
     assert [row["error"] is None for row in rows] == [True, False, False, True, False]
     assert [row["score"] is None for row in rows] == [False, True, True, False, True]
-    with pytest.raises(
-        InputError, match=r"record 1: id: found 9223372036854775808.*out\.parquet\.partial \(1 record\)"
-    ):
+    with pytest.raises(InputError, match=r"record 1: id: found 922337203.*out\.parquet\.partial \(1 record\)"):
         score_file(str(bundles["classifier"]), replace(files, on_error="stop"), ScoreOptions())
 
 
