@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from rmexport import export
 from rmexport.cli import main
 from rmruntime.cli import main as score_main
+from rmruntime.reward_model import RewardModel
 from tiny_checkpoints import sequence_classifier
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=40,
     derandomize=True,
     deadline=None,
     database=None,
@@ -61,6 +63,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(place: Path) -> Iterator[RewardModel]:
+    with RewardModel.load(place / "b", device="cpu") as loaded:
+        yield loaded
+
+
 def check_said(status: int, said: str) -> None:
     assert status in (0, 1, 2) and "Traceback" not in said and "Exception" not in said
     assert status != 2 or "error: " in said
@@ -69,16 +77,23 @@ def check_said(status: int, said: str) -> None:
 @SETTINGS
 @given(st.sampled_from(sorted(COMMANDS)), st.sampled_from(ODD))
 def test_odd_paths(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, odd: str
+    place: Path,
+    model: RewardModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    odd: str,
 ) -> None:
     path = odd.replace("{place}", str(place))
     if name == "score: output" and odd == "{place}/no\udcff.jsonl":
         path += "l"  # not what other commands read
     monkeypatch.chdir(place / "c")
+    if name != "score: bundle":  # loaded once
+        monkeypatch.setattr("rmruntime.score_file.load_model", lambda bundle, files: nullcontext(model))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if name == "bench: workload" and odd in ("{place}/in.jsonl", "{place}/no\udcff.jsonl"):
         return  # a benchmark, which takes its time
-    for command in (main, score_main)[: 2 if name.startswith("score") else 1]:
+    for command in (main, score_main) if name.startswith("score") else (main,):
         check_said(command(COMMANDS[name](path, str(place))), capsys.readouterr().err)
     assert not (place / "new").exists()
 
@@ -134,20 +149,21 @@ def test_closed_and_full_streams(place: Path, line: str, status: int, words: str
     assert (place / "in.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["inspect", "score", "export"])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("score", signal.SIGINT), ("score", signal.SIGTERM), ("export", signal.SIGINT), ("inspect", signal.SIGINT)],
+)
 def test_signals_at_any_time(place: Path, tmp_path: Path, command: str, number: signal.Signals) -> None:
-    """Among others while it imports: from then on that `main` is called, nothing is left and nothing is printed but words."""
-    (tmp_path / "in.jsonl").write_text(
-        "".join(json.dumps({"prompt": "a", "response": f"b {i}"}) + "\n" for i in range(9000))
-    )
+    """Among others while it imports: from `main` on, nothing half-written is left, and nothing is printed but words."""
+    lines = [json.dumps({"prompt": "a", "response": f"b {i}"}) for i in range(9000)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
     arguments = {
         "inspect": ["inspect", f"{place}/c", "--check", "full"],
         "score": ["score", f"{place}/b", f"{tmp_path}/in.jsonl", "-o", f"{tmp_path}/out.jsonl"],
         "export": ["export", f"{place}/c", f"{tmp_path}/new"],
     }[command]
     rng = random.Random(f"{command} {number}")
-    for delay in (0.0, rng.uniform(0.0, 0.3), rng.uniform(0.3, 1.2)):
+    for delay in (rng.uniform(0.0, 0.2), rng.uniform(0.2, 1.2)):
         process = started(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         wait_until_heeded(process.pid)
         time.sleep(delay)
