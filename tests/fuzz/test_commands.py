@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,7 +96,8 @@ def test_odd_paths(
         return  # a benchmark, which takes its time
     for command in (main, score_main) if name.startswith("score") else (main,):
         check_said(command(COMMANDS[name](path, str(place))), capsys.readouterr().err)
-    assert not (place / "new").exists()
+    assert not list(place.glob(".*.partial*"))
+    shutil.rmtree(place / "new", ignore_errors=True)  # some paths are good ones: "." is the checkpoint
 
 
 # Commands as processes
