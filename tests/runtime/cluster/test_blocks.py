@@ -96,7 +96,8 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
 
 ARRAYS = [
     "[]", '[{"text": "a"}]', ' \n [ {"text": "a"} , {"text": "b"},\n{"text": "]"}] ',
-    '[{"text": "a"},,{"text": "c"}, ]', '[{"text": "a"},', '[{"text": "a"},{"te', '[{"text": "a"}] tail', "[", '\ufeff[{"text": "a"},\n5]', "[,]",
+    '[{"text": "a"},,{"text": "c"}, ]', '[{"text": "a"},',
+    '[{"text": "a"},{"te', '[{"text": "a"}] tail', "[", '\ufeff[{"text": "a"},\n5]', "[,]",
 ]  # fmt: skip
 
 
