@@ -9,9 +9,13 @@ from rmexport.errors import (
     VerificationError,
     WriteError,
 )
-from rmexport.export import export
-from rmexport.options import ExportOptions
 from rmexport.version import __version__
+from rmruntime.lazy_names import lazy_names
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    from rmexport.export import export
+    from rmexport.options import ExportOptions
 
 __all__ = [
     "CheckpointError",
@@ -25,3 +29,6 @@ __all__ = [
     "__version__",
     "export",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__, {"ExportOptions": "options", "export": "export"})

@@ -50,7 +50,8 @@ def new_folder(
     """A temporary folder beside `target` to write into; it becomes `target` when the block ends without an error.
 
     `marker` tells whether a folder is of the `kind` that `overwrite` may replace. What `settle` leaves of an attempt
-    that failed is kept, with the temporary folder, and is what the next one finds there, unless it is to `restart`.
+    that failed is kept, with the temporary folder, and is what the next one finds there, unless it is to `restart`; of
+    one that lost to another nothing is.
     Whatever happens, `target` is then the complete new folder, or what it was before, or (when the process is killed
     between two renames of an overwrite) absent. A killed process leaves its temporary folder, which the next export to
     the same target continues or removes. Raises TargetExists when there is something at `target` that must not be
@@ -70,7 +71,8 @@ def new_folder(
                 _replace(target, folder.path)
                 (target / LOCK).unlink()
     except BaseException:
-        _abandon(folder, settle, notify)
+        # Where another export to the same target was faster, the next one is refused: nothing is worth keeping.
+        _abandon(folder, settle if overwrite or not os.path.lexists(target) else nothing_to_keep, notify)
         raise
     finally:
         os.close(folder.lock)

@@ -1,46 +1,47 @@
-"""The `rmexport` command: reads arguments, calls the library, prints; no decisions."""
+"""The `rmexport` command: reads arguments, calls the library, prints; no decisions.
 
-import argparse
-import json
-import sys
-from collections.abc import Callable, Sequence
-from typing import get_args
+Everything else is imported in the functions: `main` heeds signals first.
+"""
 
-from rmexport.bench.cli import add_bench_arguments
-from rmexport.compile.cli import add_compile_arguments
-from rmexport.difference.cli import add_diff_arguments
-from rmexport.errors import ExportError, VerificationError
-from rmexport.export import export
-from rmexport.inspection import inspect, text
-from rmexport.options import ExportOptions
-from rmexport.progress import Watcher, byte_bar, count_bar, notify
-from rmexport.recipe import recipes
-from rmexport.version import __version__
-from rmruntime.backends.base import PRECISIONS
-from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP, add_score_arguments, run_score, stage_memory
-from rmruntime.errors import RewardModelError
-from rmruntime.manifest import Scheme
+from __future__ import annotations
+
+from rmruntime.stop_signals import heeded
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from rmexport.options import ExportOptions
+    from rmruntime.command import Work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors."""
+    """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors, 130 for Ctrl-C."""
+    stops = heeded(argv)
+    from rmexport.errors import ExportError
+    from rmruntime.command import run_command
+    from rmruntime.errors import RewardModelError
+
+    return run_command(_prepare, argv, (ExportError, RewardModelError), stops)
+
+
+def _prepare(argv: Sequence[str] | None) -> Work:
+    from functools import partial
+
     arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = arguments.run
-    try:
-        return run(arguments)
-    except (ExportError, RewardModelError) as error:
-        _print_error(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        _print_error("interrupted; nothing half-written was left")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as in `| head`
-        return 0
+    return partial(arguments.run, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    from rmexport.bench.cli import add_bench_arguments
+    from rmexport.compile.cli import add_compile_arguments
+    from rmexport.difference.cli import add_diff_arguments
+    from rmexport.version import __version__
+    from rmruntime.cli import add_score_arguments, run_score
+    from rmruntime.command import CommandParser
+
+    parser = CommandParser(
         prog="rmexport", description="Export Hugging Face reward models to bundles that score without PyTorch."
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    from rmexport.options import ExportOptions
+
     parser.add_argument("--recipe", help="a built-in recipe's name or a path to a .json recipe")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     parser.add_argument("--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto")
@@ -77,6 +80,10 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
+    from typing import get_args
+
+    from rmruntime.manifest import Scheme
+
     parser.add_argument("checkpoint", help="local folder or Hub id")
     parser.add_argument("bundle", help="folder to write")
     _add_checkpoint_arguments(parser)
@@ -98,6 +105,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
+    from rmruntime.backends.base import PRECISIONS
+    from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP
+
     parser.add_argument("bundle")
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
@@ -124,32 +134,48 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> ExportOptions:
+    from rmexport.options import ExportOptions
+
     known = {name: value for name, value in vars(arguments).items() if name in ExportOptions.__dataclass_fields__}
     return ExportOptions(**known)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    import json
+
+    from rmexport.inspection import inspect, text
+    from rmruntime.command import say
+
     facts = inspect(arguments.path, _options(arguments), full=arguments.check == "full")
-    _print(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else text(facts))
+    say(json.dumps(facts, indent=1, ensure_ascii=False) if arguments.json else text(facts))
     return 1 if facts.get("not_finite") else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from rmexport.export import export
+    from rmexport.progress import byte_bar, notify
+    from rmruntime.command import say
+
     with byte_bar("weights") as progress:
         manifest = export(arguments.checkpoint, arguments.bundle, _options(arguments), progress, notify)
     size = sum(f.size for f in manifest.files)
     backbone = manifest.backbone
     stored = manifest.dtype + (f" with {manifest.quantization.scheme} layers" if manifest.quantization else "")
-    _print(
+    say(
         f"{arguments.bundle}: {backbone.model_type} backbone of {_count(backbone.parameters)} parameters, "
         f"{manifest.head} head, {stored}, {size / 1e6:.1f} MB"
     )
     for note in manifest.notes:
-        _print(f"note: {note}")
+        say(f"note: {note}")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from rmexport.errors import VerificationError
+    from rmexport.progress import Watcher, count_bar, notify
+    from rmruntime.cli import stage_memory
+    from rmruntime.command import say
+
     try:
         from rmexport.verify import VerifyOptions, report_json, table, verify  # brings torch and transformers
     except ModuleNotFoundError as error:
@@ -173,25 +199,20 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     watcher = Watcher(notify=notify, bars=count_bar)
     report = verify(arguments.bundle, arguments.checkpoint, options, watcher)
-    _print(report_json(report) if arguments.json else table(report))
+    say(report_json(report) if arguments.json else table(report))
     return 0 if report.passed else 1
 
 
 def _recipes(arguments: argparse.Namespace) -> int:
+    from rmexport.recipe import recipes
+    from rmruntime.command import say
+
     for recipe in recipes().values():
-        _print(f"{recipe.name:<22} {recipe.description}")
+        say(f"{recipe.name:<22} {recipe.description}")
         for repo in recipe.repos:
-            _print(f"{'':<22} - {repo}")
+            say(f"{'':<22} - {repo}")
     return 0
 
 
 def _count(number: int) -> str:
     return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 # the command line's own output
-
-
-def _print_error(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201

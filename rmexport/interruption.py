@@ -7,32 +7,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from rmruntime.stop_signals import SIGNALS
+
 
 @dataclass
 class Interruption:
-    """`requested` once Ctrl-C was pressed."""
+    """`requested` is the first signal that came, once one has: Ctrl-C, or what else ends a command."""
 
-    requested: bool = False
+    requested: int | None = None
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interruption]:
-    """Ctrl-C inside the block sets `requested`, and raises KeyboardInterrupt where the block ends, in whatever way.
+    """A signal inside the block sets `requested`, and has its effect where the block ends, in whatever way.
 
-    Other threads than the main one get none, nor does a process that ignores it.
+    Of Ctrl-C that is KeyboardInterrupt. Other threads than the main one get none; a signal that is ignored, or that
+    ends the process without a word, is left as it is.
     """
-    interruption, before = Interruption(), signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
 
     def request(number: int, frame: FrameType | None) -> None:
-        interruption.requested = True
+        interruption.requested = interruption.requested or number
 
-    signal.signal(signal.SIGINT, request)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    deferred = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in deferred:
+        signal.signal(number, request)
     try:
         yield interruption
     finally:
-        signal.signal(signal.SIGINT, before)
-        if interruption.requested:
-            raise KeyboardInterrupt
+        for number, handler in deferred.items():
+            signal.signal(number, handler)
+        if interruption.requested is not None:
+            signal.raise_signal(interruption.requested)

@@ -1,7 +1,6 @@
 """`rmexport bench`: its arguments, and what is printed; no decisions beyond reading them."""
 
 import argparse
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rmexport.bench.options import DEFAULT_PROFILE, SCENARIOS, BenchOptions
 from rmexport.bench.peers import peers
 from rmexport.bench.profiles import PROFILES
 from rmexport.errors import OptionError
+from rmruntime.command import note, say
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +81,11 @@ def run_bench_command(arguments: argparse.Namespace) -> int:
     else:
         options = read_options(arguments)
         folder = Path(arguments.output or datetime.now().strftime("bench-%Y%m%d-%H%M%S"))
-        report = run_bench(arguments.bundle, options, folder, _tell)
+        report = run_bench(arguments.bundle, options, folder, note)
         status = exit_status(report)
-    _print(table(report))
+    say(table(report))
     write_report(report, folder)
-    _tell(str(folder / "report.html"))
+    note(str(folder / "report.html"))
     return status
 
 
@@ -107,11 +107,3 @@ def _peer_python(item: str) -> tuple[str, str]:
     if not (name and equals and path):
         raise OptionError(f"--peer-python is {item!r}, expected NAME=PATH, such as vllm=/opt/vllm/bin/python")
     return name, path
-
-
-def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)  # noqa: T201 # progress: a run takes minutes
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 # the command line's own output

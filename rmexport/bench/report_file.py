@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rmexport.bench.errors import BenchmarkError
+from rmruntime.pending_file import partial_path
 
 REPORT_NAME = "report.json"
 
@@ -25,11 +26,14 @@ class ReportFile:
     def save(self, report: Mapping[str, Any]) -> None:
         """Replace the file; a reader sees the old report or the new one."""
         body = json.dumps(finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        partial = self.folder / f".{REPORT_NAME}.partial-{os.getpid()}"
+        partial = partial_path(self.folder / REPORT_NAME)
         try:
-            partial.write_text(body, encoding="utf-8")
+            with partial.open("xb") as file:
+                file.write(body.encode(errors="backslashreplace"))
             partial.replace(self.folder / REPORT_NAME)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise BenchmarkError(f"{self.folder / REPORT_NAME} cannot be written ({error.strerror})") from error
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from rmexport.compile.compiled import compile_bundle
 from rmexport.compile.options import LIBRARIES, TARGETS, CompileOptions
 from rmexport.progress import DELAY
+from rmruntime.command import say
 
 REFRESH = 0.1  # seconds between two states of the bar
 
@@ -47,13 +48,13 @@ def run_compile_command(arguments: argparse.Namespace) -> int:
     with _phase_bar() as progress:
         made = compile_bundle(arguments.bundle, CompileOptions(**known), progress)
     record = made.record
-    _print(
+    say(
         f"{made.folder}: {record.compute_dtype} engine of {record.size / 1e6:.1f} MB for {record.gpu} (compute "
         f"capability {record.compute_capability}), by {record.library} {record.version}; passes of up to "
         f"{record.batch_tokens} tokens, sequences of up to {made.max_length}"
     )
     if made.max_length < made.model_length:
-        _print(
+        say(
             f"note: the model takes sequences of up to {made.model_length} tokens; this engine refuses those beyond "
             f"{made.max_length}"
         )
@@ -76,7 +77,3 @@ def _phase_bar() -> Iterator[Callable[[str, int, int], None]]:
                 bar.refresh()
 
         yield show
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 # the command line's own output

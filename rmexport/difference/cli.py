@@ -7,6 +7,7 @@ from rmexport.difference.comparison import diff
 from rmexport.difference.options import DiffOptions
 from rmexport.difference.report import facts, text
 from rmexport.progress import byte_bar
+from rmruntime.command import say
 
 
 def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +25,5 @@ def run_diff_command(arguments: argparse.Namespace) -> int:
     options = DiffOptions(revision_a=arguments.revision_a, revision_b=arguments.revision_b)
     with byte_bar("tensors") as progress:
         found = diff(arguments.a, arguments.b, options, progress)
-    _print(json.dumps(facts(found), indent=1, ensure_ascii=False) if arguments.json else text(found))
+    say(json.dumps(facts(found), indent=1, ensure_ascii=False) if arguments.json else text(found))
     return 1 if found.differs else 0
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 # the command line's own output

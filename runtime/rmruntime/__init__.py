@@ -14,11 +14,15 @@ from rmruntime.errors import (
     RecordError,
     RewardModelError,
 )
-from rmruntime.options import ScoreOptions
-from rmruntime.passes import Statistics
-from rmruntime.reward_model import RewardModel, Run
-from rmruntime.scores import Score
+from rmruntime.lazy_names import lazy_names
 from rmruntime.version import __version__
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    from rmruntime.options import ScoreOptions
+    from rmruntime.passes import Statistics
+    from rmruntime.reward_model import RewardModel, Run
+    from rmruntime.scores import Score
 
 __all__ = [
     "BackendError",
@@ -40,3 +44,15 @@ __all__ = [
     "Statistics",
     "__version__",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "RewardModel": "reward_model",
+            "Run": "reward_model",
+            "Score": "scores",
+            "ScoreOptions": "options",
+            "Statistics": "passes",
+        },
+    )

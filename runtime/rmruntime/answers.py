@@ -67,6 +67,8 @@ def _with_system(messages: tuple[Message, ...], form: Format) -> tuple[Message, 
 def _where(request: Request, index: int, count: int) -> str:
     if count == 1:
         return ""
+    if request.kind == "sets":
+        return f"chosen[{index}]" if index < request.chosen else f"rejected[{index - request.chosen}]"
     names = {"pair": ("chosen", "rejected")[index % 2], "steps": f"the first {index + 1} step(s)"}
     return names.get(request.kind, f"responses[{index}]")
 

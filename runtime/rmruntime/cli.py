@@ -1,17 +1,19 @@
-"""`rmruntime score`: the scoring command, which `rmexport score` shares; no decisions beyond reading arguments."""
+"""`rmruntime score`: the scoring command, which `rmexport score` shares; no decisions beyond reading arguments.
 
-import argparse
-import sys
-from collections.abc import Sequence
-from typing import Literal
+Everything else is imported in the functions: `main` heeds signals first.
+"""
 
-from rmruntime.backends.base import PRECISIONS
-from rmruntime.byte_sizes import parse_bytes
-from rmruntime.cluster.cli import add_cluster_arguments, cluster_options, run_on_cluster
-from rmruntime.errors import OptionError, RewardModelError
-from rmruntime.options import ScoreOptions
-from rmruntime.score_file import FileOptions, score_file
-from rmruntime.version import __version__
+from __future__ import annotations
+
+from rmruntime.stop_signals import heeded
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from rmruntime.command import Work
 
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the stages of a "
@@ -27,6 +29,9 @@ def stage_memory(text: str | None) -> int | Literal["auto"] | None:
     """What `--stage-memory` says. Raises OptionError."""
     if text is None or text == "auto":
         return "auto" if text else None
+    from rmruntime.byte_sizes import parse_bytes
+    from rmruntime.errors import OptionError
+
     try:
         return parse_bytes(text)
     except ValueError as error:
@@ -35,6 +40,9 @@ def stage_memory(text: str | None) -> int | Literal["auto"] | None:
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `score`, for both command lines."""
+    from rmruntime.backends.base import PRECISIONS
+    from rmruntime.cluster.cli import add_cluster_arguments
+
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
     parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
@@ -57,6 +65,11 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_score(arguments: argparse.Namespace) -> int:
     """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
+    from rmruntime.cluster.cli import cluster_options, run_on_cluster
+    from rmruntime.command import note
+    from rmruntime.options import ScoreOptions
+    from rmruntime.score_file import FileOptions, score_file
+
     options = ScoreOptions(
         truncate=arguments.truncate,
         max_length=arguments.max_length,
@@ -80,24 +93,28 @@ def run_score(arguments: argparse.Namespace) -> int:
         text = score_file(arguments.bundle, files, options).text()
     else:
         text = run_on_cluster(arguments.bundle, files, options, cluster)
-    print(text, file=sys.stderr)  # noqa: T201 # the command line's own output
+    note(text)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `rmruntime` command; 2 for errors."""
-    parser = argparse.ArgumentParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
+    """Entry point of the `rmruntime` command; 2 for errors, 130 for Ctrl-C."""
+    stops = heeded(argv)
+    from rmruntime.command import run_command
+    from rmruntime.errors import RewardModelError
+
+    return run_command(_prepare, argv, (RewardModelError,), stops)
+
+
+def _prepare(argv: Sequence[str] | None) -> Work:
+    from functools import partial
+
+    from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
+    from rmruntime.command import CommandParser
+    from rmruntime.version import __version__
+
+    parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     add_score_arguments(commands.add_parser("score", help="score a file of records"))
-    try:
-        return run_score(parser.parse_args(argv))
-    except RewardModelError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as in `| head`
-        return 0
+    return partial(run_score, parser.parse_args(argv))

@@ -3,6 +3,7 @@
 RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
 ├── OptionError            an option has a value that it cannot have
+├── OutputError            records cannot be written: a full disk, a closed pipe
 ├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
 ├── BackendError           the engine cannot run what was asked of it
 │   ├── EngineNotInstalled the engine's package is missing; the message names the extra
@@ -27,6 +28,10 @@ class BundleError(RewardModelError):
 
 class OptionError(RewardModelError):
     """An option has a value that it cannot have."""
+
+
+class OutputError(RewardModelError):
+    """Records cannot be written: the disk is full, or the reader of a pipe has gone."""
 
 
 class ClusterError(RewardModelError):
@@ -56,7 +61,7 @@ class PassTooLarge(BackendError):
 class InputError(RewardModelError):
     """A record cannot be scored; the other records can. `record_id` is the record's own id where it had one."""
 
-    record_id: str | int | None = None
+    record_id: str | int | float | None = None
 
 
 class RecordError(InputError):

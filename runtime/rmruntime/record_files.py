@@ -1,23 +1,27 @@
-"""Reads records from JSON lines or Parquet, one at a time, and turns what is wrong with one into a value.
+"""Reads records from JSON lines, a JSON array or Parquet, and turns what is wrong with one into a value.
 
 Between the files users have and the scorer. The number of a record is its line's index from 0 (blank lines count,
-so that it can be found again), or its row's index in a Parquet table; it is the record's id where it has none.
+so that it can be found again), or its item's in an array, or its row's in a Parquet table; it is the record's id where
+it has none.
 """
 
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rmruntime.errors import InputError, RecordError, RewardModelError
-from rmruntime.records import IGNORED_KEYS, Request, parse_record
+from rmruntime.record_arrays import BOM, array_items, first_item, is_array
+from rmruntime.record_tables import Row, table_rows
+from rmruntime.records import Request, identity_of, parse_record
 
 LINE_SUFFIXES = (".jsonl", ".json", ".ndjson", "")
-PARQUET_ROWS = 1024
 _BOM = "\ufeff"
 
 Record = tuple[int, Request | InputError]
@@ -35,20 +39,21 @@ class Place:
 def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
     """Number and request of every record, or the error that keeps it from being one.
 
-    `source` is a path (.jsonl, .json with one object a line, .parquet), "-" for standard input, or an open file.
+    `source` is a path (.jsonl, .json with one object a line or an array of them, .parquet), "-" for standard input, or
+    lines, such as an open file.
     Raises RewardModelError when the file as a whole cannot be read.
     """
     if source == "-":
-        return read_lines(sys.stdin.buffer, Place(name="standard input"))
+        return _standard_input()
     if not isinstance(source, (str, Path)):
         return read_lines(source, Place(name=str(getattr(source, "name", "the input"))))
     path = Path(source)
     if not os.path.exists(path) or os.path.isdir(path):
         raise RewardModelError(f"{path}: found {'a folder' if os.path.isdir(path) else 'nothing'}, expected a file")
     if path.suffix == ".parquet":
-        return read_rows(path, Place(name=path.name))
+        return read_rows(path, Place(name=shown_name(path)))
     if path.suffix in LINE_SUFFIXES:
-        return _file_lines(path)
+        return _path_lines(path)
     raise RewardModelError(f"{path}: found the ending {path.suffix}, expected .jsonl, .json or .parquet")
 
 
@@ -65,35 +70,71 @@ def import_pyarrow(path: Path) -> Any:
     return pyarrow, pyarrow.parquet
 
 
-def _file_lines(path: Path) -> Iterator[Record]:
+def _path_lines(path: Path) -> Iterator[Record]:
     try:
         with path.open("rb") as file:
-            yield from read_lines(file, Place(name=path.name))
+            yield from _stream_records(file, Place(name=shown_name(path)), json_file=path.suffix == ".json")
     except OSError as error:
         raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _standard_input() -> Iterator[Record]:
+    if sys.stdin is None:
+        raise RewardModelError("standard input: found it closed, expected records; give a file, or pipe records in")
+    try:
+        yield from _stream_records(sys.stdin.buffer, Place(name="standard input"), json_file=False)
+    except OSError as error:
+        raise RewardModelError(f"standard input: cannot be read ({error.strerror})") from error
+
+
+def _stream_records(file: BinaryIO, place: Place, *, json_file: bool) -> Iterator[Record]:
+    """Records of an array, or of lines, which are read as they come."""
+    first = file.readline()
+    while first and not first.removeprefix(BOM).strip():
+        place = replace(place, first=place.first + 1, record=place.record + 1)
+        first = file.readline()
+    if not first.removeprefix(BOM).lstrip().startswith(b"["):
+        return read_lines(chain([first], file), place)
+    data = first + file.read()
+    if is_array(data, json_file=json_file):
+        return read_items(data, first_item(data), replace(place, first=0, record=0))
+    return read_lines(BytesIO(data), place)
+
+
+def read_items(data: bytes, start: int, place: Place, count: int | None = None) -> Iterator[Record]:
+    """Records of a JSON array, of which `start` is where one begins, that of a place; of `count` of them, or of all."""
+    for offset, item in enumerate(islice(array_items(data, start), count)):
+        where = f"{place.name}, item {place.first + offset + 1} (record {place.record + offset})"
+        if item.error is not None:
+            yield place.record + offset, RecordError(f"{where}: {item.error}")
+        else:
+            yield place.record + offset, _parsed(data[item.start : item.end], where, with_bom=False)
 
 
 def read_lines(lines: Iterable[str | bytes], place: Place) -> Iterator[Record]:
     """Records of lines that begin at a place; blank lines count and are none."""
     for offset, line in enumerate(lines):
         if line.strip():
-            yield place.record + offset, _parse_line(line, offset, place)
+            number = place.first + offset
+            where = f"{place.name}, line {number + 1} (record {place.record + offset})"
+            yield place.record + offset, _parsed(line, where, with_bom=number == 0)
 
 
-def _parse_line(line: str | bytes, offset: int, place: Place) -> Request | InputError:
+def _parsed(text: str | bytes, where: str, *, with_bom: bool) -> Request | InputError:
     data: object = None
-    number = place.first + offset
     try:
-        data = _decode_line(line, number)
+        data = _decoded(text, with_bom=with_bom)
         return parse_record(data)
     except RecordError as error:
-        return _located(error, data, f"{place.name}, line {number + 1} (record {place.record + offset})")
+        return _located(error, data, where)
 
 
-def _decode_line(line: str | bytes, number: int) -> object:
+def _decoded(given: str | bytes, *, with_bom: bool) -> object:
     try:
-        text = line if isinstance(line, str) else line.decode()
-        return json.loads(text.removeprefix(_BOM) if number == 0 else text)
+        text = given if isinstance(given, str) else given.decode()
+        return json.loads(
+            text.removeprefix(_BOM) if with_bom else text, object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError as error:
         raise RecordError(f"found bytes that are not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -104,6 +145,18 @@ def _decode_line(line: str | bytes, number: int) -> object:
         raise RecordError(f"found JSON that cannot be read ({error})") from error
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RecordError(f"found the key {twice!a} twice in one object, expected each key once")
+    return found
+
+
+def _refuse_constant(word: str) -> object:
+    raise RecordError(f"found {word}, which is no JSON, expected a number or null")
+
+
 def read_rows(
     path: Path, place: Place, *, groups: Sequence[int] | None = None, skip: int = 0, count: int | None = None
 ) -> Iterator[Record]:
@@ -112,36 +165,30 @@ def read_rows(
     Raises RewardModelError when there is no such table.
     """
     pyarrow, parquet = import_pyarrow(path)
+    end = None if count is None else skip + count
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name not in IGNORED_KEYS]
-            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=columns, row_groups=groups)
-            end = None if count is None else skip + count
-            for offset, row in enumerate(islice(_rows(batches, skip), skip, end)):
-                yield place.record + offset, _parse_row(row, offset, place)
+        with path.open("rb") as source, parquet.ParquetFile(source) as file:
+            for offset, row in enumerate(islice(table_rows(pyarrow, file, groups, skip), skip, end)):
+                where = f"{place.name}, row {place.first + offset + 1} (record {place.record + offset})"
+                yield place.record + offset, _parsed_row(row, where)
     except (pyarrow.ArrowException, OSError) as error:
         raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
 
 
-def _rows(batches: Iterable[Any], skip: int) -> Iterator[object]:
-    """Rows of all batches; those of batches that are skipped as a whole are not made."""
-    seen = 0
-    for batch in batches:
-        seen += batch.num_rows
-        yield from batch.to_pylist() if seen > skip else [None] * batch.num_rows
-
-
-def _parse_row(row: object, offset: int, place: Place) -> Request | InputError:
+def _parsed_row(row: Row | RecordError, where: str) -> Request | InputError:
     try:
-        return parse_record(row)
+        return _located(row, None, where) if isinstance(row, RecordError) else parse_record(row)
     except RecordError as error:
-        where = f"{place.name}, row {place.first + offset + 1} (record {place.record + offset})"
         return _located(error, row, where)
+
+
+def shown_name(path: Path) -> str:
+    """The file's name in messages; bytes that are no UTF-8 as escapes."""
+    return os.fsencode(path.name).decode(errors="backslashreplace")
 
 
 def _located(error: RecordError, data: object, where: str) -> RecordError:
     """The error with its place, and with the record's own id where that much of it can be read."""
     located = RecordError(f"{where}: {error}")
-    identity = data.get("id") if isinstance(data, dict) else None
-    located.record_id = identity if isinstance(identity, (str, int)) and not isinstance(identity, bool) else None
+    located.record_id = error.record_id if data is None else identity_of(data)
     return located

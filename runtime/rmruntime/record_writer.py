@@ -1,30 +1,43 @@
 """Writes output records: JSON lines to standard output or a file, or a Parquet table.
 
-A file appears under its name only when it is complete: it is written beside it and renamed.
+A file appears under its name only when it is complete: it is written beside it and renamed. When a run ends early, what
+was written can be kept under another name.
 """
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Protocol, Self
 
 import numpy as np
 
-from rmruntime.errors import RewardModelError
+from rmruntime.errors import OutputError, RewardModelError
+from rmruntime.pending_file import PendingFile, write_reason
 from rmruntime.record_files import import_pyarrow
+
+STDOUT = "standard output"
+INT64 = range(-(1 << 63), 1 << 63)
 
 
 class RecordWriter(Protocol):
-    """A context manager; leaving it with an exception discards what was written to a file."""
+    """A context manager; leaving it with an exception discards what was written to a file and not salvaged."""
+
+    def refusal(self, identity: object) -> str | None:
+        """Why an id cannot be written; None where it can."""
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Add one record, in order."""
+        """Add one record, in order. Raises OutputError."""
 
-    def salvage(self) -> Path | None:
-        """What was written stays though an exception follows, under the name that is given back; None for stdout."""
+    def finish(self) -> None:
+        """Give the file its name; nothing is written after. Raises OutputError."""
+
+    def salvage(self) -> str | None:
+        """Keep what was written under another name; says where, and None where there is nothing to keep."""
 
     def __enter__(self) -> Self: ...
 
@@ -39,7 +52,7 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     Raises RewardModelError when the folder is missing or cannot be written, or when pyarrow is needed and absent.
     """
     if target is None or target == "-":
-        return JsonLinesWriter(None)
+        return StandardOutputWriter()
     path = Path(target)
     if not os.path.isdir(path.parent):
         raise RewardModelError(f"{path}: the folder {path.parent} does not exist; make it first")
@@ -48,22 +61,18 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     return ParquetWriter(path) if path.suffix == ".parquet" else JsonLinesWriter(path)
 
 
-class JsonLinesWriter:
-    """One JSON object a line, UTF-8, floats as Python prints them (nothing is rounded)."""
+class _Writer:
+    """What the writers have in common: a file that is finished or discarded when the context ends."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._final = None if path is None else _Pending(path)
-        self._file: TextIO = sys.stdout if self._final is None else self._final.open_text()
-        # Standard output may be in an encoding that lacks the characters of an id.
-        self._ascii = (self._file.encoding or "").lower() not in ("utf-8", "utf8")
-
-    def write(self, record: Mapping[str, object]) -> None:
-        """Add one record; raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
-        self._file.write(_json_line(record, ascii_only=self._ascii))
-
-    def salvage(self) -> Path | None:
+    def refusal(self, identity: object) -> str | None:
         """See RecordWriter."""
-        return None if self._final is None else self._final.salvage()
+        return None
+
+    def finish(self) -> None:
+        """See RecordWriter."""
+
+    def discard(self) -> None:
+        """Remove what was neither finished nor salvaged."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,18 +80,83 @@ class JsonLinesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._final is None:
-            self._file.flush()
-            return
         try:
-            self._file.close()
-            self._final.settle(keep=kind is None)
-        except OSError as problem:  # the last records did not fit on the disk
-            self._final.discard()
-            raise RewardModelError(f"{self._final.path}: cannot be written ({problem.strerror})") from problem
+            if kind is None:
+                self.finish()
+        finally:
+            self.discard()
 
 
-class ParquetWriter:
+class StandardOutputWriter(_Writer):
+    """One JSON object a line on standard output, in its own encoding."""
+
+    def __init__(self) -> None:
+        """Raises OutputError when standard output is closed."""
+        if sys.stdout is None:
+            raise OutputError(f"{STDOUT}: found it closed, expected a place for the records; give one with -o")
+        self._file = sys.stdout
+        # Standard output may be in an encoding that lacks the characters of an id.
+        self._ascii = (self._file.encoding or "").lower() not in ("utf-8", "utf8")
+        self._written = 0
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """See RecordWriter."""
+        text = _json_line(record, ascii_only=self._ascii).decode()
+        with self._reported():
+            self._file.write(text)
+        self._written += 1
+
+    def finish(self) -> None:
+        """See RecordWriter."""
+        with self._reported():
+            self._file.flush()
+
+    def salvage(self) -> str | None:
+        """What was written is with its reader already, but for what is in a buffer."""
+        with suppress(OutputError):
+            self.finish()
+        return None
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            raise OutputError(
+                f"{STDOUT}: {write_reason(error)}; {self._written} records were written to it, of which its reader may "
+                "lack the last; -o FILE keeps all"
+            ) from error
+
+
+class JsonLinesWriter(_Writer):
+    """One JSON object a line, UTF-8, floats as Python prints them (nothing is rounded)."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = PendingFile(path)
+        self._records = self._end = 0  # whole ones, and where the last of them ends
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
+        line = _json_line(record)
+        self._file.write(line)
+        self._records += 1
+        self._end += len(line)
+
+    def finish(self) -> None:
+        """See RecordWriter."""
+        self._file.finish()
+
+    def salvage(self) -> str | None:
+        """See RecordWriter. A record of which the disk took only a part is cut off."""
+        kept = self._file.keep(self._end) if self._records else None
+        return None if kept is None else f"{kept} ({_counted(self._records)})"
+
+    def discard(self) -> None:
+        """See _Writer."""
+        self._file.discard()
+
+
+class ParquetWriter(_Writer):
     """A table whose columns are all keys that occurred; ids of mixed types become strings.
 
     Rows are held in memory until the end, because only then are all columns and their types known.
@@ -90,86 +164,92 @@ class ParquetWriter:
 
     def __init__(self, path: Path) -> None:
         self._pyarrow, self._parquet = import_pyarrow(path)
-        self._final = _Pending(path)
-        self._final.open_text().close()  # a folder that cannot be written is found out before scoring, not after
+        self._file = PendingFile(path)  # a folder that cannot be written is found out before scoring, not after
         self._rows: list[dict[str, Any]] = []
 
+    def refusal(self, identity: object) -> str | None:
+        """See RecordWriter."""
+        if isinstance(identity, int) and identity not in INT64:
+            return f"id: found {identity}, expected an integer of 64 bits, which Parquet holds; write .jsonl instead"
+        return None
+
     def write(self, record: Mapping[str, object]) -> None:
-        """Add one record; raises RewardModelError for a value that JSON has no word for."""
+        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for."""
         self._rows.append(json.loads(_json_line(record)))
 
-    def salvage(self) -> Path | None:
-        """See RecordWriter."""
-        return self._final.salvage()
+    def finish(self) -> None:
+        """See RecordWriter. Raises OutputError for rows that are no table, too."""
+        if not self._file.settled:
+            self._write_table()
+            self._file.finish()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def salvage(self) -> str | None:
+        """See RecordWriter. What cannot be a table, or has no room as one, becomes JSON lines."""
+        if not self._rows or self._file.settled:
+            return None
         try:
-            if kind is None or self._final.salvaged is not None:
-                self._parquet.write_table(self._pyarrow.table(self._columns()), self._final.partial)
-                self._final.settle(keep=kind is None)
-        except (self._pyarrow.ArrowException, OSError) as problem:
-            raise RewardModelError(
-                f"{self._final.path}: the records cannot be written as a Parquet table ({problem}); try .jsonl"
+            kept = self._file.keep(self._write_table())
+            return None if kept is None else f"{kept} ({_counted(len(self._rows))})"
+        except OutputError:
+            self._file.discard()  # makes room
+        return keep_lines(self._file.path.name, (self._file.path.parent, Path(tempfile.gettempdir())), self._rows)
+
+    def discard(self) -> None:
+        """See _Writer."""
+        self._file.discard()
+
+    def _write_table(self) -> int:
+        """Write the rows; how many bytes they are. Raises OutputError."""
+        sink = self._pyarrow.BufferOutputStream()
+        try:
+            self._parquet.write_table(self._pyarrow.table(self._columns()), sink)
+        except (self._pyarrow.ArrowException, ValueError, OverflowError) as problem:
+            raise OutputError(
+                f"{self._file.path}: the records cannot be written as a Parquet table ({problem}); try .jsonl"
             ) from problem
-        finally:
-            self._final.discard()
+        table = memoryview(sink.getvalue())
+        self._file.write(table)
+        return len(table)
 
     def _columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(name for row in self._rows for name in row)
         columns = {name: [row.get(name) for row in self._rows] for name in names}
         if len({type(value) for value in columns.get("id", ())}) > 1:
-            columns["id"] = [str(value) for value in columns["id"]]
+            columns["id"] = [value if isinstance(value, str) else json.dumps(value) for value in columns["id"]]
         return columns
 
 
-class _Pending:
-    """A file under a temporary name, until it is kept or discarded."""
+def keep_lines(name: str, folders: Iterable[Path], rows: Sequence[Mapping[str, object]]) -> str | None:
+    """Keep rows as JSON lines in the first folder that has room for all, else as many as any has room for.
 
-    def __init__(self, path: Path) -> None:
-        # Renaming onto /dev/stdout or a named pipe would replace it by a plain file.
-        special = os.path.exists(path) and not os.path.isfile(path)
-        self.path = path if special else path.resolve()
-        self.salvaged: Path | None = None
-        self.partial = path if special else self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-
-    def open_text(self) -> TextIO:
-        try:
-            return self.partial.open("w", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise RewardModelError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-    def salvage(self) -> Path:
-        """Have `settle` keep what there is, under another name than a complete file would get."""
-        if self.salvaged is None and self.partial != self.path:
-            self.salvaged = self.path.with_name(f"{self.path.name}.partial")
-        return self.salvaged or self.path
-
-    def settle(self, *, keep: bool) -> None:
-        """Rename the partial file to its name, or to that of salvaged records, or remove it."""
-        if self.partial == self.path:
-            return
-        name = self.path if keep else self.salvaged
-        if name is not None:
-            self.partial.replace(name)
-        else:
-            self.discard()
-
-    def discard(self) -> None:
-        """Remove what is left of the partial file."""
-        if self.partial != self.path:
-            self.partial.unlink(missing_ok=True)
+    Says where; None where there is no room for one.
+    """
+    tried: list[tuple[int, JsonLinesWriter]] = []
+    for folder in folders:
+        with suppress(OutputError):
+            tried.append((0, JsonLinesWriter(folder / f"{name}.jsonl")))
+            for number, row in enumerate(rows, 1):
+                tried[-1][1].write(row)
+                tried[-1] = (number, tried[-1][1])
+            break
+    best = max(tried, key=lambda count_and_writer: count_and_writer[0], default=None)
+    kept = None if best is None else best[1].salvage()
+    for _, writer in tried:
+        writer.discard()
+    return kept
 
 
-def _json_line(record: Mapping[str, object], *, ascii_only: bool = False) -> str:
+def _counted(records: int) -> str:
+    return f"{records} record{'' if records == 1 else 's'}"
+
+
+def _json_line(record: Mapping[str, object], *, ascii_only: bool = False) -> bytes:
+    """Half a surrogate pair, which UTF-8 has no bytes for, is escaped, as JSON allows."""
     try:
-        return json.dumps(record, ensure_ascii=ascii_only, allow_nan=False, default=_plain) + "\n"
+        text = json.dumps(record, ensure_ascii=ascii_only, allow_nan=False, default=_plain) + "\n"
     except ValueError as error:
         raise RewardModelError(f"record {record.get('id')!r}: found a number that is not finite in {record}") from error
+    return text.encode(errors="backslashreplace")
 
 
 def _plain(value: object) -> object:

@@ -1,6 +1,6 @@
 """Parses records, the JSON objects users write, into requests, what the encoder takes.
 
-A record is one of (any may carry "id", a string or an integer):
+A record is one of (any may carry "id", a string, a number, or true or false):
     {"messages": [{"role", "content"}, ...]}          {"text": "..."}          {"input_ids": [1, 2, ...]}
     {"prompt": "..." or messages, "response": "..."}
     {"prompt": "..." or messages, "responses": ["...", ...]}
@@ -8,26 +8,30 @@ A record is one of (any may carry "id", a string or an integer):
     {"prompt": "..." or messages, "chosen": ..., "rejected": ...}
 
 chosen and rejected are answers, or messages as preference data sets have them: the whole conversation (then a prompt
-may be left out, and must be found in it where it is given) or only the turns after the prompt.
+may be left out, and must be found in it where it is given) or only the turns after the prompt. Either may be a list of
+such answers. Beside them messages are ignored: data sets repeat the chosen conversation there.
 
-A key whose value is null counts as absent, because that is how a Parquet table writes an absent key. Other keys are an
-error, except the columns of IGNORED_KEYS, which never change a score. Content may be a list of text parts, which are
+A key whose value is null counts as absent, because that is how a Parquet table writes an absent key. Other keys are
+passed over, unless they are nearly one of these (record_keys.py). Content may be a list of text parts, which are
 joined without a separator.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from rmruntime.errors import RecordError
+from rmruntime.published_records import as_plain
+from rmruntime.record_keys import IGNORED_KEYS, KNOWN_KEYS, PLAIN_KEYS, check_key
 
-Kind = Literal["single", "candidates", "pair", "steps"]
+__all__ = ["IGNORED_KEYS", "Conversation", "Identity", "Kind", "Message", "Request", "identity_of", "parse_record"]
 
-IGNORED_KEYS = frozenset(
-    {"category", "dataset", "expected", "language", "metadata", "prompt_id", "score_chosen", "score_rejected", "source"}
-    | {"split", "subset", "tags", "url"}
-)
+Kind = Literal["single", "candidates", "pair", "sets", "steps"]
+Identity = str | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,15 @@ class Request:
     """A parsed record.
 
     `conversations` holds one ("single"), one a response in their order ("candidates"), chosen then rejected ("pair"),
-    or the prompt alone ("steps", whose answer is in `steps`).
+    several chosen, of which there are `chosen`, then several rejected ("sets"), or the prompt alone ("steps", whose
+    answer is in `steps`).
     """
 
     kind: Kind
     conversations: tuple[Conversation, ...]
     steps: tuple[str, ...] = ()
-    id: str | int | None = None
+    chosen: int = 0
+    id: Identity | None = None
 
 
 def parse_record(data: object) -> Request:
@@ -72,61 +78,104 @@ def parse_record(data: object) -> Request:
     """
     if not isinstance(data, Mapping):
         raise RecordError(f"a record: found {_found(data)}, expected an object such as {_shown(_EXAMPLE)}")
-    record = {key: value for key, value in data.items() if value is not None and key not in IGNORED_KEYS}
-    identity = _identity(record.pop("id", None))
-    _refuse_unknown(record, _KNOWN_KEYS, "the record")
+    given = {key: value for key, value in data.items() if value is not None and isinstance(key, str)}
+    identity = _identity(given.pop("id", None))
+    for key in given:
+        check_key(key)
+    known = {key: value for key, value in given.items() if key in KNOWN_KEYS}
+    record = _plain(known)
     build = _BUILDERS.get(frozenset(record))
     if build is None:
         expected = "; ".join(", ".join(keys) for keys in _FORMS)
-        found = ", ".join(record) or "none"
-        raise RecordError(f"the record: found the keys {found}, expected exactly one of the sets: {expected}")
-    kind, conversations, steps = build(record)
-    return Request(kind=kind, conversations=conversations, steps=steps, id=identity)
+        found = ", ".join(known) or "none"
+        others = ", ".join(key for key in given if key not in known)
+        ignored = f" (others, which are ignored: {others:.60})" if others else ""
+        raise RecordError(f"the record: found the keys {found}{ignored}, expected exactly one of the sets: {expected}")
+    parts = build(record)
+    return Request(
+        kind=parts.kind, conversations=parts.conversations, steps=parts.steps, chosen=parts.chosen, id=identity
+    )
 
 
-_Parts = tuple[Kind, tuple[Conversation, ...], tuple[str, ...]]
+def identity_of(data: object) -> Identity | None:
+    """The id of what may be no record; None where there is none that can be carried."""
+    try:
+        return _identity(data.get("id")) if isinstance(data, Mapping) else None
+    except RecordError:
+        return None
+
+
+def _plain(known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plain keys of a record, one set of which says what it is."""
+    record = {key: value for key, value in as_plain(known).items() if key in PLAIN_KEYS}
+    if "chosen" in record and "rejected" in record:
+        record.pop("messages", None)
+    return record
+
+
+class _Parts(NamedTuple):
+    kind: Kind
+    conversations: tuple[Conversation, ...]
+    steps: tuple[str, ...] = ()
+    chosen: int = 0
+
+
 _EXAMPLE = {"prompt": "...", "response": "..."}
 
 
 def _from_messages(record: Mapping[str, Any]) -> _Parts:
-    return "single", (Conversation(messages=_messages(record["messages"], "messages")),), ()
+    return _Parts("single", (Conversation(messages=_messages(record["messages"], "messages")),))
 
 
 def _from_text(record: Mapping[str, Any]) -> _Parts:
     text = _text(record["text"], "text")
     if not text:
         raise RecordError("text: found an empty string, expected a rendered conversation")
-    return "single", (Conversation(text=text),), ()
+    return _Parts("single", (Conversation(text=text),))
 
 
 def _from_input_ids(record: Mapping[str, Any]) -> _Parts:
-    ids = record["input_ids"]
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
-    items = _non_empty_list(ids, "input_ids", "token ids")
+    items = _non_empty_list(record["input_ids"], "input_ids", "token ids")
     if not set(map(type, items)) <= {int}:
         index, wrong = next((i, item) for i, item in enumerate(items) if type(item) is not int)
         raise RecordError(f"input_ids[{index}]: found {_found(wrong)}, expected an integer")
-    return "single", (Conversation(input_ids=tuple(items)),), ()
+    return _Parts("single", (Conversation(input_ids=tuple(items)),))
 
 
 def _from_response(record: Mapping[str, Any]) -> _Parts:
     prompt = _open_prompt(record["prompt"])
-    return "single", (_answered(prompt, _text(record["response"], "response")),), ()
+    return _Parts("single", (_answered(prompt, _text(record["response"], "response")),))
 
 
 def _from_responses(record: Mapping[str, Any]) -> _Parts:
     prompt, responses = _open_prompt(record["prompt"]), _texts(record["responses"], "responses")
-    return "candidates", tuple(_answered(prompt, response) for response in responses), ()
+    return _Parts("candidates", tuple(_answered(prompt, response) for response in responses))
 
 
 def _from_steps(record: Mapping[str, Any]) -> _Parts:
     prompt = _open_prompt(record["prompt"])
-    return "steps", (Conversation(messages=prompt),), _texts(record["steps"], "steps")
+    return _Parts("steps", (Conversation(messages=prompt),), _texts(record["steps"], "steps"))
 
 
 def _from_pair(record: Mapping[str, Any]) -> _Parts:
     prompt = record.get("prompt")
-    return "pair", tuple(_preferred(prompt, record[key], key) for key in ("chosen", "rejected")), ()
+    if any(_is_set(record[key]) for key in ("chosen", "rejected")):
+        chosen, rejected = (_answers(prompt, record[key], key) for key in ("chosen", "rejected"))
+        return _Parts("sets", (*chosen, *rejected), chosen=len(chosen))
+    return _Parts("pair", tuple(_preferred(prompt, record[key], key) for key in ("chosen", "rejected")))
+
+
+def _is_set(answers: object) -> bool:
+    """Whether this is a list of answers; a list of objects is one answer, the turns of a conversation."""
+    items = _as_list(answers)
+    return isinstance(items, (list, tuple)) and len(items) > 0 and not isinstance(items[0], Mapping)
+
+
+def _answers(prompt: object, answers: object, key: str) -> list[Conversation]:
+    if not _is_set(answers):
+        return [_preferred(prompt, answers, key)]
+    items = _non_empty_list(answers, key, "answers")
+    return [_preferred(prompt, item, f"{key}[{index}]") for index, item in enumerate(items)]
 
 
 # The keys of each kind of record; the message for any other combination lists them in this order.
@@ -141,7 +190,6 @@ _FORMS: dict[tuple[str, ...], Callable[[Mapping[str, Any]], _Parts]] = {
     ("input_ids",): _from_input_ids,
 }
 _BUILDERS = {frozenset(keys): build for keys, build in _FORMS.items()}
-_KNOWN_KEYS = frozenset(key for keys in _FORMS for key in keys) | {"id", "metadata"}
 
 
 def _preferred(prompt: object, answer: object, key: str) -> Conversation:
@@ -239,7 +287,13 @@ def _text(value: object, where: str) -> str:
     return value
 
 
+def _as_list(value: object) -> object:
+    """Arrays, which is how pandas gives the lists of a Parquet table, as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _non_empty_list(value: object, where: str, of: str) -> Sequence[Any]:
+    value = _as_list(value)
     if not isinstance(value, (list, tuple)):
         raise RecordError(f"{where}: found {_found(value)}, expected {of if ',' in of else f'a list of {of}'}")
     if not value:
@@ -247,12 +301,14 @@ def _non_empty_list(value: object, where: str, of: str) -> Sequence[Any]:
     return value
 
 
-def _identity(value: object) -> str | int | None:
+def _identity(value: object) -> Identity | None:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, str):
         return _text(value, "id")
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise RecordError(f"id: found {_found(value)}, expected a string or an integer")
+    raise RecordError(f"id: found {_found(value)}, expected a string, a finite number, or true or false")
 
 
 def _refuse_unknown(given: Iterable[object], known: Collection[str], where: str) -> None:
@@ -270,5 +326,8 @@ def _found(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -107,7 +107,8 @@ class RewardModel:
         return self._executor.batch_tokens
 
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
-        """Scores in input order; a pair gives [chosen, rejected], candidates a list.
+        """Scores in input order; a pair gives [chosen, rejected], candidates a list, and lists of chosen and rejected
+        answers one list, the chosen first.
 
         `records` are dicts as in the CLI's JSON lines. Raises InputError for the first record that cannot be scored,
         with its index.
@@ -255,6 +256,7 @@ def _parsed(index: int, record: Mapping[str, Any]) -> Request:
 _JOIN: dict[str, Callable[[list[Score], ScoreOptions], Scored]] = {
     "single": lambda scores, options: scores[0],
     "pair": lambda scores, options: scores,
+    "sets": lambda scores, options: scores,
     "candidates": lambda scores, options: scores,
     "steps": lambda scores, options: (
         scores[0] if scores[0].steps is not None else score_from_partials(scores, options.aggregate)

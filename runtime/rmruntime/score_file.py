@@ -14,7 +14,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rmruntime.backends.base import Precision
-from rmruntime.errors import BackendError, BundleError, DeviceLimit, InputError, NonFiniteScore
+from rmruntime.distinct_files import check_distinct
+from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
 from rmruntime.flags import SUMMARIES, kinds_of
 from rmruntime.option_checks import BYTES, THREADS, check_fields
 from rmruntime.options import ScoreOptions
@@ -52,6 +53,7 @@ class FileOptions:
 class Summary:
     """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half.
 
+    `sets_right` of `sets`, records with lists of chosen and rejected answers, had every chosen above every rejected.
     `flagged` counts records by the kinds of their flags (`rmruntime.flags`). `reason` says why this engine was chosen,
     as `RewardModel.backend_reason` does.
     """
@@ -63,6 +65,8 @@ class Summary:
     errors: int = 0
     pairs: int = 0
     pairs_right: float = 0.0
+    sets: int = 0
+    sets_right: float = 0.0
     truncated: int = 0
     flagged: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -70,7 +74,17 @@ class Summary:
 
     def __add__(self, other: "Summary") -> "Summary":
         """Of both, which one engine scored."""
-        counts = ("records", "errors", "pairs", "pairs_right", "truncated", "seconds", "statistics")
+        counts = (
+            "records",
+            "errors",
+            "pairs",
+            "pairs_right",
+            "sets",
+            "sets_right",
+            "truncated",
+            "seconds",
+            "statistics",
+        )
         flagged = dict(Counter(self.flagged) + Counter(other.flagged))
         return replace(self, flagged=flagged, **{n: getattr(self, n) + getattr(other, n) for n in counts})
 
@@ -92,6 +106,8 @@ class Summary:
             lines.append(f"engine {self.backend}, because {self.reason}")
         if self.pairs:
             lines.append(f"pair accuracy {self.pairs_right / self.pairs:.2%} ({self.pairs} pairs)")
+        if self.sets:
+            lines.append(f"set accuracy {self.sets_right / self.sets:.2%} ({self.sets} lists of chosen and rejected)")
         for count, what in (
             (self.errors, "records could not be scored"),
             (self.truncated, "records were truncated"),
@@ -105,18 +121,22 @@ class Summary:
 def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summary:
     """Score `files.input` with a bundle.
 
-    Raises InputError for a bad record unless `on_error` is "skip", and what loading and reading raise.
+    Raises InputError for a bad record unless `on_error` is "skip", OutputError when results cannot be written, and
+    what loading and reading raise. Whatever ends the run, the results that there are by then are kept, and the error
+    says where.
     """
+    check_distinct(files.input, files.output)
     with (
         load_model(bundle, files) as model,
         open_writer(files.output) as writer,
         tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
     ):
         begin = time.perf_counter()
-        with _salvaged(writer):
+        with salvaged(writer):
             summary = score_records(
                 model, read_records(files.input), writer, options, on_error=files.on_error, advance=bar.update
             )
+            writer.finish()
     return replace(summary, seconds=time.perf_counter() - begin)
 
 
@@ -131,13 +151,28 @@ def score_records(
 ) -> Summary:
     """Score records and write their results, a window at a time; raises as `score_file` does."""
     summary = Summary(backend=model.backend, precision=model.precision, reason=model.backend_reason)
-    with one_ahead(lambda window: _encoded(model, window, options), cut_windows(records)) as ahead:
+    windows = cut_windows(writable(records, writer))
+    with one_ahead(lambda window: _encoded(model, window, options), windows) as ahead:
         for window in ahead:
             run = model.run_encoded(window.requests, window.sequences, options, advance=advance)
             results = _in_place(window.records, run)
             _write(writer, window.records, results, on_error)
             summary = _added(summary, window.records, results, run)
     return summary
+
+
+def writable(records: Iterable[Record], writer: RecordWriter) -> Iterator[Record]:
+    """The records, with an error in the place of one whose id the output cannot hold."""
+    for number, request in records:
+        own = request.record_id if isinstance(request, InputError) else request.id
+        refusal = None if own is None else writer.refusal(own)
+        if refusal is None:
+            yield number, request
+        elif isinstance(request, InputError):  # its own error is the one to know of
+            request.record_id = None
+            yield number, request
+        else:
+            yield number, RecordError(f"record {number}: {refusal}")
 
 
 def load_model(bundle: str, files: FileOptions) -> RewardModel:
@@ -174,14 +209,21 @@ def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
 
 
 @contextmanager
-def _salvaged(writer: RecordWriter) -> Iterator[None]:
-    """What was scored before the engine or the device failed, weights were changed, or a score was no number, stays."""
+def salvaged(writer: RecordWriter) -> Iterator[None]:
+    """What was scored is kept, whatever ends the run: a record, the engine, the disk, or the user."""
     try:
         yield
-    except (BackendError, BundleError, DeviceLimit) as error:
+    except BaseException as error:  # of any type: it is raised again
         kept = writer.salvage()
-        where = "" if kept is None else f". What was scored until then is in {kept}"
-        raise type(error)(f"{error}{where}") from error
+        if kept is None:
+            raise
+        where = f"what was scored until then is in {kept}"
+        if isinstance(error, RewardModelError):
+            raise type(error)(f"{error}. {where[0].upper()}{where[1:]}") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(where) from error
+        error.add_note(where)
+        raise
 
 
 def _write(
@@ -204,7 +246,10 @@ def _write(
 
 
 def result_fields(request: Request | InputError, result: Scored | InputError) -> dict[str, object]:
-    """A result as output fields: `score`, `scores` for candidates, `chosen_score`/`rejected_score` for pairs."""
+    """A result as output fields: `score`, `scores` for candidates, `chosen_score`/`rejected_score` for pairs.
+
+    Lists of chosen and rejected answers have `chosen_scores` and `rejected_scores`.
+    """
     if isinstance(result, InputError):
         return {"error": str(result)}
     if isinstance(result, Score):
@@ -212,7 +257,15 @@ def result_fields(request: Request | InputError, result: Scored | InputError) ->
     if isinstance(request, Request) and request.kind == "pair":
         named = zip(("chosen", "rejected"), result, strict=True)
         return {f"{name}_{key}": value for name, score in named for key, value in _fields(score).items()}
-    columns = [_fields(score) for score in result]
+    if isinstance(request, Request) and request.kind == "sets":
+        named_lists = (("chosen", result[: request.chosen]), ("rejected", result[request.chosen :]))
+        return {f"{name}_{key}": column for name, scores in named_lists for key, column in _columns(scores).items()}
+    return _columns(result)
+
+
+def _columns(scores: Sequence[Score]) -> dict[str, object]:
+    """Every field as a list, an item a score."""
+    columns = [_fields(score) for score in scores]
     keys = dict.fromkeys(key for column in columns for key in column)
     return {("scores" if key == "score" else key): [column.get(key) for column in columns] for key in keys}
 
@@ -232,19 +285,22 @@ def _fields(score: Score) -> dict[str, object]:
 
 
 def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored | InputError], run: Run) -> Summary:
-    pairs = [
-        (result[0].value, result[1].value)
+    judged = [
+        (request, result)
         for (_, request), result in zip(window, results, strict=True)
-        if isinstance(request, Request) and request.kind == "pair" and isinstance(result, list)
+        if isinstance(request, Request) and isinstance(result, list)
     ]
-    right = sum((a > b) + 0.5 * (a == b) for a, b in pairs if a is not None and b is not None)
+    pairs = _rights((result, 1) for request, result in judged if request.kind == "pair")
+    sets = _rights((result, request.chosen) for request, result in judged if request.kind == "sets")
     scores = [r if isinstance(r, list) else [r] for r in results if not isinstance(r, InputError)]
     return replace(
         summary,
         records=summary.records + len(window),
         errors=summary.errors + sum(isinstance(r, InputError) for r in results),
-        pairs=summary.pairs + sum(a is not None and b is not None for a, b in pairs),
-        pairs_right=summary.pairs_right + right,
+        pairs=summary.pairs + len(pairs),
+        pairs_right=summary.pairs_right + sum(pairs),
+        sets=summary.sets + len(sets),
+        sets_right=summary.sets_right + sum(sets),
         truncated=summary.truncated + sum(any(s.truncated for s in group) for group in scores),
         flagged=dict(Counter(summary.flagged) + Counter(kind for group in scores for kind in _kinds(group))),
         statistics=summary.statistics + run.statistics,
@@ -254,3 +310,24 @@ def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored 
 def _kinds(scores: Sequence[Score]) -> set[str]:
     """Of the flags of a record's scores."""
     return kinds_of(flag for score in scores for flag in score.flags)
+
+
+def _rights(judged: Iterable[tuple[list[Score], int]]) -> list[float]:
+    """How right each was, of those that have scores; of a result the first so many are chosen answers."""
+    rights = []
+    for result, chosen in judged:
+        values = [score.value for score in result if score.value is not None]
+        if len(values) == len(result):
+            rights.append(_right(values[:chosen], values[chosen:]))
+    return rights
+
+
+def _right(chosen: Sequence[float], rejected: Sequence[float]) -> float:
+    """1 where every chosen answer is above every rejected one, as RewardBench 2 counts.
+
+    One chosen answer that shares the highest score with some rejected ones has that share of it: of a pair, a half.
+    """
+    worst, best = min(chosen), max(rejected)
+    if worst == best and len(chosen) == 1:
+        return 1 / (1 + sum(value == best for value in rejected))
+    return float(worst > best)

@@ -3,15 +3,17 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rmexport.bundle_writer import new_bundle, replace_file, write_file
+from rmexport.bundle_writer import new_bundle, new_folder, replace_file, write_file
 from rmexport.errors import TargetExists, WriteError
 
 OLD, NEW = b'{"schema_version": 1, "digest": "old"}', b'{"schema_version": 1, "digest": "new"}'
@@ -223,3 +225,26 @@ def test_replace_file(tmp_path: Path) -> None:
     assert names(tmp_path) == {"parity.json"}
     with pytest.raises(WriteError):
         replace_file(tmp_path / "none", "parity.json", b"")
+
+
+def test_the_loser_of_two_exports_removes_its_shards(tmp_path: Path) -> None:
+    """Another export to the same target was faster; the next would be refused, so nothing is worth keeping."""
+    asked = []
+
+    def settle(folder: Path) -> str:
+        asked.append(folder)
+        return "1 of 1 shards"
+
+    def write(error: type[BaseException] | None = None) -> None:
+        options: dict[str, Any] = {"overwrite": False, "kind": "bundle", "marker": Path.is_dir, "settle": settle}
+        with new_folder(tmp_path / "bundle", **options) as folder:
+            (folder / "model.safetensors").write_bytes(bytes(10))
+            make(tmp_path / "bundle")  # the other one
+            if error is not None:
+                raise error
+
+    for error, expected in ((None, TargetExists), (KeyboardInterrupt, KeyboardInterrupt)):
+        with pytest.raises(expected):
+            write(error)
+        assert names(tmp_path) == {"bundle"} and not asked
+        shutil.rmtree(tmp_path / "bundle")

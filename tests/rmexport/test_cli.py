@@ -94,3 +94,14 @@ def test_verify_without_its_extra_names_it(
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["verify", str(tmp_path), "--checkpoint", "c"]) == 2
     assert "pip install 'rmexport[verify]'" in capsys.readouterr().err
+
+
+def test_commands_heed_signals_before_they_import_anything() -> None:
+    """Ctrl-C in the middle of an import is a traceback; what is imported by then is Python's own, and light."""
+    for package in ("rmexport", "rmruntime"):
+        script = (
+            f"import sys\nbefore = set(sys.modules)\nfrom {package}.cli import main\n"
+            "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+        )
+        found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+        assert set(found.split()) <= {"rmexport", "rmruntime", "__future__", "_signal", "importlib", "warnings"}

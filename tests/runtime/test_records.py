@@ -84,8 +84,7 @@ WRONG = [
     ({"prompt": "a", "response": None}, "found the keys prompt, expected"),
     ({"prompt": "a", "response": "b", "messages": TURNS}, "found the keys prompt, response, messages"),
     ({"prompt": "a", "respnse": "b"}, "unknown key 'respnse'; did you mean response?"),
-    ({"text": "a", "zzz": "b"}, "unknown key 'zzz'; expected only"),
-    ({"text": "a", 3: "b"}, "unknown key 3"),
+    ({"question": "a", "answer": "b"}, r"found the keys none \(others, which are ignored: question, answer\)"),
     ({"text": ""}, "text: found an empty string"),
     ({"text": 3}, r"text: found 3 \(int\), expected a string"),
     ({"text": "a\ud800"}, "half a surrogate pair .* at character 1"),
@@ -116,8 +115,15 @@ WRONG = [
     ({"chosen": "a", "rejected": "b"}, "chosen: found text without a prompt"),
     ({"prompt": "How?", "chosen": TURNS, "rejected": TURNS}, "chosen: found a whole conversation without the prompt"),
     ({"prompt": "a", "chosen": {}, "rejected": "b"}, "chosen: found an object"),
-    ({"text": "a", "id": 1.5}, r"id: found 1.5 \(float\), expected a string or an integer"),
-    ({"text": "a", "id": True}, r"id: found True \(bool\)"),
+    ({"text": "a", "id": [1]}, r"id: found a list, expected a string, a finite number, or true or false"),
+    ({"text": "a", "id": float("inf")}, r"id: found inf \(float\)"),
+    ({"text": "a", "id": float("nan")}, r"id: found nan \(float\)"),
+    ({"text": 10**5000}, r"text: found a huge int \(int\)"),
+    ({"text": "a", "\ud800": 1}, "the key .* expected Unicode text"),
+    ({"messages": [{"role": "\ud800", "content": "a"}]}, r"messages\[0\].role: found half a surrogate pair"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "content: found half a surrogate pair"),
+    ({"prompt": "q", "chosen": [], "rejected": ["a"]}, "chosen: found an empty list"),
+    ({"prompt": "q", "chosen": ["a", 3], "rejected": ["a"]}, r"chosen\[1\]: found 3"),
     ({"text": "a", "id": "\udc00"}, "id: found half a surrogate pair"),
 ]
 
@@ -132,3 +138,35 @@ def test_long_values_are_cut_in_messages():
     with pytest.raises(RecordError) as caught:
         parse_record({"messages": "x" * 10_000})
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("identity", ["x", "", 7, -(2**70), 1.5, True, False, np.int64(3), np.float64(0.5)])
+def test_ids_of_any_json_scalar_are_carried(identity):
+    found = parse_record({"text": "a", "id": identity}).id
+    assert found == identity and type(found) in (str, int, float, bool)
+
+
+def test_other_keys_are_ignored():
+    record = {"text": "a", "zzz": object(), 3: "b", "uid": 1, "score": 1e999, "chosen_model": "m", "step_count": 2}
+    assert parse_record(record) == parse_record({"text": "a"})
+
+
+MISTYPED = [
+    ("respnse", "response"), ("repsonse", "response"), ("Prompt", "prompt"), ("PROMPT", "prompt"), ("promt", "prompt"),
+    ("choosen", "chosen"), ("rejcted", "rejected"), ("mesages", "messages"), ("input-ids", "input_ids"),
+    ("step", "steps"), ("txet", "text"), ("responsees", "responses"), ("chosen_", "chosen"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "meant"), MISTYPED)
+def test_a_near_miss_of_a_known_key_is_an_error(key, meant):
+    with pytest.raises(RecordError, match=f"unknown key '{key}'; did you mean {meant}\\?"):
+        parse_record({"prompt": "a", "response": "b", key: "c"})
+    assert parse_record({"prompt": "a", "response": "b", key: None}).kind == "single"
+
+
+@pytest.mark.parametrize(
+    "key", ["chosen_model", "rejected_model", "prompt_id", "score_chosen", "is_response", "response_0", "text-b", "id"]
+)
+def test_a_known_key_with_another_word_is_no_near_miss(key):
+    assert parse_record({"text": "a", key: "c"}).kind == "single"

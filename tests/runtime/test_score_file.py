@@ -1,7 +1,9 @@
 """`score` on files: one output record per input record, in order, bad ones reported where they stand."""
 
 import json
+import os
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from rmruntime.backends import load_backend
 from rmruntime.backends.base import Backend, BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
-from rmruntime.errors import PassTooLarge
+from rmruntime.errors import OptionError, PassTooLarge
 from rmruntime.score_file import FileOptions, score_file
 from tiny_checkpoints import causal_lm, gated, sequence_classifier
 
@@ -232,6 +234,97 @@ def test_a_lost_device_leaves_the_earlier_windows(
     rows = pyarrow.parquet.read_table(kept).to_pylist() if suffix == "parquet" else list(records(kept).values())
     assert [row["id"] for row in rows] == [0, 1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", kept.name]
+
+
+def test_lists_of_chosen_and_rejected(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """The key is to be above all others; a tie at the top counts by its share, as RewardBench 2 does."""
+    answers = ["b", "c d", "e f g", "hh"]
+    with RewardModel.load(bundles["classifier"], device="ort-cpu") as model:
+        values = [score.value or 0.0 for score in model.score_candidates("a", answers)]
+    order = [answers[i] for i in sorted(range(4), key=lambda i: -values[i])]
+    best, second, third, worst = order
+    lists = [
+        {"prompt": "a", "chosen": [best], "rejected": [second, third, worst]},
+        {"prompt": "a", "chosen": [second], "rejected": [best, worst]},
+        {"prompt": "a", "chosen": [best], "rejected": [best, best, worst]},
+        {"prompt": "a", "chosen": [second, best], "rejected": [third, worst]},
+        {"prompt": "a", "chosen": [best, third], "rejected": [second]},
+    ]
+    found, summary = run(bundles["classifier"], lists, tmp_path)
+    assert [set(record) for record in found] == [{"id", "chosen_scores", "rejected_scores"}] * 5
+    assert [(len(r["chosen_scores"]), len(r["rejected_scores"])) for r in found] == [
+        (1, 3), (1, 2), (1, 3), (2, 2), (2, 1),
+    ]  # fmt: skip
+    assert (summary.sets, summary.sets_right, summary.pairs) == (5, pytest.approx(2 + 1 / 3), 0)
+    assert "set accuracy 46.67% (5 " in summary.text()
+
+
+@pytest.mark.parametrize("target", ["in.jsonl", "./in.jsonl", "link.jsonl", "hard.jsonl", "sub/../in.jsonl"])
+def test_an_output_that_is_the_input_is_refused(bundles: dict[str, Path], tmp_path: Path, target: str) -> None:
+    text = '{"prompt": "a", "response": "b"}\n'
+    (tmp_path / "in.jsonl").write_text(text)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.jsonl").symlink_to("in.jsonl")
+    os.link(tmp_path / "in.jsonl", tmp_path / "hard.jsonl")
+    files = FileOptions(input=str(tmp_path / "in.jsonl"), output=f"{tmp_path}/{target}")
+    with pytest.raises(OptionError, match="found the input itself"):
+        score_file(str(bundles["classifier"]), files, ScoreOptions())
+    assert (tmp_path / "in.jsonl").read_text() == text
+
+
+def test_an_id_that_parquet_cannot_hold_is_the_records_error(bundles: dict[str, Path], tmp_path: Path) -> None:
+    ids = [2**63 - 1, 2**63, -(2**63) - 1, 5]
+    text = "".join(json.dumps({"id": identity, "prompt": "a", "response": "b"}) + "\n" for identity in ids)
+    (tmp_path / "in.jsonl").write_text(text + json.dumps({"id": 2**70, "prompt": 3}) + "\n")
+    files = FileOptions(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.parquet"), on_error="skip")
+    summary = score_file(str(bundles["classifier"]), files, ScoreOptions())
+    rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [2**63 - 1, 1, 2, 5, 4] and summary.errors == 3
+    assert [row["error"] is None for row in rows] == [True, False, False, True, False]
+    assert [row["score"] is None for row in rows] == [False, True, True, False, True]
+    with pytest.raises(InputError, match=r"record 1: id: found 922337203.*out\.parquet\.partial \(1 record\)"):
+        score_file(str(bundles["classifier"]), replace(files, on_error="stop"), ScoreOptions())
+
+
+def test_a_bad_record_that_ends_the_run_loses_no_score(bundles: dict[str, Path], tmp_path: Path) -> None:
+    lines = [{"prompt": "a", "response": "b"}, {"id": "x", "prompt": "a", "response": "c"}, '{"id": "\\ud800"}']
+    with pytest.raises(InputError, match=r"half a surrogate pair.*in .*out\.jsonl\.partial \(2 records\)"):
+        run(bundles["classifier"], lines, tmp_path)
+    assert list(records(tmp_path / "out.jsonl.partial")) == [0, "x"]
+
+
+def test_a_full_disk_loses_no_score(
+    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 50)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        status = main(["score", str(bundles["classifier"]), f"{tmp_path}/in.jsonl", "-o", f"{tmp_path}/out.jsonl"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert status == 2 and "error: " in said and "What was scored until then is in" in said
+    kept = records(tmp_path / "out.jsonl.partial")
+    assert list(kept) == list(range(len(kept))) and f"({len(kept)} records)" in said and 5 < len(kept) < 50
+
+
+def test_an_interrupt_keeps_the_windows_before(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rmruntime.windows.WINDOW", 2)
+    cramped(monkeypatch, limit=100, error=DeviceMemoryError)
+    real = Cramped.run
+    monkeypatch.setattr(Cramped, "run", lambda self, feeds: real(self, feeds) if self.tried < 2 else _interrupt())
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in SHORT))
+    arguments = ["score", str(bundles["classifier"]), f"{tmp_path}/in.jsonl", "-o", f"{tmp_path}/out.jsonl"]
+    assert main(arguments) == 130
+    assert re.search(r"interrupted; what was scored until then is in .*out\.jsonl\.partial", capsys.readouterr().err)
+    assert list(records(tmp_path / "out.jsonl.partial")) == [0, 1, 2, 3]
+
+
+def _interrupt() -> Any:
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_still_leaves_nothing(

@@ -12,6 +12,7 @@ from rmexport.bench.report.figures import NARROW, WIDE, drawing, inline_svg, png
 from rmexport.bench.report.page import DrawnPlot, html
 from rmexport.bench.report.plots import PLOTS, Plot
 from rmexport.bench.report.reading import check_version, faults
+from rmruntime.pending_file import partial_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +59,10 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            temporary = folder / f".{name}.{os.getpid()}"
+            temporary = partial_path(folder / name)
             try:
-                temporary.write_bytes(content)
+                with temporary.open("xb") as file:
+                    file.write(content)
                 os.replace(temporary, folder / name)
             finally:
                 temporary.unlink(missing_ok=True)

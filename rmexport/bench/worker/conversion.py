@@ -1,7 +1,7 @@
 """Checkpoints converted for an engine, kept in a folder so that a second benchmark need not convert again."""
 
 import hashlib
-import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,14 @@ def converted(folder: str, name: str, options: LoadOptions, convert: Callable[[P
         raise ValueError("a converted checkpoint needs a cache folder")
     target = Path(options.cache) / f"{name}-{_identity(Path(folder))}"
     if not target.is_dir():
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        convert(partial)
-        partial.rename(target)
+        partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(8)}")
+        try:
+            convert(partial)
+            partial.rename(target)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not (isinstance(error, OSError) and target.is_dir()):  # else another process has converted it too
+                raise
     return str(target)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of neighbouring records: cut without parsing them, read again where they are scored.
+"""Blocks of neighbouring records (lines, rows, items): cut without parsing them, read again where they are scored.
 
 A block never reaches from one file into the next. Its digest is of what it is read from, so that a worker finds out
 when the input changed behind the plan.
@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from rmruntime.errors import ClusterError, RewardModelError
-from rmruntime.record_files import Place, Record, import_pyarrow, read_lines, read_rows
+from rmruntime.record_arrays import BOM, array_items, first_item, is_array
+from rmruntime.record_files import Place, Record, import_pyarrow, read_items, read_lines, read_rows
 from rmruntime.windows import WINDOW
 
 SMALLEST, AT_LEAST = 128, 256  # records a block, and blocks a run, while blocks are smaller than a window
@@ -74,13 +75,20 @@ def read_block(block: Block, path: Path) -> Iterator[Record]:
             f"{path}: {block.records} are no longer what they were when the run began; "
             "restore the file, or score it anew with --overwrite"
         )
-    return _parquet_records(block, path, place) if found else read_lines(BytesIO(data), place)
+    if found:
+        return _parquet_records(block, path, place)
+    if _holds_array(path):
+        return read_items(data, 0, place, block.count)
+    return read_lines(BytesIO(data), place)
 
 
 def _cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
     """Count, first byte, end and digest of every block of a file."""
     try:
-        yield from _row_cuts(path, size) if path.suffix == ".parquet" else _line_cuts(path, size)
+        if path.suffix == ".parquet":
+            yield from _row_cuts(path, size)
+        else:
+            yield from _item_cuts(path, size) if _holds_array(path) else _line_cuts(path, size)
     except OSError as error:
         raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -96,6 +104,27 @@ def _line_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
             start += len(data)
 
 
+def _item_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
+    """Of a JSON array, from one item's end to another's: what is wrong with the array itself stays in the last."""
+    data = path.read_bytes()
+    starts = [item.start for item in array_items(data, first_item(data))]
+    edges = [*starts[::size], len(data)] if starts else [len(data), len(data)]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        count = min(size, len(starts) - number * size)
+        yield count, start, end, hashlib.sha256(data[start:end]).hexdigest()
+
+
+def _holds_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.readline()
+        while start and not start.removeprefix(BOM).strip():
+            start = file.readline()
+        if not start.removeprefix(BOM).lstrip().startswith(b"["):
+            return False
+        file.seek(0)
+        return is_array(file.read(), json_file=path.suffix == ".json")
+
+
 def _row_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
     sha256, rows = _footer_digest(path), _count(path)
     for first in range(0, max(rows, 1), size):
@@ -107,6 +136,9 @@ def _count(path: Path) -> int:
     if path.suffix == ".parquet":
         return sum(_group_rows(path))
     try:
+        if _holds_array(path):
+            data = path.read_bytes()
+            return sum(1 for _ in array_items(data, first_item(data)))
         with path.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
     except OSError as error:
@@ -117,7 +149,8 @@ def _group_rows(path: Path) -> list[int]:
     """How many rows each row group of a Parquet file has."""
     pyarrow, parquet = import_pyarrow(path)
     try:
-        metadata = parquet.read_metadata(path)
+        with path.open("rb") as file:
+            metadata = parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]

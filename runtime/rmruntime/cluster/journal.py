@@ -17,6 +17,7 @@ from typing import Any
 from rmruntime.cluster.blocks import Block
 from rmruntime.cluster.plan import Plan, decoded_plan
 from rmruntime.errors import ClusterError
+from rmruntime.pending_file import partial_path
 from rmruntime.score_file import Summary
 
 FOLDER = "_journal"
@@ -165,7 +166,7 @@ def forget(output: Path) -> None:
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, gone in the end."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = partial_path(path)
     with _reported(path):
         try:
             yield partial

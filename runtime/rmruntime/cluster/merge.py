@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rmruntime.errors import ClusterError
+from rmruntime.pending_file import PendingFile
 from rmruntime.record_files import import_pyarrow
 from rmruntime.record_writer import open_writer
 
@@ -23,16 +24,32 @@ def align_columns(shards: Sequence[Path]) -> Iterator[int]:
     """Give all tables the same columns and types, so that their folder is one table; indices of those that changed."""
     pyarrow, parquet = import_pyarrow(shards[0])
     try:
-        schemas = [parquet.read_schema(shard) for shard in shards]
+        schemas = [_schema(parquet, shard) for shard in shards]
         schema = pyarrow.unify_schemas([_plain(pyarrow, s, schemas) for s in schemas], promote_options="permissive")
         for index, (shard, found) in enumerate(zip(shards, schemas, strict=True)):
             if found != schema:
-                partial = shard.with_name(f".{shard.name}.aligned.partial")
-                parquet.write_table(_aligned(pyarrow, parquet.read_table(shard, partitioning=None), schema), partial)
-                partial.replace(shard)
+                _rewrite(pyarrow, parquet, shard, schema)
                 yield index
     except (pyarrow.ArrowException, OSError) as error:
         raise ClusterError(f"{shards[0].parent}: the shards cannot be given the same columns ({error})") from error
+
+
+def _schema(parquet: Any, shard: Path) -> Any:
+    with shard.open("rb") as file:  # by itself: a path that is no UTF-8 is none for pyarrow
+        return parquet.read_schema(file)
+
+
+def _rewrite(pyarrow: Any, parquet: Any, shard: Path, schema: Any) -> None:
+    with shard.open("rb") as file:
+        table = _aligned(pyarrow, parquet.read_table(file, partitioning=None), schema)
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    pending = PendingFile(shard)
+    try:
+        pending.write(memoryview(sink.getvalue()))
+        pending.finish()
+    finally:
+        pending.discard()
 
 
 def _plain(pyarrow: Any, schema: Any, schemas: Sequence[Any]) -> Any:

@@ -19,6 +19,7 @@ from rmruntime.cluster.plan import Plan, differences, make_plan
 from rmruntime.cluster.pool import Pool, pool_for
 from rmruntime.cluster.scorer import ATTEMPTS, Job, Outcome, Task
 from rmruntime.cluster.session import connected, import_ray, outcomes
+from rmruntime.distinct_files import check_distinct
 from rmruntime.errors import ClusterError, OptionError, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.score_file import BAR_DELAY, FileOptions, Summary
@@ -64,6 +65,7 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
     import_ray()
     inputs, output = input_files(str(files.input)), _output_folder(files)
     _check_merge(cluster.merge)
+    _check_inputs(inputs, output, cluster.merge)
     before = None if cluster.overwrite else kept_plan(output)
     if before is not None and cluster.block_records is None:
         cluster = replace(cluster, block_records=before.block_records)
@@ -107,6 +109,17 @@ def _check_merge(target: str | None) -> None:
     """Found out before scoring, not after."""
     if target is not None and (not Path(target).parent.is_dir() or Path(target).is_dir()):
         raise OptionError(f"merge is {target!r}, expected the name of a file in a folder that exists")
+
+
+def _check_inputs(inputs: Sequence[Path], output: Path, merge: str | None) -> None:
+    """What is written must not be what is read: shards of an earlier run, or the merged file."""
+    for path in inputs:
+        if output in path.parents:
+            raise OptionError(f"output: {output} holds the input {path.name}, expected a folder of its own")
+        if merge is not None:
+            check_distinct(path, merge)
+    if merge is not None and output == Path(merge).resolve().parent and Path(merge).name.startswith("part-"):
+        raise OptionError(f"merge is {merge!r}, expected a name that is no shard's")
 
 
 def _check_output(output: Path, before: Plan | None, plan: Plan) -> None:

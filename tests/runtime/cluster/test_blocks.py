@@ -92,3 +92,19 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
     path = written(tmp_path / "in.parquet", json.dumps({"text": "a"}))
     with pytest.raises(RewardModelError, match="no readable Parquet table"):
         list(cut_blocks([path], 10))
+
+
+ARRAYS = [
+    "[]", '[{"text": "a"}]', ' \n [ {"text": "a"} , {"text": "b"},\n{"text": "]"}] ',
+    '[{"text": "a"},,{"text": "c"}, ]', '[{"text": "a"},',
+    '[{"text": "a"},{"te', '[{"text": "a"}] tail', "[", '\ufeff[{"text": "a"},\n5]', "[,]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+@pytest.mark.parametrize("text", ARRAYS)
+def test_items_of_an_array(tmp_path: Path, text: str, size: int) -> None:
+    path = written(tmp_path / "in.json", text)
+    blocks = list(cut_blocks([path], size))
+    assert [r for block in blocks for r in told(read_block(block, path))] == told(read_records(path))
+    assert block_size([path]) == 128

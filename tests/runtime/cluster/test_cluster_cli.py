@@ -151,3 +151,17 @@ def test_a_cluster_without_room_or_a_device_that_is_rays_to_choose() -> None:
         pool([EIGHT], device="cuda")
     with pytest.raises(OptionError, match="on a cluster Ray chooses the GPU; say 'cuda'"):
         pool([GPUS], device="cuda:1")
+
+
+@pytest.mark.usefixtures("with_ray")
+def test_outputs_of_a_cluster_that_are_its_input(
+    bundle: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, out = source.read_text(), source.parent / "out"
+    link = source.parent / "link.jsonl"
+    link.symlink_to(source)
+    for merge in (source, link):
+        said = told(capsys, bundle, source, "--engine", "ray", "-o", out, "--merge", merge)
+        assert "found the input itself" in said
+    assert "holds the input in.jsonl" in told(capsys, bundle, source, "--engine", "ray", "-o", source.parent)
+    assert source.read_text() == text and not out.exists()

@@ -1,0 +1,87 @@
+"""Data sets whose columns have names of their own, rewritten as records.
+
+A record of such a data set has none of the plain sets of keys; its columns' meaning is in the data set's card.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rmruntime.errors import RecordError
+
+Record = Mapping[str, Any]
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def as_plain(record: Record) -> Record:
+    """The record in plain keys; as it is where it is none of these data sets'.
+
+    Raises RecordError for values that such a data set does not have.
+    """
+    for keys, convert in _SHAPES:
+        if all(key in record for key in keys):
+            return convert(record)
+    return record
+
+
+def _from_completions(record: Record) -> Record:
+    """UltraFeedback: the answers of several models to an instruction."""
+    completions = record["completions"]
+    if not isinstance(completions, (list, tuple)) or not all(isinstance(c, Mapping) for c in completions):
+        raise RecordError("completions: found no list of objects, expected objects with a response each")
+    return {"prompt": record["instruction"], "responses": [c.get("response") for c in completions]}
+
+
+def _by_strength(prompt: str, first: str, second: str, strength: str) -> Callable[[Record], Record]:
+    """HelpSteer: two answers and how much better the second is; below 0 it is the worse one, at 0 neither is."""
+
+    def convert(record: Record) -> Record:
+        better = record[strength]
+        if isinstance(better, bool) or not isinstance(better, (int, float)):
+            raise RecordError(f"{strength}: found {better!r:.60}, expected a number: below 0 where {first} is better")
+        if not better:
+            return {"prompt": record[prompt], "responses": [record[first], record[second]]}
+        chosen, rejected = (first, second) if better < 0 else (second, first)
+        return {"prompt": record[prompt], "chosen": record[chosen], "rejected": record[rejected]}
+
+    return convert
+
+
+def _by_index(record: Record) -> Record:
+    """PKU-SafeRLHF: two answers and the number of the better one."""
+    better = record["better_response_id"]
+    if better not in (0, 1) or isinstance(better, (bool, float)):
+        raise RecordError(f"better_response_id: found {better!r:.60}, expected 0 or 1")
+    chosen, rejected = f"response_{better}", f"response_{1 - better}"
+    return {"prompt": record["prompt"], "chosen": record[chosen], "rejected": record[rejected]}
+
+
+def _from_transcripts(record: Record) -> Record:
+    """HH-RLHF: a whole conversation in one text, each turn behind "Human:" or "Assistant:"."""
+    texts = record["chosen"], record["rejected"]
+    if "prompt" in record or not all(isinstance(text, str) and _TURN.match(text) for text in texts):
+        return record
+    return {"chosen": _turns(texts[0]), "rejected": _turns(texts[1])}
+
+
+def _turns(text: str) -> list[dict[str, str]]:
+    _, *parts = _TURN.split(text)
+    return [{"role": _ROLES[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+_SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], Record]], ...] = (
+    (("chosen", "rejected"), _from_transcripts),
+    (("instruction", "completions"), _from_completions),
+    (
+        ("context", "response1", "response2", "overall_preference"),
+        _by_strength("context", "response1", "response2", "overall_preference"),
+    ),
+    (
+        ("prompt", "response_1", "response_2", "preference_strength"),
+        _by_strength("prompt", "response_1", "response_2", "preference_strength"),
+    ),
+    (("prompt", "response_0", "response_1", "better_response_id"), _by_index),
+)
+PUBLISHED_KEYS = frozenset(key for keys, _ in _SHAPES for key in keys)

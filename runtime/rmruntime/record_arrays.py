@@ -1,0 +1,68 @@
+"""Finds the records of a JSON array without parsing them, so that a bad one does not cost those behind it."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rmruntime.errors import RecordError
+
+# Texts are passed over as a whole, or to the end where one is not closed; brackets in them do not count.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z|\\\Z)|[][{},]', re.DOTALL)
+_OPEN, _CLOSE = b"[{", b"]}"
+BOM = b"\xef\xbb\xbf"
+
+
+def is_array(data: bytes, *, json_file: bool) -> bool:
+    """Whether the content of a file is an array of records, and not records one a line.
+
+    `json_file` says that the file's name does: one whose array is cut off is then still taken for one.
+    """
+    text = data.removeprefix(BOM).strip()
+    if not text.startswith(b"[") or not (json_file or text.endswith(b"]")):
+        return False
+    first, _, rest = text.partition(b"\n")
+    return not rest or not _is_json(first)  # a line that is JSON, with others behind it, is a bad record
+
+
+class Item(NamedTuple):
+    """Where an item begins and ends; or what is wrong with the array itself, and from where that can be seen."""
+
+    start: int
+    end: int
+    error: RecordError | None = None
+
+
+def first_item(data: bytes) -> int:
+    """Where the items of an array begin."""
+    return data.index(b"[") + 1
+
+
+def array_items(data: bytes, start: int) -> Iterator[Item]:
+    """The items from `start` on, which is where one begins, and last what is wrong with the array itself."""
+    depth = 1
+    for token in _TOKEN.finditer(data, start):
+        sign = token.group()[:1]
+        depth += (sign in _OPEN) - (sign in _CLOSE)
+        if depth == 0 or (depth == 1 and sign == b","):
+            if depth or data[start : token.start()].strip():  # what is behind a last comma is no item
+                yield Item(start, token.start())
+            start = token.end()
+        if depth == 0:
+            if rest := data[token.end() :].strip():
+                message = f"found {rest[:20]!r} behind the array, expected nothing; its items were read"
+                yield Item(token.start(), len(data), RecordError(message))
+            return
+    if data[start:].strip():
+        yield Item(start, len(data))
+        start = len(data)
+    message = "found the end of the file, expected the array to be closed by ]; is the file cut off?"
+    yield Item(start, len(data), RecordError(message))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
