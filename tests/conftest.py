@@ -1,16 +1,17 @@
-"""One thread a process, and what a run of part of the tests says about the rest."""
+"""One thread a process, folders that all processes of a run share, and what a run of a part says about the rest."""
 
+import fcntl
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 # Tiny models gain nothing from a second thread, and threads that wait for one another spin: where tests run side by
 # side, torch's took twelve times the processor time of one. Before anything imports torch or numpy; children inherit.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
-
-from collections.abc import Sequence
-from typing import Any
-
-import pytest
 
 LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
 LEFT_OUT = pytest.StashKey[int]()
@@ -46,3 +47,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """The last lines: how many tests of the ladder were left out, and how to run them."""
     if count := config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(f"{count} tests of the whole ladder were left out; ./scripts/test --all runs them")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder by name, filled by `make` in the first process of the run that asks for it; to be read, not written.
+
+    A `make` that fails leaves nothing that counts, and the next process tries again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        made = base / "made-once" / name
+        made.parent.mkdir(exist_ok=True)
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                partial = Path(tmp_path_factory.mktemp(name))
+                make(partial)
+                partial.rename(made)
+        return made
+
+    return folder
