@@ -185,7 +185,8 @@ def test_matmul_parameters_are_the_layers_matrices(bundle: Path) -> None:
 def test_the_probe_times_both_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm_probe, "SHAPE", (16, 32, 32))
     if importlib.util.find_spec("openvino") is not None:  # the probe's own Core must end with its process, not before
-        monkeypatch.setattr("openvino.Core", openvino_core)
+        core = openvino_core()
+        monkeypatch.setattr("openvino.Core", lambda: core)
     for probe in gemm_probe.PROBES.values():
         peaks = probe(1, "cpu")
         assert [peak["dtype"] for peak in peaks] == ["bf16", "fp32"] and all(peak["flops"] > 0 for peak in peaks)
