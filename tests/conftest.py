@@ -1,15 +1,83 @@
-"""What every test is kept from: the user's own cache folder."""
+"""One thread a process, a cache folder of our own, folders that all processes of a run share, and what a run of a part says about the rest."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-# pytest-xdist's workers inherit the first process's environment, and share its folder. matplotlib keeps its own place,
-# where its list of fonts is: making that anew takes seconds.
+import pytest
+
+# Tiny models gain nothing from a second thread, and threads that wait for one another spin: where tests run side by
+# side, torch's took twelve times the processor time of one. Before anything imports torch or numpy; children inherit.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
+# The user's own cache folder is left alone. pytest-xdist's workers inherit the first process's environment, and share its
+# folder. matplotlib keeps its own place, where its list of fonts is: making that anew takes seconds.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("MPLCONFIGDIR", str(_cache / "matplotlib"))
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rmexport-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what was left out for its marker; in a worker of pytest-xdist, to be told to the process that reports."""
+    count = sum(item.get_closest_marker(LADDER) is not None for item in items)
+    if count:
+        _add(items[0].config, count)
+
+
+def _add(config: pytest.Config, count: int) -> None:
+    config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + count
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Workers only: xdist hands this dictionary to `pytest_testnodedown`."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[LADDER] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker collects all tests and leaves out the same."""
+    count = getattr(node, "workeroutput", {}).get(LADDER, 0)
+    node.config.stash[LEFT_OUT] = max(count, node.config.stash.get(LEFT_OUT, 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The last lines: how many tests of the ladder were left out, and how to run them."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} tests of the whole ladder were left out; ./scripts/test --all runs them")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder by name, filled by `make` in the first process of the run that asks for it; to be read, not written.
+
+    A `make` that fails leaves nothing that counts, and the next process tries again.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        made = base / "made-once" / name
+        made.parent.mkdir(exist_ok=True)
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                partial = Path(tmp_path_factory.mktemp(name))
+                make(partial)
+                partial.rename(made)
+        return made
+
+    return folder

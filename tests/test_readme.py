@@ -126,7 +126,8 @@ def test_both_score_commands_are_the_same() -> None:
 
 
 def test_no_page_names_an_unknown_option() -> None:
-    known = {name for parser in parsers().values() for name in options(parser)} | {"--version"}
+    known = {name for parser in parsers().values() for name in options(parser)}
+    known |= {"--version", "--all"}  # the second is of ./scripts/test
     for page in PAGES:
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) <= known
 
@@ -347,6 +348,12 @@ def test_the_family_works(page: Page, tmp_path: Path) -> None:
     page.add("rmexport/families/arcee.py", families)
     tests = page.test_module("tests/rmexport/families/test_arcee.py")
     tests.test_scores(tmp_path / "fp32", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True})
+
+
+@pytest.mark.ladder
+def test_the_family_passes_the_gate(page: Page, tmp_path: Path) -> None:
+    page.add("rmexport/families/arcee.py", families)
+    tests = page.test_module("tests/rmexport/families/test_arcee.py")
     tests.test_parity_gate(tmp_path / "bf16", "bf16")
 
 
@@ -355,6 +362,12 @@ def test_the_head_works(page: Page, tmp_path: Path) -> None:
     tests = page.test_module("tests/rmexport/heads/test_ensemble.py")
     tests.test_the_lowest_reward(tmp_path / "found")
     tests.test_a_member_is_missing(tmp_path / "missing")
+
+
+@pytest.mark.ladder
+def test_the_head_passes_the_gate(page: Page, tmp_path: Path) -> None:
+    page.add("rmexport/heads/ensemble.py", heads)
+    tests = page.test_module("tests/rmexport/heads/test_ensemble.py")
     tests.test_parity_gate(tmp_path / "bf16", "bf16")
 
 

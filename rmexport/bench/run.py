@@ -28,6 +28,7 @@ Report = dict[str, Any]
 COMPARED = (
     ("single-stream", "latency_ms", False),
     ("server", "knee_rate", True),
+    ("server", "achieved_rate", True),  # of who kept up with no rate, and so has no knee
     ("offline", "conversations_per_s", True),
 )
 
@@ -155,14 +156,18 @@ class Benchmark:
 
 
 def comparisons(contestants: Sequence[Report]) -> list[Report]:
-    """What every peer takes over what we take, scenario by scenario: more than 1 means that we are faster."""
+    """What every peer takes over what we take, scenario by scenario: more than 1 means that we are faster.
+
+    Each peer by the first measure of a scenario that both of us have.
+    """
     found: list[Report] = []
     own, others = (contestants[0], contestants[1:]) if contestants else ({}, ())
     for scenario, measure, more_is_better in COMPARED:
         mine = _figure(own, scenario, measure)
         for other in others:
             theirs = _figure(other, scenario, measure)
-            if mine and theirs:
+            known = any(c["scenario"] == scenario and c["contestant"] == other["name"] for c in found)
+            if mine and theirs and not known:
                 ratio = mine / theirs if more_is_better else theirs / mine
                 found.append({"scenario": scenario, "measure": measure, "contestant": other["name"], "ratio": ratio})
     return found
@@ -170,6 +175,8 @@ def comparisons(contestants: Sequence[Report]) -> list[Report]:
 
 def _figure(contestant: Report, scenario: str, measure: str) -> float | None:
     record: Report = next((s for s in contestant.get("scenarios", ()) if s["scenario"] == scenario), {})
+    if measure == "achieved_rate":
+        return max((point[measure] for point in record.get("points", ())), default=None)
     value = record.get(measure)
     return value["p50"] if isinstance(value, dict) else value
 

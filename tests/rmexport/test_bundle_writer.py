@@ -136,17 +136,19 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
 def start_export(target: Path, overwrite: bool = False) -> "subprocess.Popen[bytes]":
     """A process that has begun a bundle and is waiting in the middle of it."""
     code = f"""
-import signal, time
+import signal, sys
 from pathlib import Path
 from rmexport.bundle_writer import new_bundle, write_file
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
 with new_bundle(Path({str(target)!r}), overwrite={overwrite}) as folder:
     write_file(folder, "model.safetensors", bytes(1000))
     (folder / "ready").touch()
-    time.sleep(60)
+    sys.stdin.read()  # for as long as the test lives
 """
-    process = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)})
-    deadline = time.monotonic() + 30
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, stdin=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 600  # for a machine with much else to do
     while not list(target.parent.glob(".*/ready")):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -156,7 +158,7 @@ with new_bundle(Path({str(target)!r}), overwrite={overwrite}) as folder:
 
 def kill(process: "subprocess.Popen[bytes]", how: int = signal.SIGKILL) -> None:
     process.send_signal(how)
-    process.wait()
+    process.communicate()
 
 
 def test_a_killed_export_leaves_nothing_that_loads(tmp_path: Path) -> None:

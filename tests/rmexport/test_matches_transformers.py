@@ -1,5 +1,6 @@
 """Exported bundles against transformers in fp32 on random weights: every rope kind, bias, head, ragged batches."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +92,33 @@ def test_outcome_reward_model(tmp_path: Path, tied: bool) -> None:
         assert score.logit == pytest.approx((logits[0] - logits[1]).item(), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("aggregate", ["mean", "min", "last", "prod"])
-def test_process_reward_model(tmp_path: Path, aggregate: Any) -> None:
+def test_process_reward_model(tmp_path: Path) -> None:
     """prm_evaluate.py: a growing conversation, one forward a step, position -3 each time."""
     checkpoint = causal_lm(tmp_path / "checkpoint")
     records = step_records(8, seed=4)
     export(str(checkpoint.folder), tmp_path / "bundle", ExportOptions(recipe="rlhflow-prm"))
+    aggregates: dict[Any, Callable[[Any], Any]] = {
+        "mean": np.mean,
+        "min": np.min,
+        "last": lambda x: x[-1],
+        "prod": np.prod,
+    }
     with RewardModel.load(tmp_path / "bundle") as model:
-        scores = model.score(records, ScoreOptions(aggregate=aggregate))
-    for record, score in zip(records, scores, strict=True):
+        scores = {name: model.score(records, ScoreOptions(aggregate=name)) for name in aggregates}
+    for i, record in enumerate(records):
         turns: list[dict[str, str]] = []
         expected = []
-        for i, step in enumerate(record["steps"]):
-            content = record["prompt"] + " " + step if i == 0 else step
+        for k, step in enumerate(record["steps"]):
+            content = record["prompt"] + " " + step if k == 0 else step
             turns += [{"role": "user", "content": content}, {"role": "assistant", "content": "+"}]
             with torch.no_grad():
                 logits = checkpoint.model(token_ids(checkpoint, turns)).logits[0, -3, [10, 12]]
             expected.append(torch.softmax(logits, 0)[0].item())
-        assert isinstance(score, Score) and score.steps is not None
-        np.testing.assert_allclose(score.steps, expected, atol=TOLERANCE)
-        whole = {"mean": np.mean, "min": np.min, "last": lambda x: x[-1], "prod": np.prod}[aggregate](expected)
-        assert score.value == pytest.approx(float(whole), abs=TOLERANCE)
+        for name, aggregate in aggregates.items():
+            score = scores[name][i]
+            assert isinstance(score, Score) and score.steps is not None
+            np.testing.assert_allclose(score.steps, expected, atol=TOLERANCE)
+            assert score.value == pytest.approx(float(aggregate(expected)), abs=TOLERANCE)
 
 
 def test_steps_of_a_sequence_head_are_partial_answers(tmp_path: Path) -> None:

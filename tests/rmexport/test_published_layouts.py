@@ -29,6 +29,8 @@ def test_links_at_full_size(tmp_path: Path, name: str) -> None:
     manifest = exported(tmp_path, name, RECIPES.get(name))
     config = SEEDS[name].config
     assert manifest.dtype == "bf16"
+    if name == "tulu-70b":
+        assert manifest.backbone.parameters == pytest.approx(69.503e9, rel=1e-4)  # as published
     assert manifest.backbone.num_layers == config["num_hidden_layers"]
     assert manifest.backbone.max_length == config["max_position_embeddings"]
     [graph] = [g for g in manifest.graphs if g.dialect == "ort-cpu"]
@@ -36,10 +38,6 @@ def test_links_at_full_size(tmp_path: Path, name: str) -> None:
     assert sum(i.data_location == onnx.TensorProto.EXTERNAL for i in model.graph.initializer) >= 9 * 32 + 3
     for path in (tmp_path / "bundle").glob("*.onnx"):
         assert path.stat().st_size < 600_000
-
-
-def test_parameter_counts_are_the_published_ones(tmp_path: Path) -> None:
-    assert exported(tmp_path, "tulu-70b", "rewardbench2").backbone.parameters == pytest.approx(69.503e9, rel=1e-4)
 
 
 def test_armorm_is_found_by_its_tensors(tmp_path: Path) -> None:

@@ -142,10 +142,10 @@ import time
 from rmexport import export
 from rmexport.weights import jobs, plan
 plan.SHARD_BYTES, jobs._WORKERS = 25_000, 1
-export({str(checkpoint)!r}, {str(out / "b")!r}, progress=lambda done, total: time.sleep(60 * (done > total / 2)))
+export({str(checkpoint)!r}, {str(out / "b")!r}, progress=lambda done, total: time.sleep(3600 * (done > total / 2)))
 """
     process = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600  # for a machine with much else to do
     while not any(len(shards(folder)) > 4 for folder in out.iterdir()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)

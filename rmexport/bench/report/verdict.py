@@ -67,6 +67,7 @@ def notices(report: Report) -> list[Notice]:
     for contestant in contestants(report):
         found += _status(contestant)
         found += _unsettled(contestant)
+        found += _saturated(contestant)
         found += _errors(contestant)
     return found
 
@@ -144,6 +145,14 @@ def _unsettled(contestant: Contestant) -> list[Notice]:
         return []
     words = f"times still changed by more than the warm-up rule allows when measuring began, in {', '.join(found)}"
     return [Notice(level="warning", title=f"NOT SETTLED: {contestant.name}", text=words)]
+
+
+def _saturated(contestant: Contestant) -> list[Notice]:
+    points = records(contestant.scenario("server"), "points")
+    if not points or not all(point.get("saturated") for point in points):
+        return []
+    words = "kept up with no rate in server, so it has no knee; its ratio is of the highest rates achieved"
+    return [Notice(level="warning", title=f"SATURATED: {contestant.name}", text=words)]
 
 
 def _errors(contestant: Contestant) -> list[Notice]:

@@ -22,7 +22,7 @@ class Arrival:
 class Policy:
     """All waiting requests, oldest first, go into the next pass as long as their weights fit in `budget`.
 
-    The run is given up after `stop_s` seconds, whatever still waits.
+    The run is given up after `stop_s` seconds, whatever still waits, but not before something was scored.
     """
 
     weights: Sequence[int]
@@ -70,7 +70,10 @@ def serve(arrivals: Sequence[Arrival], score: Callable[[list[int]], object], pol
     waiting: deque[Arrival] = deque()
     samples: list[tuple[float, float]] = []
     coming, last_pass_s, begin = 0, 0.0, clock.now()
-    while len(samples) < len(arrivals) and (now := clock.now() - begin) <= policy.stop_s:
+    while len(samples) < len(arrivals):
+        now = clock.now() - begin
+        if samples and now > policy.stop_s:
+            break
         while coming < len(arrivals) and arrivals[coming].at <= now:
             waiting.append(arrivals[coming])
             coming += 1

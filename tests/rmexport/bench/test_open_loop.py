@@ -70,6 +70,19 @@ def test_a_pass_holds_what_fits_in_the_budget_and_at_least_one() -> None:
     assert score.passes == [[0, 1], [2], [3, 4]]
 
 
+def test_a_machine_that_is_busy_until_the_end_still_scores_something() -> None:
+    class Waking(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds + 60.0)  # something else ran meanwhile
+
+    clock = Waking()
+    score = FakeScorer(clock, 1.0)
+    served = serve(arrivals(0.1, 0.2, 9.0), score, Policy([1] * 3, 8, 0.4), clock)
+    assert score.passes == [[0, 1, 2]] and len(served.samples) == 3 and served.unfinished == 0
+    served = serve(arrivals(0.1, 0.2, 90.0), FakeScorer(clock, 1.0), Policy([1] * 3, 8, 0.4), clock)
+    assert len(served.samples) == 2 and served.unfinished == 1
+
+
 def test_a_rate_nothing_can_reach_ends() -> None:
     clock = FakeClock()
     score = FakeScorer(clock, 1.0)

@@ -4,11 +4,32 @@ from typing import Any
 
 import pytest
 
+from rmexport.bench.run import comparisons
 from rmexport.bench.scenarios import MOST_POINTS, next_rate, point_record
 
 
 def run_of(samples: list[tuple[float, float]], **more: Any) -> dict[str, Any]:
     return {"samples": samples, "arrivals": len(samples), "span_s": 10.0, "last_pass_s": 9.0, "unfinished": 0, **more}
+
+
+def server_of(name: str, *points: tuple[float, bool]) -> dict[str, Any]:
+    """A contestant whose points achieved these rates, saturated or not."""
+    measured = [{"achieved_rate": rate, "saturated": saturated} for rate, saturated in points]
+    knee = max((rate for rate, saturated in points if not saturated), default=None)
+    return {"name": name, "scenarios": [{"scenario": "server", "knee_rate": knee, "points": measured}]}
+
+
+def test_who_kept_up_with_no_rate_is_compared_by_what_was_achieved() -> None:
+    """A slow machine does not lose the scenario."""
+    slow, fast = server_of("slow", (6.0, True), (8.0, True)), server_of("fast", (10.0, False), (16.0, True))
+    both = [("server", "knee_rate", "fast", 2.0), ("server", "achieved_rate", "slow", 2.5)]
+    for contestants, expected in (
+        ([server_of("rmexport", (20.0, False), (19.0, True)), slow, fast], both),
+        ([server_of("rmexport", (4.0, True)), fast], [("server", "achieved_rate", "fast", 0.25)]),
+        ([server_of("rmexport", (4.0, True)), server_of("none")], []),
+    ):
+        found = comparisons(contestants)
+        assert [(c["scenario"], c["measure"], c["contestant"], c["ratio"]) for c in found] == expected
 
 
 def test_a_rate_that_was_borne() -> None:

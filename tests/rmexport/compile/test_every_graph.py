@@ -52,6 +52,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": LLAMA | {"moe_intermediate_size": 24, "head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2},
 }
 SAME_GRAPH = {"gemma3": "gemma3_text", "gpt_neox_reward_model": "gpt_neox"}  # other names of a family's checkpoints
+ALWAYS = ("llama", "gemma2", "mixtral")  # the others are as these to the parser, and in the ladder
 CAPPED = {"gemma2"}  # TensorRT's attention has no softcap: written out
 
 
@@ -77,13 +78,16 @@ def check_engine(rtx: Library, bundle: Path, *, fused: int) -> None:
     assert parse(rtx, model).layer_kinds.count("ATTENTION_INPUT") == fused
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "model_type", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.ladder) for name in FAMILIES]
+)
 def test_families_in_bf16(rtx: Library, tmp_path: Path, model_type: str) -> None:
     checkpoint = family_checkpoint(tmp_path / "c", model_type, FAMILIES[model_type], dtype=torch.bfloat16)
     export(str(checkpoint.folder), tmp_path / "b", ExportOptions(dtype="bf16"))
     check_engine(rtx, tmp_path / "b", fused=0 if model_type in CAPPED else LAYERS)
 
 
+@pytest.mark.ladder
 def test_internlm2(rtx: Library, tmp_path: Path) -> None:
     tokenizer = build_tokenizer(tmp_path / "c")
     shape = Internlm2Shape(vocab_size=tokenizer.vocab_size, num_hidden_layers=LAYERS)
@@ -96,6 +100,7 @@ def test_internlm2(rtx: Library, tmp_path: Path) -> None:
     check_engine(rtx, tmp_path / "b", fused=LAYERS)
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize(("model_type", "dtype"), [("llama", "fp16"), ("llama", "fp32")])
 def test_other_dtypes(rtx: Library, tmp_path: Path, model_type: str, dtype: Any) -> None:
     """There is no fused attention in fp32; the parser is allowed to write it out."""
@@ -118,7 +123,7 @@ def test_a_head_that_reads_logits(rtx: Library, tmp_path: Path) -> None:
     check_engine(rtx, tmp_path / "b", fused=LAYERS)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("fp8", marks=pytest.mark.ladder)])
 def test_quantized_weights_stay_narrow(rtx: Library, tmp_path: Path, scheme: Any) -> None:
     """Weights alone are quantized: products are bf16, of weights that the engine holds in 8 bits."""
     shape = TinyShape(num_hidden_layers=LAYERS, hidden_size=256, intermediate_size=2048)

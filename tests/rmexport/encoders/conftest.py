@@ -131,10 +131,13 @@ def run_exports(folder: Path, jobs: list[dict[str, Any]]) -> None:
     assert not done.stderr and not done.stdout, done  # the tracer's chatter is no user's business
 
 
-@pytest.fixture(scope="package")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def encoders(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A folder with the checkpoint of every job under its name, and its bundles under NAME.BUNDLE."""
-    folder = tmp_path_factory.mktemp("encoders")
+    return made_once("encoders", make_encoders)
+
+
+def make_encoders(folder: Path) -> None:
     jobs = []
     for name, job in JOBS.items():
         (folder / name).mkdir()
@@ -146,7 +149,6 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(job | reference | {"name": name, "config": {**labels, **job["config"], **ids}})
     save_modernbert(folder / "transformers-5")
     run_exports(folder, jobs + COPIES)
-    return folder
 
 
 @pytest.fixture

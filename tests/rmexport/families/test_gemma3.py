@@ -47,6 +47,7 @@ def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "gemma3_text", TINY | fields), tmp_path / "b")
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(family_checkpoint(tmp_path / "c", "gemma3_text", TINY), tmp_path / "b", dtype)
@@ -81,6 +82,7 @@ def test_text_of_a_checkpoint_that_sees(tmp_path: Path, prefix: str) -> None:
     check_scores(checkpoint, tmp_path / "b")
 
 
+@pytest.mark.ladder
 def test_parity_gate_of_a_checkpoint_that_sees(tmp_path: Path) -> None:
     check_parity_gate(seeing(tmp_path / "c"), tmp_path / "b", "bf16")
 

@@ -55,6 +55,7 @@ def test_a_number_of_key_heads_means_nothing_here() -> None:
     assert family_of(raw).read_config(raw) == family_of(raw).read_config(raw | {"num_key_value_heads": 4})
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(family_checkpoint(tmp_path / "c", "gpt_neox", TINY), tmp_path / "b", dtype)

@@ -45,6 +45,7 @@ def test_biases_and_dynamic_rope_around_the_original_length(tmp_path: Path) -> N
     check_scores(checkpoint(tmp_path / "c", shape), tmp_path / "b")
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(checkpoint(tmp_path / "c", replace(SHAPE, bias=True)), tmp_path / "b", dtype)

@@ -69,6 +69,7 @@ def test_first_names_of_the_long_rope(kind: str) -> None:
     assert found.rope_length == ORIGINAL
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     rope = {"rope_parameters": longrope(16), "original_max_position_embeddings": ORIGINAL}

@@ -41,6 +41,7 @@ def test_dense_layers_plain_shares_windows_and_biases(tmp_path: Path) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "qwen3_moe", TINY | mixed | more), tmp_path / "b")
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     fields = TINY | {"mlp_only_layers": [1]}

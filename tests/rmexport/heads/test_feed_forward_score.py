@@ -63,6 +63,7 @@ def test_a_bias_that_only_one_layer_has_is_a_broken_download(tmp_path: Path, hea
         headed(tmp_path / "c", tensors, QWEN_RM).spec()
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_passes_the_parity_gate(tmp_path: Path, headed: Any, linear: Any, dtype: str) -> None:
     checkpoint = headed(tmp_path / "checkpoint", head_tensors(linear), INF_ORM)

@@ -71,6 +71,7 @@ def test_published_layout(tmp_path: Path) -> None:
     check_head(checkpoint, tmp_path / "bundle", score, ids_of=ids_of)
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(checkpoint_in(tmp_path / "checkpoint"), tmp_path / "bundle", dtype)

@@ -65,6 +65,7 @@ def test_pooling_mean_is_refused_with_the_reason(tmp_path: Path) -> None:
         spec_of(checkpoint_in(tmp_path / "checkpoint", pooling="mean"))
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(checkpoint_in(tmp_path / "checkpoint"), tmp_path / "bundle", dtype)

@@ -72,6 +72,7 @@ def test_normalising_needs_the_numbers(tmp_path: Path, config: dict[str, float],
         spec_of(checkpoint_in(tmp_path / "checkpoint", **config), "openrlhf-normalized")
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(

@@ -121,6 +121,7 @@ def test_a_gate_with_parts_missing(tmp_path: Path, headed: Any, linear: Any, mis
         headed(tmp_path / "c", tensors, CONFIG).spec()
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_passes_the_parity_gate(tmp_path: Path, headed: Any, linear: Any, dtype: str) -> None:
     checkpoint = headed(tmp_path / "checkpoint", head_tensors(linear, batch_norm=True), CONFIG)

@@ -90,6 +90,7 @@ def test_configs_that_make_no_sense(tmp_path: Path, config: dict[str, Any], mess
         spec_of(checkpoint_in(tmp_path / "checkpoint", **config))
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(

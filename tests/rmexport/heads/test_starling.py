@@ -48,6 +48,7 @@ def test_the_same_class_name_with_a_score_is_transformers(tmp_path: Path) -> Non
     assert spec_of(checkpoint).head.NAME == "sequence_classification"
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(checkpoint_in(tmp_path / "checkpoint"), tmp_path / "bundle", dtype)

@@ -91,6 +91,7 @@ def test_more_labels_are_no_process_reward(tmp_path: Path) -> None:
         spec_of(checkpoint)
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(checkpoint_in(tmp_path / "checkpoint"), tmp_path / "bundle", dtype)

@@ -147,6 +147,7 @@ def test_look_alikes_name_their_own_ids_in_a_recipe_file(tmp_path: Path) -> None
         assert value == pytest.approx(logits.softmax(-1)[0].item(), abs=TOLERANCE)
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("recipe", ["math-shepherd", "nemotron"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str, recipe: str) -> None:

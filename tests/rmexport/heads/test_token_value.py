@@ -27,6 +27,7 @@ def test_raw_value_at_the_last_token(tmp_path: Path, layer: str, bias: bool) -> 
     check_head(checkpoint, tmp_path / "bundle", score)
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_gate(checkpoint_in(tmp_path / "checkpoint", "score", bias=True), tmp_path / "bundle", dtype)

@@ -55,6 +55,7 @@ def test_layers_that_disagree(tmp_path: Path, headed: Any, linear: Any) -> None:
         headed(tmp_path / "c", tensors, CONFIG).spec()
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_passes_the_parity_gate(tmp_path: Path, headed: Any, linear: Any, dtype: str) -> None:
     checkpoint = headed(tmp_path / "checkpoint", head_tensors(linear), CONFIG)

@@ -137,6 +137,7 @@ def test_skywork_o1_reads_every_step(tmp_path: Path, headed: Any, linear: Any, q
                 torch.testing.assert_close(own["logit"], values[:, 0])
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("recipe", [None, "skywork-o1-prm"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_passes_the_parity_gate(tmp_path: Path, headed: Any, linear: Any, dtype: str, recipe: str | None) -> None:

@@ -101,7 +101,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def assert_gone(session: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while (left := processes_of(session)) and time.monotonic() < until:
         time.sleep(0.1)
     for pid in left:

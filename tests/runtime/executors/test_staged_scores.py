@@ -24,6 +24,15 @@ from tiny_checkpoints import TinyShape, gated
 
 ENGINES = [("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 SMALL_PASSES = ScoreOptions(max_batch_tokens=200)
+WAVE_BYTES = 600 * 4 * 64  # hidden states of about half of the conversations
+# Memory for one stage beside the next (2), for one alone (1), and for more than one.
+SHARES = (2.0, 1.0, 2.5)
+IN_TURN = [
+    *((*ENGINES[0], share) for share in SHARES),
+    (*ENGINES[1], 1.0),
+    *(pytest.param(*ENGINES[1], share, marks=pytest.mark.ladder) for share in (2.0, 2.5)),
+    *(pytest.param(*ENGINES[2], share, marks=pytest.mark.ladder) for share in SHARES),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +60,31 @@ def scores(bundle: Path, **options: Any) -> tuple[str, list[Any]]:
         return model.backend, model.score(ragged_records(24), SMALL_PASSES)
 
 
-@pytest.mark.parametrize(("device", "dtype"), ENGINES)
+@pytest.mark.parametrize(("device", "dtype"), [*ENGINES[:2], pytest.param(*ENGINES[2], marks=pytest.mark.ladder)])
 def test_scores_are_those_of_the_whole_graph(bundles: dict[str, Path], device: str, dtype: str) -> None:
     pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
     _, expected = scores(bundles[dtype], device=device)
     for count in (2, 4):
         found = scores(bundles[dtype], device=",".join([device] * count))
         assert found == (f"{device} in {count} stages", expected)
+
+
+@pytest.mark.parametrize(("device", "dtype", "share"), IN_TURN)
+def test_scores_in_turn_are_those_of_the_whole_graph(
+    bundles: dict[str, Path], device: str, dtype: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages are loaded more than once: there is no room for the hidden states of all conversations."""
+    pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
+    records = ragged_records(24)
     largest, stages = largest_stage(bundles[dtype]), Bundle.open(bundles[dtype]).manifest.graphs[0].stages
-    for memory, at_once in ((2 * largest, largest), (largest, largest), (int(2.5 * largest), int(1.25 * largest))):
+    memory, at_once = int(share * largest), int(max(share / 2, 1) * largest)
+    monkeypatch.setattr(streaming, "HIDDEN_SHARE", WAVE_BYTES / memory)
+    with RewardModel.load(bundles[dtype], device=device) as model:
+        expected = model.score(records, SMALL_PASSES)
+    with RewardModel.load(bundles[dtype], device=device, stage_memory=memory) as model:
+        found = model.score(records, SMALL_PASSES)
         groups = len(for_memory(stages, at_once))
-        found = scores(bundles[dtype], device=device, stage_memory=memory)
-        assert found == (f"{device} in {groups} stages in turn", expected) and groups > 2
+        assert (model.backend, found) == (f"{device} in {groups} stages in turn", expected) and groups > 2
 
 
 @pytest.mark.parametrize(

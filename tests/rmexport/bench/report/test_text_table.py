@@ -100,6 +100,14 @@ def test_a_warm_up_that_did_not_settle(samples: Samples) -> None:
     assert "!! NOT SETTLED: transformers: " in table(report)
 
 
+def test_who_kept_up_with_no_rate_is_named(samples: Samples) -> None:
+    report = samples("full")
+    assert "SATURATED" not in table(report)
+    for point in report["contestants"][1]["scenarios"][1]["points"]:
+        point["saturated"] = True
+    assert "!! SATURATED: transformers: kept up with no rate in server, so it has no knee" in table(report)
+
+
 def test_every_terminal_can_show_it(any_report: dict[str, Any]) -> None:
     table(any_report).encode("ascii")
 

@@ -1,16 +1,19 @@
 """write_report: which files there are, what the page says, and that nothing in a report can break it."""
 
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rmexport.bench.report import ReportError, write_report
+from rmexport.bench.report import ReportError, write_report, writing
 
 Samples = Callable[[str], dict[str, Any]]
 PLOTS = {"offline_throughput", "single_stream_latency", "server_latency", "time_split", "workload_lengths"}
@@ -54,6 +57,28 @@ def written(report: dict[str, Any], folder: Path) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class Written:
+    """A report's folder, which tests only read, and its page."""
+
+    folder: Path
+    page: Page
+    source: str
+
+
+@pytest.fixture(scope="module")
+def sample_pages(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
+    """The samples' pages by name, each written once."""
+
+    @cache
+    def of(name: str) -> Written:
+        folder = tmp_path_factory.mktemp("page")
+        page = written(samples(name), folder)
+        return Written(folder, page, (folder / "report.html").read_text(encoding="utf-8"))
+
+    return of
+
+
 def plots_in(folder: Path) -> set[str]:
     return {p.stem for p in folder.glob("*.png")}
 
@@ -66,31 +91,35 @@ def plots_in(folder: Path) -> set[str]:
         ("empty", set()),
     ],
 )
-def test_only_plots_whose_data_is_there(samples: Samples, tmp_path: Path, name: str, expected: set[str]) -> None:
-    page = written(samples(name), tmp_path)
-    assert plots_in(tmp_path) == expected
+def test_only_plots_whose_data_is_there(sample_pages: Callable[[str], Written], name: str, expected: set[str]) -> None:
+    folder, page = sample_pages(name).folder, sample_pages(name).page
+    assert plots_in(folder) == expected
     assert {a["id"] for t, a in page.tags if t == "figure"} == expected
-    assert all(p.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for p in tmp_path.glob("*.png"))
-    assert {p.suffix for p in tmp_path.iterdir()} <= {".png", ".html"}  # no temporary file is left
+    assert all(p.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for p in folder.glob("*.png"))
+    assert {p.suffix for p in folder.iterdir()} <= {".png", ".html"}  # no temporary file is left
 
 
-def test_a_plot_of_an_earlier_report_goes(samples: Samples, tmp_path: Path) -> None:
-    write_report(samples("full"), tmp_path)
+def test_a_plot_of_an_earlier_report_goes(
+    samples: Samples, sample_pages: Callable[[str], Written], tmp_path: Path
+) -> None:
+    shutil.copytree(sample_pages("full").folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "mine.png").write_bytes(b"")
     write_report(samples("partial"), tmp_path)
     assert plots_in(tmp_path) == {"single_stream_latency", "workload_lengths", "mine"}
 
 
-def test_the_same_report_gives_the_same_bytes(samples: Samples, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        write_report(samples("full"), tmp_path / folder)
-    for file in (tmp_path / "one").iterdir():
-        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+def test_the_same_report_gives_the_same_bytes(
+    samples: Samples, sample_pages: Callable[[str], Written], tmp_path: Path
+) -> None:
+    write_report(samples("full"), tmp_path)
+    first = sample_pages("full").folder
+    assert {file.name for file in first.iterdir()} == {file.name for file in tmp_path.iterdir()}
+    for file in first.iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
-def test_the_page_refers_to_nothing_outside(samples: Samples, tmp_path: Path) -> None:
-    page = written(samples("full"), tmp_path)
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_page_refers_to_nothing_outside(sample_pages: Callable[[str], Written]) -> None:
+    page, source = sample_pages("full").page, sample_pages("full").source
     assert not {t for t, _ in page.tags} & {"script", "link", "img", "iframe", "object"}
     assert not [a for _, a in page.tags if "src" in a]
     for _, attributes in page.tags:
@@ -99,18 +128,15 @@ def test_the_page_refers_to_nothing_outside(samples: Samples, tmp_path: Path) ->
     assert not re.search(r"@import|url\((?!#)", source)
 
 
-def test_ids_are_unique_and_every_reference_is_met(samples: Samples, tmp_path: Path) -> None:
-    page = written(samples("full"), tmp_path)
+def test_ids_are_unique_and_every_reference_is_met(sample_pages: Callable[[str], Written]) -> None:
+    page, source = sample_pages("full").page, sample_pages("full").source
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert {*re.findall(r"url\(#([^)]*)\)", source), *re.findall(r'href="#([^"]*)"', source)} <= set(ids)
 
 
-def test_the_svgs_are_well_formed_and_follow_the_theme(samples: Samples, tmp_path: Path) -> None:
-    write_report(samples("full"), tmp_path)
-    source = (tmp_path / "report.html").read_text(encoding="utf-8")
-    svgs = re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL)
+def test_the_svgs_are_well_formed_and_follow_the_theme(sample_pages: Callable[[str], Written]) -> None:
+    svgs = re.findall(r"<svg.*?</svg>", sample_pages("full").source, flags=re.DOTALL)
     assert len(svgs) == 2 * len(PLOTS)
     for svg in svgs:
         ET.fromstring(svg.replace("xlink:href", "href"))
@@ -134,8 +160,8 @@ def test_what_a_reader_needs_to_trust_it(full_page: Page, words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def full_page(samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return written(samples("full"), tmp_path_factory.mktemp("page"))
+def full_page(sample_pages: Callable[[str], Written]) -> Page:
+    return sample_pages("full").page
 
 
 def test_the_verdict_is_against_the_fastest_peer(full_page: Page, samples: Samples) -> None:
@@ -147,6 +173,13 @@ def notices(page: Page) -> list[str | None]:
     return [a["class"] for t, a in page.tags if t == "p" and (a.get("class") or "").startswith("notice")]
 
 
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what the page says in words: drawing is nearly all the time that a report takes."""
+    monkeypatch.setattr(writing, "PLOTS", ())
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_banners(samples: Samples, tmp_path: Path) -> None:
     assert notices(written(samples("full"), tmp_path)) == []
     partial = written(samples("partial"), tmp_path)
@@ -157,6 +190,7 @@ def test_banners(samples: Samples, tmp_path: Path) -> None:
     assert notices(failed) == ["notice bad", "notice warning"]
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_percentile_of_too_few_samples_is_marked(samples: Samples, tmp_path: Path) -> None:
     report = samples("full")
     p999 = report["contestants"][0]["scenarios"][0]["latency_ms"]["p99.9"]
