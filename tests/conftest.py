@@ -1,4 +1,4 @@
-"""One thread a process, a cache folder of our own, folders that all processes of a run share, and what a run of a part says about the rest."""
+"""One thread a process, a cache folder and folders that a run shares, and what a run of a part says about the rest."""
 
 import atexit
 import fcntl
@@ -16,8 +16,8 @@ import pytest
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-# The user's own cache folder is left alone. pytest-xdist's workers inherit the first process's environment, and share its
-# folder. matplotlib keeps its own place, where its list of fonts is: making that anew takes seconds.
+# The user's own cache folder is left alone. pytest-xdist's workers inherit the first process's environment, and share
+# its folder. matplotlib keeps its own place, where its list of fonts is: making that anew takes seconds.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("MPLCONFIGDIR", str(_cache / "matplotlib"))
