@@ -15,6 +15,7 @@ from rmexport.errors import OptionError
 from rmexport.graph.vocabulary import Dialect, LayerSpan
 from rmexport.graph.writer import WeightLocation
 from rmexport.options import ExportOptions
+from rmexport.recipe import recipe_for
 from rmexport.spec import ModelSpec, build_graph, read_spec
 from rmexport.stages import stage_spans, weight_ranges
 from rmexport.unfinished_folder import Notify, ignore
@@ -174,7 +175,7 @@ def _manifest(
         backbone=found.backbone,
         head=found.head,
         dtype=found.dtype,
-        options=_given(found, options),
+        options=_given(source, options),
         format=found.format,
         positions=found.positions,
         outputs=found.outputs,
@@ -186,8 +187,12 @@ def _manifest(
     )
 
 
-def _given(found: Description, options: ExportOptions) -> dict[str, str]:
-    """The choices that shape the result, as strings; a recipe found by repository counts as given."""
+def _given(source: Checkpoint, options: ExportOptions) -> dict[str, str]:
+    """The choices that shape the result, as strings; a recipe found by repository counts as given.
+
+    One that the head brings along does not: it is found again wherever the checkpoint is.
+    """
     shaping = ("dtype", "recipe", "bos", "step_joiner", "score_label", "pinned_date", "quantize")
     given = {k: str(v) for k, v in asdict(options).items() if k in shaping and v is not None}
-    return given | ({"recipe": options.recipe or found.recipe} if found.recipe else {})
+    recipe = recipe_for(options.recipe, source.repo)
+    return given | ({"recipe": options.recipe or recipe.name} if recipe else {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from rmruntime.graph_seal import SEAL_KEY
 from rmruntime.manifest import MANIFEST_NAME, digest
 
 RECORD = {"prompt": "Where does the heron nest?", "response": "By the weir."}
@@ -60,3 +61,10 @@ def change_graphs(folder: Path, change: Callable[[onnx.ModelProto], object]) -> 
         model = onnx.load(folder / name, load_external_data=False)
         change(model)
         rewrite_file(folder, name, model.SerializeToString())
+
+
+def without_seal(model: onnx.ModelProto) -> None:
+    """As exporters wrote graphs before the graphs themselves said what they were written with."""
+    kept = [entry for entry in model.metadata_props if entry.key != SEAL_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)

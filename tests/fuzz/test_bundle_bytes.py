@@ -1,4 +1,4 @@
-"""Issue 12, 3: a bundle with bytes changed, cut or added is refused or scores exactly the same, digests anew or not."""
+"""A bundle with bytes changed, cut or added is refused or scores exactly the same, digests anew or not."""
 
 import random
 from pathlib import Path
@@ -71,7 +71,7 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
 
 @quiet(80)
 @given(seed=st.integers(0, 2**32))
-def test_3_bytes_of_any_file(bundle: Path, expected: list[Any], seed: int) -> None:
+def test_bytes_of_any_file(bundle: Path, expected: list[Any], seed: int) -> None:
     rng = random.Random(seed)
     names = ["manifest.json", *(f["name"] for f in manifest_of(bundle)["files"] if f["role"] != "weights")]
     path = bundle / rng.choice(names)
@@ -87,7 +87,7 @@ def test_3_bytes_of_any_file(bundle: Path, expected: list[Any], seed: int) -> No
 
 @quiet(60)
 @given(seed=st.integers(0, 2**32))
-def test_3_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: int) -> None:
+def test_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: int) -> None:
     """Other texts may come out: what must not is anything but a score or an error of ours."""
     rng = random.Random(seed)
     folder = copied(exported, exported.with_name(f"text-{seed}"))
@@ -102,7 +102,7 @@ def test_3_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: 
 
 @quiet(300)
 @given(seed=st.integers(0, 2**32))
-def test_3_1_graphs_are_read_or_refused(exported: Path, seed: int) -> None:
+def test_graphs_are_read_or_refused(exported: Path, seed: int) -> None:
     """No engine sees these: engines do not survive every graph."""
     rng = random.Random(seed)
     raw = (exported / rng.choice(graph_names(exported))).read_bytes()
@@ -114,7 +114,7 @@ def test_3_1_graphs_are_read_or_refused(exported: Path, seed: int) -> None:
 
 @quiet(40)
 @given(seed=st.integers(0, 2**32))
-def test_3_1_graphs_with_a_hash_that_fits_name_no_other_files(exported: Path, seed: int) -> None:
+def test_graphs_with_a_hash_that_fits_name_no_other_files(exported: Path, seed: int) -> None:
     rng = random.Random(seed)
     folder = copied(exported, exported.with_name(f"graph-{seed}"))
     name = rng.choice(graph_names(folder))

@@ -1,4 +1,4 @@
-"""Issue 12, 2.11: verify says why scores mean nothing, where transformers overflows in the same way."""
+"""Verify says why scores mean nothing, where transformers overflows in the same way."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Issue 12, 4.5 and 4.6: export notes what a template leaves out of answers, and knows recipes that open the reply."""
+"""Export notes what a template leaves out of answers, and knows recipes that open the reply."""
 
 import json
 from pathlib import Path

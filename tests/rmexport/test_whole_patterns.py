@@ -1,4 +1,4 @@
-"""Issue 12, 2.1: a step's tag of several tokens is found by all of them, as they are in context, or refused."""
+"""A step's tag of several tokens is found by all of them, as they are in context, or refused."""
 
 import json
 from dataclasses import replace
@@ -14,6 +14,7 @@ from rmexport.errors import CheckpointError
 from rmruntime import BundleError, InputError, RewardModel, ScoreOptions
 from rmruntime.manifest import MANIFEST_NAME, decode_manifest, encode_manifest
 from rmruntime.positions import check_spelling
+from tampered_bundles import change_graphs, without_seal
 from tiny_checkpoints import TinyCheckpoint, causal_lm
 from tiny_tokenizer import BOS
 
@@ -104,6 +105,7 @@ def test_a_bundle_of_an_older_exporter_says_export_again(bundle: Path, tmp_path:
     assert len(rule.tokens) > 1
     old = replace(manifest, positions={"score": replace(rule, tokens=rule.tokens[-1:])})
     (tmp_path / MANIFEST_NAME).write_bytes(encode_manifest(old))
+    change_graphs(tmp_path, without_seal)
     with pytest.raises(BundleError, match=r"expected all of ' \[ки\]'.*export the bundle again"):
         RewardModel.load(tmp_path, device="ort-cpu")
 

@@ -1,4 +1,4 @@
-"""Issue 12, 4.5 and 4.6: conversations whose scores say less than they seem to carry a flag."""
+"""Conversations whose scores say less than they seem to carry a flag."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Issue 12, 2.2 and 2.11: a score that is no number is its own record's error, and one of exactly 0 is flagged."""
+"""A score that is no number is its own record's error, and one of exactly 0 is flagged."""
 
 import json
 import struct

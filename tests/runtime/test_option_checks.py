@@ -1,4 +1,4 @@
-"""Issue 12, 2.6: every option of every kind is checked in one way, whatever is put into it."""
+"""Every option of every kind is checked in one way, whatever is put into it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Issue 12, 3.4: a hostile template is a BundleError or an InputError, within a budget that no clock decides."""
+"""A hostile template is a BundleError or an InputError, within a budget that no clock decides."""
 
 import random
 
@@ -98,20 +98,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("source", NOT_COMPILED.values(), ids=NOT_COMPILED.keys())
-def test_3_4_templates_that_do_not_compile(source):
+def test_templates_that_do_not_compile(source):
     with pytest.raises(BundleError, match="chat template"):
         ChatTemplate(source, {}, None)
 
 
 @pytest.mark.parametrize("source", REFUSED.values(), ids=REFUSED.keys())
-def test_3_4_templates_that_cost_too_much_or_leave_scores_to_chance(source, monkeypatch):
+def test_templates_that_cost_too_much_or_leave_scores_to_chance(source, monkeypatch):
     monkeypatch.setattr(template_budget, "STEPS", 200_000)  # as with all of them, and sooner
     template = ChatTemplate(source, {}, None)
     with pytest.raises(InputError):
         template.render(TURNS)
 
 
-def test_3_4_the_budget_is_the_same_wherever_it_is_spent(monkeypatch):
+def test_the_budget_is_the_same_wherever_it_is_spent(monkeypatch):
     """A template that is just within the steps renders, whatever else the process does; a step less and it does not."""
     source = "{% for a in range(1000) %}{% if a %}{% endif %}{% endfor %}"
     used = []
@@ -132,7 +132,7 @@ def test_3_4_the_budget_is_the_same_wherever_it_is_spent(monkeypatch):
         ChatTemplate(source, {}, None).render(TURNS)
 
 
-def test_3_4_long_conversations_are_far_within_the_budget():
+def test_long_conversations_are_far_within_the_budget():
     loops = "{% for m in messages %}{% for n in messages %}{% if n.role == m.role %}{% endif %}{% endfor %}" + (
         "{{ m.role + ': ' + m.content | trim ~ '\n' }}{% endfor %}"
     )
@@ -140,7 +140,7 @@ def test_3_4_long_conversations_are_far_within_the_budget():
     assert len(ChatTemplate(loops, {}, None).render(long)) == 400 * 20_007
 
 
-def test_3_4_a_failed_rendering_leaves_the_next_its_whole_budget():
+def test_a_failed_rendering_leaves_the_next_its_whole_budget():
     template = ChatTemplate(
         "{% for a in range(messages | length) %}{{ 'x' * 10 ** messages[0].content | int }}{% endfor %}", {}, None
     )
@@ -153,14 +153,14 @@ def test_3_4_a_failed_rendering_leaves_the_next_its_whole_budget():
                 template.render(messages)
 
 
-def test_3_4_nothing_is_left_to_chance():
+def test_nothing_is_left_to_chance():
     random.seed(1)
     state = random.getstate()
     ChatTemplate("{% if false %}{{ messages | random }}{% endif %}{{ messages | length }}", {}, None).render(TURNS)
     assert random.getstate() == state
 
 
-def test_3_4_ctrl_c_passes(monkeypatch):
+def test_ctrl_c_passes(monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 

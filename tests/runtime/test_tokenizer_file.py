@@ -1,4 +1,4 @@
-"""Issue 12, 3.4: a tokenizer.json that panics, aborts by memory or leaves ids to chance is an error of ours."""
+"""A tokenizer.json that panics, aborts by memory or leaves ids to chance is an error of ours."""
 
 import base64
 import json
@@ -62,12 +62,12 @@ def written(folder: Path, change: Change) -> Path:
 
 
 @pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED.keys())
-def test_3_4_tokenizers_that_are_refused_when_loaded(tmp_path: Path, change: Change) -> None:
+def test_tokenizers_that_are_refused_when_loaded(tmp_path: Path, change: Change) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         Tokenizer(written(tmp_path, change))
 
 
-def test_3_4_a_hidden_charsmap(tmp_path: Path) -> None:
+def test_a_hidden_charsmap(tmp_path: Path) -> None:
     """A name may be spelled in more than one way."""
     folder = written(tmp_path, _charsmap(b"\xff" * 8))
     path = folder / "tokenizer.json"
@@ -76,7 +76,7 @@ def test_3_4_a_hidden_charsmap(tmp_path: Path) -> None:
         Tokenizer(folder)
 
 
-def test_3_4_a_panic_is_the_error_of_its_record_alone(tmp_path: Path) -> None:
+def test_a_panic_is_the_error_of_its_record_alone(tmp_path: Path) -> None:
     """The expression takes for ever over many a's, and the library gives up by a panic."""
     tiny = build_tokenizer(tmp_path)
     written(tmp_path, _splits("(a+)+$b"))
@@ -89,6 +89,6 @@ def test_3_4_a_panic_is_the_error_of_its_record_alone(tmp_path: Path) -> None:
     assert [found[0][0].ids.tolist(), found[2][0].ids.tolist()] == alone  # type: ignore[union-attr] # not errors
 
 
-def test_3_4_ctrl_c_is_no_panic() -> None:
+def test_ctrl_c_is_no_panic() -> None:
     with pytest.raises(KeyboardInterrupt), panics_caught():
         raise KeyboardInterrupt

@@ -133,7 +133,17 @@ def kill_writers(output: Path, block: int, times: int) -> Thread:
 
 
 def writers(output: Path, block: int) -> set[int]:
-    return {int(path.name.split(".")[-2]) for path in output.glob(f".part-{block:05}-*.partial")}
+    """Processes that have a partial shard of the block open."""
+    partial = {str(path) for path in output.resolve().glob(f".part-{block:05}-*.partial")}
+    opened = Path("/proc").glob("[0-9]*/fd/*") if partial else ()
+    return {int(link.parts[2]) for link in opened if target(link) in partial}
+
+
+def target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # closed meanwhile, or another user's
+        return ""
 
 
 def joined(output: Path) -> str:
