@@ -155,7 +155,7 @@ def test_quantized_checkpoints_are_refused_still(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96, 64, dtype=torch.int8)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="integers for weights, by model.layers.0.mlp.up_proj.weight"):
+    with pytest.raises(CheckpointError, match=r"integers for weights, by model\.layers\.0"):
         export(str(folder), tmp_path / "b", ExportOptions(quantize="int8"))
 
 
