@@ -85,7 +85,7 @@ def test_scores_in_turn_are_those_of_the_whole_graph(
         assert (model.backend, found) == (f"{device} in {groups} stages in turn", expected) and groups > 2
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.ladder)])
 @pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
 def test_quantized_stages(checkpoint: str, tmp_path: Path, scheme: Any, device: str) -> None:
     pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
