@@ -68,7 +68,7 @@ def check_scores(checkpoint: TinyCheckpoint, bundle: Path, recipe: str | None = 
     records = ragged_records(max(COUNTS))
     expected = expected_scores(checkpoint, records)
     assert np.std(expected) > 0.05  # random weights, but not all the same score
-    for device in ("ort-cpu", "openvino"):
+    for device in ("openvino", "ort-cpu"):
         with RewardModel.load(bundle, device=device, precision="fp32") as model:
             for count in COUNTS:
                 found = [score.value for score in model.score(records[:count])]

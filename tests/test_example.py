@@ -60,7 +60,7 @@ def test_the_checkpoint_is_small_and_named() -> None:
     assert labels is not None and len(labels) >= 5 and not any(name.startswith("objective_") for name in labels)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["fp32", *(pytest.param(dtype, marks=pytest.mark.ladder) for dtype in DTYPES[1:])])
 def test_held_out_pairs(bundles: dict[str, Path], transformers_accuracy: float, dtype: str) -> None:
     assert transformers_accuracy >= 0.90
     assert abs(accuracy(bundles[dtype], "pairs.jsonl") - transformers_accuracy) <= 0.005

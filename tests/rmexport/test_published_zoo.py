@@ -368,6 +368,7 @@ def test_the_inventory_of_encoders_is_that_of_transformers(name: str) -> None:
     assert {key: shape for key, (_, shape) in published.inventory().items()} == theirs
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("name", LARGEST)
 def test_size_of_the_graph(tmp_path: Path, name: str) -> None:
     dialect, kilobytes = LARGEST[name]

@@ -23,7 +23,7 @@ FEW = VerifyOptions(conversations=24)
 MANY = VerifyOptions(conversations=128)  # the 16-bit rules are about a mean and a rank: 24 leave them to chance
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.ladder)])
 def test_good_bundles_pass(tmp_path: Path, dtype: str) -> None:
     folder = gated(tmp_path / "c", TinyShape(max_position_embeddings=2048)).folder
     export(str(folder), tmp_path / "b", ExportOptions(dtype=dtype))  # type: ignore[arg-type] # parametrized

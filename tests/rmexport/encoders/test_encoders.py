@@ -94,7 +94,7 @@ def test_16_bit_weights_are_rounded_and_computed_with_in_fp32(
         assert values(model, pairs(8)) == pytest.approx(expected.tolist(), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("device", ["ort-cpu", pytest.param("openvino", marks=pytest.mark.ladder)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_score_does_not_depend_on_the_batch(encoders: Path, family: str, device: str) -> None:
     records = pairs(17, seed=1)
@@ -136,7 +136,13 @@ def test_several_labels(encoders: Path) -> None:
         assert list(score.rewards.values()) == pytest.approx(expected[0].tolist(), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["bert.fp16", "deberta-v3.bf16", "labels.good", "modernbert-cls.bf16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bert.fp16", "modernbert-cls.bf16"),
+        *(pytest.param(name, marks=pytest.mark.ladder) for name in ("deberta-v3.bf16", "labels.good")),
+    ],
+)
 def test_the_parity_gate(encoders: Path, tmp_path: Path, name: str) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(record) + "\n" for record in pairs(40)))

@@ -89,8 +89,12 @@ def test_scores_in_turn_are_those_of_the_whole_graph(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"mlp_only_layers": [2], "norm_topk_prob": True}, {"mlp_only_layers": [0, 3], "norm_topk_prob": False}],
-    ids=["shares-of-one", "shares-as-they-are"],
+    [
+        pytest.param({"mlp_only_layers": [2], "norm_topk_prob": True}, id="shares-of-one"),
+        pytest.param(
+            {"mlp_only_layers": [0, 3], "norm_topk_prob": False}, id="shares-as-they-are", marks=pytest.mark.ladder
+        ),
+    ],
 )
 @pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
 def test_a_stage_that_ends_behind_experts(tmp_path: Path, fields: dict[str, Any], device: str) -> None:
@@ -105,7 +109,7 @@ def test_a_stage_that_ends_behind_experts(tmp_path: Path, fields: dict[str, Any]
         assert scores(tmp_path / "b", device=",".join([device] * count)) == (f"{device} in {count} stages", expected)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.ladder)])
 @pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
 def test_quantized_stages(checkpoint: str, tmp_path: Path, scheme: Any, device: str) -> None:
     pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))

@@ -241,6 +241,7 @@ def test_figures_that_are_not_finite_are_not_drawn(samples: Samples, tmp_path: P
     assert plots_in(tmp_path) == PLOTS
 
 
+@pytest.mark.ladder
 def test_many_contestants(samples: Samples, tmp_path: Path) -> None:
     """More than there are colours, with long names."""
     report = samples("full")
