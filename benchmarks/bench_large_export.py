@@ -25,14 +25,14 @@ from machine import banner
 from measured_process import Measured, measure
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from rmexport import ExportOptions  # noqa: E402
 from rmexport.checkpoint import Checkpoint, open_checkpoint  # noqa: E402
 from rmexport.spec import read_spec  # noqa: E402
-from rmexport.weights.plan import Plan, Shard, plan_weights  # noqa: E402
+from rmexport.weights.shard_plan import Plan, Shard, plan_weights  # noqa: E402
 from rmexport.weights.stream import Monitor, stream_shard  # noqa: E402
 from rmruntime.bundle import Bundle  # noqa: E402
-from rmruntime.safetensors_header import read_header  # noqa: E402
+from rmruntime.bundle.safetensors_header import read_header  # noqa: E402
 from sparse_checkpoints import disk_usage, has_marks, marks, write_seed, write_seed_as_bin  # noqa: E402
 from torch_archives import write_archive  # noqa: E402
 

@@ -1,28 +1,32 @@
 """The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
 
+import json
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from rmexport.bundle_writer import new_bundle, write_file
 from rmexport.checkpoint import Checkpoint, open_checkpoint
-from rmexport.description import Description, describe, describe_encoder
 from rmexport.dialects import dialects_for
 from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
 from rmexport.errors import OptionError
-from rmexport.graph.vocabulary import Dialect, LayerSpan
-from rmexport.graph.writer import WeightLocation
+from rmexport.graph.dialect import Dialect, LayerSpan
+from rmexport.graph.stages import stage_spans, weight_ranges
 from rmexport.options import ExportOptions
-from rmexport.recipe import recipe_for
+from rmexport.output.atomic_folder import new_folder, write_file
+from rmexport.output.staging_folder import Notify, ignore
+from rmexport.prompt.recipe import recipe_for
 from rmexport.spec import ModelSpec, build_graph, read_spec
-from rmexport.stages import stage_spans, weight_ranges
-from rmexport.unfinished_folder import Notify, ignore
+from rmexport.spec.description import Description, describe, describe_encoder
 from rmexport.version import __version__
 from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
-from rmruntime.graph_seal import SEAL_KEY, encode_seal, sealed_values
-from rmruntime.manifest import (
+from rmexport.weights.shard_journal import settle
+from rmexport.weights.stored import WeightLocation
+from rmruntime.bundle.bundle import MANIFEST_LIMIT
+from rmruntime.bundle.graph_seal import SEAL_KEY, encode_seal, sealed_values
+from rmruntime.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     FileRecord,
@@ -32,6 +36,7 @@ from rmruntime.manifest import (
     Stage,
     encode_manifest,
 )
+from rmruntime.bundle.regular_files import read_regular
 
 
 def export(
@@ -196,3 +201,21 @@ def _given(source: Checkpoint, options: ExportOptions) -> dict[str, str]:
     given = {k: str(v) for k, v in asdict(options).items() if k in shaping and v is not None}
     recipe = recipe_for(options.recipe, source.repo)
     return given | ({"recipe": options.recipe or recipe.name} if recipe else {})
+
+
+def new_bundle(
+    target: Path, *, overwrite: bool, restart: bool = False, notify: Notify = ignore
+) -> AbstractContextManager[Path]:
+    """`new_folder` for a bundle, whose complete shards a later export can take over."""
+    return new_folder(
+        target, overwrite=overwrite, kind="bundle", marker=_is_bundle, settle=settle, restart=restart, notify=notify
+    )
+
+
+def _is_bundle(target: Path) -> bool:
+    """Other things have a manifest.json too, web pages for one; only ours has these two fields."""
+    try:
+        manifest = json.loads(read_regular(target / MANIFEST_NAME, MANIFEST_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"schema_version", "digest"} <= set(manifest)

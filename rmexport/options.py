@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Literal
 
 from rmexport.errors import OptionError
-from rmruntime.byte_sizes import parse_bytes
-from rmruntime.manifest import BosPolicy, Scheme
+from rmruntime.bundle.manifest import BosPolicy, Scheme
 from rmruntime.option_checks import Limit, check_fields
+from rmruntime.options import parse_bytes
 
 SMALLEST_SHARD = 1_000_000  # bytes; a smaller limit would give nearly every tensor a file of its own
 STAGES = Limit(1, 10_000, why="more than any model has layers")

@@ -8,11 +8,11 @@ import pytest
 
 from rmexport import ExportOptions, export
 from rmexport.checkpoint import open_checkpoint
-from rmexport.reference import reference_scores
 from rmexport.spec import read_spec
+from rmexport.verify.reference import reference_scores
 from rmruntime import RewardModel, Score, ScoreOptions
-from rmruntime.record_files import read_records
 from rmruntime.records import Request
+from rmruntime.records.reader import read_records
 from rmruntime.sequences import TokenSequence
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -13,45 +13,45 @@ EXPORT, RUNTIME = ROOT / "rmexport", ROOT / "runtime" / "rmruntime"
 RUNTIME_MAY = {"numpy", "tokenizers", "jinja2", "tqdm", "pyarrow"}
 HEAVY_IN = {
     "torch": {
-        "rmexport/reference.py",
-        "rmexport/reference_backbone.py",
+        "rmexport/verify/reference.py",
+        "rmexport/verify/reference_backbone.py",
         "rmexport/encoders/classifier.py",
-        "rmexport/encoders/reference.py",
+        "rmexport/verify/encoder_reference.py",
         "rmexport/checkpoint/torch_shards.py",
     },
     "transformers": {
-        "rmexport/reference.py",
-        "rmexport/reference_backbone.py",
+        "rmexport/verify/reference.py",
+        "rmexport/verify/reference_backbone.py",
         "rmexport/encoders/classifier.py",
         "rmexport/checkpoint/convert_tokenizer.py",
     },
 }
 # Lowest first: a module imports only from its own line and those above it.
 EXPORT_LAYERS = (
-    {"errors", "options", "version", "interruption", "unfinished_folder", "processor", "reference_pass"},
-    {"progress"},
-    {"checkpoint", "recipe", "label_names", "chat_text", "tensor_parts", "quantization"},
-    {"graph", "score_position"},
-    {"feed_forward"},
+    {"errors", "options", "version"},
+    {"output"},
+    {"checkpoint"},
+    {"prompt", "weights"},
+    {"graph"},
     {"dialects", "families", "heads"},
-    {"format", "unread_answers", "weights", "binding"},
-    {"spec", "bundle_writer", "encoders", "stages"},
-    {"description", "reference_backbone", "reference_key"},
-    {"parity", "reference_cache"},
-    {"soundness"},
-    {
-        "export",
-        "reference",
-        "quality",
-        "verification_set",
-        "verification_input",
-        "inspection",
-        "difference",
-    },
-    {"unquantized", "yardstick"},
-    {"verify", "compile"},
+    {"encoders"},
+    {"spec"},
+    {"arguments", "export"},
+    {"compile", "diff", "inspection", "verify"},
     {"bench"},
-    {"cli", "__main__", "__init__"},
+    {"__init__", "__main__", "cli"},
+)
+RUNTIME_LAYERS = (
+    {"errors", "lazy_names", "version"},
+    {"bundle", "commands", "devices", "engine_choice", "option_checks", "options", "sequences"},
+    {"records"},
+    {"backends", "scores", "text"},
+    {"executors"},
+    {"batching"},
+    {"reward_model"},
+    {"score_file"},
+    {"cluster"},
+    {"__init__", "cli"},
 )
 AXES = (
     "rmexport/families",
@@ -59,7 +59,7 @@ AXES = (
     "rmexport/dialects",
     "rmexport/bench/peers",
     "runtime/rmruntime/backends",
-    "runtime/rmruntime/layouts",
+    "runtime/rmruntime/text/layouts",
 )
 
 
@@ -95,27 +95,40 @@ def test_torch_and_transformers_stay_in_their_files(path: Path) -> None:
         assert package not in top or relative(path) in allowed
 
 
-def layer_of(part: str) -> int:
-    return next(i for i, names in enumerate(EXPORT_LAYERS) if part in names)
+def layer_of(layers: tuple[set[str], ...], part: str) -> int:
+    return next(i for i, names in enumerate(layers) if part in names)
 
 
-@pytest.mark.parametrize("path", sources(EXPORT), ids=relative)
-def test_export_layers_point_downwards(path: Path) -> None:
-    own = path.relative_to(EXPORT).parts[0].removesuffix(".py")
+@pytest.mark.parametrize("path", sources(EXPORT) + sources(RUNTIME), ids=relative)
+def test_layers_point_downwards(path: Path) -> None:
+    top, layers = (EXPORT, EXPORT_LAYERS) if path.is_relative_to(EXPORT) else (RUNTIME, RUNTIME_LAYERS)
+    own = layer_of(layers, path.relative_to(top).parts[0].removesuffix(".py"))
     for name in imports(path):
         parts = name.split(".")
-        if (
-            parts[0] == "rmexport"
-            and len(parts) > 1
-            and (EXPORT / parts[1]).with_suffix(".py").exists() | (EXPORT / parts[1]).is_dir()
-        ):
-            assert layer_of(parts[1]) <= layer_of(own), f"{relative(path)} imports {name}"
+        if parts[0] == top.name and len(parts) > 1:
+            if (top / parts[1]).with_suffix(".py").exists() or (top / parts[1]).is_dir():
+                assert layer_of(layers, parts[1]) <= own, f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("top", [EXPORT, RUNTIME], ids=relative)
+def test_few_modules_are_loose(top: Path) -> None:
+    """Entry points, options and errors lie at the top; everything else in the folder of its stage."""
+    assert len(list(top.glob("*.py"))) <= 12
+
+
+def test_private_names_are_imported_within_their_folder_only() -> None:
+    """So are the helpers of choices, such as `backends/_ort_io_binding.py`."""
+    for path in sources(EXPORT) + sources(RUNTIME):
+        for name in imports(path):
+            *package, last = name.split(".")
+            if package and package[0] in (EXPORT.name, RUNTIME.name) and last.startswith("_") and last != "__version__":
+                assert path.parent.name == package[-1], f"{relative(path)} imports {name}"
 
 
 @pytest.mark.parametrize("folder", AXES)
 def test_choices_are_named_in_their_own_file_only(folder: str) -> None:
     """Families, heads, dialects, backends and layouts are found by discovery: no other source imports one."""
-    modules = {p.stem for p in (ROOT / folder).glob("*.py")} - {"__init__", "base"}
+    modules = {p.stem for p in (ROOT / folder).glob("[!_]*.py")} - {"base"}
     assert modules
     package = folder.removeprefix("runtime/").replace("/", ".")
     for path in sources(EXPORT) + sources(RUNTIME):

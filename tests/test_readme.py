@@ -27,13 +27,14 @@ from rmexport.bench.options import SCENARIOS
 from rmexport.bench.peers import peers
 from rmexport.bench.profiles import PROFILES
 from rmexport.options import ExportOptions
-from rmexport.recipe import Recipe, recipe_for
+from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
+from rmruntime.bundle.manifest import LayoutName
 from rmruntime.cli import add_score_arguments
-from rmruntime.layouts.base import Layout
-from rmruntime.manifest import LayoutName
-from rmruntime.records import IGNORED_KEYS, parse_record
+from rmruntime.records import parse_record
+from rmruntime.records.requests import IGNORED_KEYS
 from rmruntime.score_file import result_fields
+from rmruntime.text.layouts.base import Layout
 from tiny_checkpoints import gated
 
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""README.md's support tables are what the code says; `python tests/support_table.py` writes them."""
+"""README.md's support tables are what the code says; `python tests/support/support_table.py` writes them."""
 
 from rmexport.heads import heads
 from support_table import (
@@ -18,7 +18,7 @@ from support_table import (
 
 def test_readme_says_what_the_code_does() -> None:
     text = README.read_text()
-    assert text == with_tables(text), "run: python tests/support_table.py"
+    assert text == with_tables(text), "run: python tests/support/support_table.py"
 
 
 def test_every_family_is_compared_and_gated() -> None:

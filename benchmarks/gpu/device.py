@@ -7,7 +7,7 @@ from typing import Any
 from machine import describe
 
 from rmexport.bench.machine import describe_machine
-from rmruntime.cuda_driver import driver_version, find_devices
+from rmruntime.devices.cuda_driver import driver_version, find_devices
 
 PACKAGES = ("onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "flash-attn", "vllm", "nvidia-cudnn-cu13", "nvidia-cublas")
 

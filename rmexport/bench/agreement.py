@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rmexport.parity import FP32_TOLERANCE, spearman
+from rmexport.verify.parity import FP32_TOLERANCE, spearman
 
 HALF_SHARE = 0.05  # of the scores' standard deviation, or of 1: what two sound 16-bit engines may differ by
 HALF_STEP = 2.0**-7  # one step of a bf16 score, relative: models that end in bf16 round their scores to it

@@ -8,7 +8,7 @@ from rmexport.bench.options import DEFAULT_PROFILE, SCENARIOS, BenchOptions
 from rmexport.bench.peers import peers
 from rmexport.bench.profiles import PROFILES
 from rmexport.errors import OptionError
-from rmruntime.command import note, say
+from rmruntime.commands.command import note, say
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from rmexport.bench.worker_process import WorkerProcess
 from rmexport.bench.workload import Workload
 from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
-from rmruntime.manifest import Manifest
+from rmruntime.bundle.manifest import Manifest
 
 OWN = "rmexport"
 BUNDLE = "bundle"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.options import BenchOptions
-from rmexport.quantization import SCALE_SUFFIX
+from rmexport.weights.quantization import SCALE_SUFFIX
 from rmruntime.bundle import Bundle
-from rmruntime.safetensors_header import read_header
+from rmruntime.bundle.safetensors_header import read_header
 
 PROBE = Path(__file__).parent / "gemm_probe.py"
 PATIENCE_S = 300

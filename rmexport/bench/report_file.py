@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.errors import BenchmarkError
-from rmruntime.pending_file import partial_path
+from rmruntime.records.pending_file import partial_path
 
 REPORT_NAME = "report.json"
 

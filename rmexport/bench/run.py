@@ -20,7 +20,7 @@ from rmexport.bench.report_file import ReportFile
 from rmexport.bench.scenarios import RUN, Measurement, Tell
 from rmexport.bench.workload import Workload, describe, make_workload
 from rmruntime.bundle import Bundle
-from rmruntime.manifest import MANIFEST_NAME
+from rmruntime.bundle.manifest import MANIFEST_NAME
 
 SCHEMA_VERSION = 1
 Report = dict[str, Any]

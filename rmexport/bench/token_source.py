@@ -9,7 +9,7 @@ import numpy as np
 
 from rmexport.bench.profiles import Draft, Segment
 from rmexport.errors import OptionError
-from rmruntime.manifest import Manifest, PositionRule
+from rmruntime.bundle.manifest import Manifest, PositionRule
 
 Ids = list[int]
 

@@ -14,11 +14,11 @@ from rmexport.bench.profiles import PROFILES
 from rmexport.bench.token_source import TokenSource
 from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
-from rmruntime.encoder import Encoder
 from rmruntime.errors import InputError
 from rmruntime.options import ScoreOptions
-from rmruntime.record_files import read_records
 from rmruntime.records import Conversation, Request, parse_record
+from rmruntime.records.reader import read_records
+from rmruntime.text.request_tokenizer import Encoder
 
 Record = dict[str, Any]
 BINS = 12

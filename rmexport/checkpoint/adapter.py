@@ -18,9 +18,8 @@ from rmexport.checkpoint.adapter_tensors import (
 from rmexport.checkpoint.config_fields import architectures
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.lora_reader import LoraReader, LowRankUpdate
-from rmexport.checkpoint.routed_reader import Route, RoutedReader
 from rmexport.checkpoint.shard_index import listing
-from rmexport.checkpoint.tensors import TensorInfo, TensorReader
+from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo, TensorReader
 from rmexport.checkpoint.weight_files import WeightFiles
 from rmexport.errors import CheckpointError
 

@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmexport.checkpoint.config_fields import FACTOR, RANK, Range, flag, integer, number, optional_text, shown
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import (
+    FACTOR,
+    RANK,
+    Range,
+    flag,
+    integer,
+    number,
+    optional_text,
+    read_json_object,
+    shown,
+)
 from rmexport.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"

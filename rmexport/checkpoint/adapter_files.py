@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rmexport.checkpoint.adapter_config import ADAPTER_CONFIG, LoraConfig
 from rmexport.checkpoint.origin import Origin, locate
-from rmexport.checkpoint.routed_reader import Route, RoutedReader
-from rmexport.checkpoint.side_files import read_side_files
+from rmexport.checkpoint.sidecar_heads import read_side_files
+from rmexport.checkpoint.tensors import Route, RoutedReader
 from rmexport.checkpoint.weight_files import WeightFiles, find_weights, has_weights, read_weights
 from rmexport.checkpoint.wrapped_names import PEFT, unwrapped
 from rmexport.errors import CheckpointError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.errors import CheckpointError
 
 JINJA, PROCESSOR = "chat_template.jinja", "chat_template.json"

@@ -11,9 +11,9 @@ import numpy as np
 from rmexport.checkpoint.adapter import BASE_PREFIX, adapted_config, merge_adapter
 from rmexport.checkpoint.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from rmexport.checkpoint.adapter_files import is_adapter, locate_base, read_adapter
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.origin import Origin, hub_sha256, locate
-from rmexport.checkpoint.side_files import with_side_files
+from rmexport.checkpoint.sidecar_heads import with_side_files
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
 from rmexport.checkpoint.tokenizer_files import (
     TokenizerFiles,
@@ -26,8 +26,8 @@ from rmexport.checkpoint.unmerged_peft import merge_unmerged
 from rmexport.checkpoint.weight_files import WeightFiles, find_weights
 from rmexport.checkpoint.wrapped_names import unwrapped
 from rmexport.errors import CheckpointError
-from rmruntime.bundle import file_sha256
-from rmruntime.manifest import FileRecord, FileRole
+from rmruntime.bundle.bundle import file_sha256
+from rmruntime.bundle.manifest import FileRecord, FileRole
 
 CONFIG = "config.json"
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmexport.checkpoint.routed_reader import Route
-from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
+from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, Route, TensorInfo
 
 _BLOCK = 16  # rows multiplied at once: few enough that those beyond the range asked for cost little
 

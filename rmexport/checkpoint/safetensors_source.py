@@ -6,7 +6,7 @@ from pathlib import Path
 from rmexport.checkpoint.file_reads import FileReads
 from rmexport.checkpoint.tensors import Array, TensorInfo
 from rmexport.errors import CheckpointError
-from rmruntime.safetensors_header import HeaderError, read_header
+from rmruntime.bundle.safetensors_header import HeaderError, read_header
 
 
 def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:

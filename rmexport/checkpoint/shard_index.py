@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.errors import CheckpointError
 

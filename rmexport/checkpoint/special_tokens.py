@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.errors import CheckpointError
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

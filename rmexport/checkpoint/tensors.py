@@ -1,4 +1,4 @@
-"""What is known of a checkpoint tensor without reading it, and how its elements are read."""
+"""What is known of a checkpoint tensor without reading it, and how its elements are read, from files of any format."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,3 +57,23 @@ class TensorReader(Protocol):
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
         """Fill the flat array `out` with the tensor's elements from index `start` on, in row-major order."""
         ...
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a tensor is read: its reader, and the tensor as that reader knows it."""
+
+    reader: TensorReader
+    info: TensorInfo
+
+
+class RoutedReader:
+    """Hands each tensor to its own reader."""
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self._routes = routes
+
+    def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
+        """See TensorReader."""
+        route = self._routes[info.name]
+        route.reader.read_into(route.info, start, out)

@@ -8,11 +8,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from rmexport.checkpoint.chat_template_files import FoundTemplate, find_template
-from rmexport.checkpoint.json_file import read_json_object
+from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.special_tokens import add_missing_tokens, read_stated_tokens
 from rmexport.checkpoint.tokenizer_notes import disagreements
 from rmexport.errors import CheckpointError
-from rmruntime.tokenizer_file import TokenizerFault, open_tokenizer
+from rmruntime.text.tokenizer_file import TokenizerFault, open_tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 # Files that hold a vocabulary where there is no tokenizer.json.

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import bin_files, safetensors_source
-from rmexport.checkpoint.routed_reader import Route, RoutedReader
 from rmexport.checkpoint.shard_index import listing, sharded_inventory, stated_shards
-from rmexport.checkpoint.tensors import TensorInfo, TensorReader
+from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo, TensorReader
 from rmexport.errors import CheckpointError
 
 # In transformers' order of preference.

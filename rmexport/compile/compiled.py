@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmexport.bundle_writer import new_folder, write_file
+from rmexport.compile.attention_memory import packed_key_slots, padded_key_slots
 from rmexport.compile.device import TargetDevice, engine_name, find_device
 from rmexport.compile.engine_file import Progress, build_engine
 from rmexport.compile.errors import NotCompilable
-from rmexport.compile.key_slots import packed_key_slots, padded_key_slots
 from rmexport.compile.library import find_library
 from rmexport.compile.network import Network, parse
 from rmexport.compile.options import CompileOptions
-from rmexport.compile.parser_forms import ParserModel, parser_model
 from rmexport.compile.profiles import Limits, chosen_length, longest_packed, packed_profiles, padded_profiles
-from rmexport.compile.room import check_room
-from rmexport.interruption import deferred_interrupt
+from rmexport.compile.resource_check import check_room
+from rmexport.compile.tensorrt_rewrites import ParserModel, parser_model
+from rmexport.output.atomic_folder import new_folder, write_file
+from rmexport.output.deferred_interrupt import deferred_interrupt
 from rmexport.version import __version__
 from rmruntime.bundle import Bundle
-from rmruntime.engine_record import (
+from rmruntime.bundle.engine_record import (
     ENGINE_NAME,
     ENGINES_FOLDER,
     RECORD_NAME,
@@ -27,8 +27,8 @@ from rmruntime.engine_record import (
     encode_record,
     manifest_digest,
 )
-from rmruntime.graph_check import check_graphs
-from rmruntime.manifest import Graph, Manifest
+from rmruntime.bundle.graph_check import check_graphs
+from rmruntime.bundle.manifest import Graph, Manifest
 
 DIALECTS = ("portable", "traced")  # what TensorRT's parser reads, and its backend runs
 

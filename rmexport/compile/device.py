@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
 from rmexport.compile.options import CompileOptions
-from rmruntime.cuda_driver import CudaDevice, cuda_device
+from rmruntime.devices.cuda_driver import CudaDevice, cuda_device
 from rmruntime.errors import EngineUnusable
 
 ANY_GPU = "any GPU"

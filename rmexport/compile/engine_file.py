@@ -10,8 +10,8 @@ from rmexport.compile.device import TargetDevice, rtx_capabilities
 from rmexport.compile.errors import CompilationFailed
 from rmexport.compile.network import Network
 from rmexport.errors import WriteError
-from rmexport.interruption import Interruption
-from rmruntime.engine_record import Profile
+from rmexport.output.deferred_interrupt import Interruption
+from rmruntime.bundle.engine_record import Profile
 
 Progress = Callable[[str, int, int], object]  # a phase's name, its steps done and in total
 

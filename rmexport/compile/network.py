@@ -5,7 +5,7 @@ from typing import Any
 
 from rmexport.compile.errors import CompilationFailed
 from rmexport.compile.library import Library
-from rmexport.compile.parser_forms import ParserModel
+from rmexport.compile.tensorrt_rewrites import ParserModel
 
 
 @dataclass

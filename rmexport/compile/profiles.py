@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isqrt
 
 from rmexport.errors import OptionError
-from rmruntime.engine_record import Extent, Profile
+from rmruntime.bundle.engine_record import Extent, Profile
 
 LATENCY_TOKENS = 512  # the conversation that `latency` is tuned for
 USUAL_LENGTH = 2048  # tokens of the sequences that `throughput` takes

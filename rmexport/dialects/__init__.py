@@ -4,8 +4,8 @@ import importlib
 import pkgutil
 from functools import cache
 
-from rmexport.graph.vocabulary import Dialect
-from rmruntime.manifest import Quantization
+from rmexport.graph.dialect import Dialect
+from rmruntime.bundle.manifest import Quantization
 
 
 @cache
@@ -13,6 +13,8 @@ def dialects() -> dict[str, type[Dialect]]:
     """Every dialect by its NAME."""
     found: dict[str, type[Dialect]] = {}
     for info in pkgutil.iter_modules(__path__):
+        if info.name.startswith("_"):
+            continue
         module = importlib.import_module(f"{__name__}.{info.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Dialect) and value.__module__ == module.__name__:

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from rmexport.graph.dialect import AttentionShape, Dialect
 from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
 from rmexport.graph.quantized_matrices import cast_and_scale
-from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import Features, GraphWriter
-from rmexport.quantization import Quantized
-from rmruntime.manifest import Scheme
+from rmexport.weights.quantization import Quantized
+from rmruntime.bundle.manifest import Scheme
 
 
 class OpenVino(Dialect):

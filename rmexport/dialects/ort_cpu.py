@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from rmexport.graph.dialect import AttentionShape, Dialect
 from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
 from rmexport.graph.quantized_matrices import packed_product
-from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import CONTRIB, GraphWriter
-from rmexport.quantization import Quantized
+from rmexport.weights.quantization import Quantized
 
 
 @dataclass(frozen=True)

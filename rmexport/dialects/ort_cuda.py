@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from rmexport.graph.cuda_words import CudaWords
+from rmexport.dialects._ort_cuda_base import CudaWords
 
 
 class OrtCuda(CudaWords):

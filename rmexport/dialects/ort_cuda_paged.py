@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from rmexport.dialects._ort_cuda_base import CudaWords
 from rmexport.errors import ExportError
-from rmexport.graph.cuda_words import CudaWords
+from rmexport.graph.dialect import AttentionShape
 from rmexport.graph.packed import AttentionRows
 from rmexport.graph.paged import PageBuffers, PageTable, declare_page_buffers
-from rmexport.graph.vocabulary import AttentionShape
 from rmexport.graph.writer import CONTRIB, GraphWriter
 
 _HEAD_MULTIPLE = 8  # of the head sizes that the op takes

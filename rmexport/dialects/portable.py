@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from rmexport.graph.dialect import AttentionShape, Dialect
 from rmexport.graph.packed import MASKED, AttentionRows, visible_keys
-from rmexport.graph.vocabulary import AttentionShape, Dialect
 from rmexport.graph.writer import GraphWriter
-from rmruntime.manifest import Scheme
+from rmruntime.bundle.manifest import Scheme
 
 
 class Portable(Dialect):

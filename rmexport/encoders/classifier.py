@@ -11,7 +11,7 @@ import transformers
 from numpy.typing import NDArray
 
 from rmexport.checkpoint import Checkpoint
-from rmexport.checkpoint.routed_reader import RoutedReader
+from rmexport.checkpoint.tensors import RoutedReader
 from rmexport.errors import CheckpointError
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -18,15 +18,15 @@ from rmexport.checkpoint.config_fields import (
     integer,
     optional_integer,
 )
+from rmexport.checkpoint.label_names import label_names
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
+from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
-from rmexport.label_names import label_names
 from rmexport.options import ExportOptions
-from rmexport.spec import choose_dtype
-from rmruntime.manifest import Backbone, Format, Output, PositionRule
-from rmruntime.tokenizer_file import open_tokenizer
+from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule
+from rmruntime.text.tokenizer_file import open_tokenizer
 
 HEAD = "sequence_classification"
 # model_type -> transformers' own class, whose forward is traced.

@@ -14,8 +14,8 @@ from rmexport.encoders.weight_file import move_weights
 from rmexport.errors import UnsupportedModel
 from rmexport.options import ExportOptions
 from rmexport.weights import Progress, StoredWeights
-from rmruntime.bundle import file_sha256
-from rmruntime.manifest import FileRecord, Graph
+from rmruntime.bundle.bundle import file_sha256
+from rmruntime.bundle.manifest import FileRecord, Graph
 
 DIALECT, COMPUTE_DTYPE = "traced", "fp32"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -10,12 +10,13 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
-from rmexport.graph.writer import DATA_TYPES, WeightLocation
+from rmexport.graph.writer import DATA_TYPES
 from rmexport.weights import Progress
-from rmexport.weights.conversion import convert
 from rmexport.weights.hashed_file import HashedFile
-from rmruntime.manifest import FileRecord
-from rmruntime.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
+from rmexport.weights.stored import WeightLocation
+from rmexport.weights.stream import convert
+from rmruntime.bundle.manifest import FileRecord
+from rmruntime.bundle.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
 
 WEIGHTS = "model.safetensors"
 _CHUNK = 1 << 20  # elements converted at a time

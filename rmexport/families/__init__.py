@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from rmexport.checkpoint.derived_tensors import Derived
 from rmexport.errors import UnsupportedModel
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived
+from rmexport.graph.dialect import Dialect
 
 
 class FamilyConfig(Protocol):
@@ -58,6 +58,8 @@ def families() -> dict[str, Family]:
     """Every family by each model_type that it answers to."""
     found: dict[str, Family] = {}
     for info in pkgutil.iter_modules(__path__):
+        if info.name.startswith("_"):
+            continue
         module: Any = importlib.import_module(f"{__name__}.{info.name}")
         found |= dict.fromkeys(module.MODEL_TYPES, module)
     return found

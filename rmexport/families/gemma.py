@@ -9,7 +9,7 @@ from rmexport.checkpoint.config_fields import flag
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 
 MODEL_TYPES = ("gemma",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

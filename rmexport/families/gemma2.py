@@ -12,7 +12,7 @@ from rmexport.checkpoint.config_fields import FACTOR, LENGTH, flag, integer, num
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, layer_windows
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 
 MODEL_TYPES = ("gemma2",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

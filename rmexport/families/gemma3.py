@@ -13,7 +13,7 @@ from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, layer_windows
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 
 MODEL_TYPES = ("gemma3_text", "gemma3")
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

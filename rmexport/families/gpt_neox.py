@@ -10,11 +10,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, flag, number
+from rmexport.checkpoint.derived_tensors import Derived, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
+from rmexport.graph.dialect import Dialect
 from rmexport.graph.partial_rotary import rotary_order
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived, TensorRows
 
 MODEL_TYPES = ("gpt_neox", "gpt_neox_reward_model")  # Open-Assistant's name for its own class
 EMBEDDING, LM_HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"

@@ -11,10 +11,10 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
+from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived, TensorAlias, TensorRows
+from rmexport.graph.dialect import Dialect
 
 MODEL_TYPES = ("internlm2",)
 EMBEDDING, LM_HEAD = "model.tok_embeddings.weight", "output.weight"

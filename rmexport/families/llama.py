@@ -8,7 +8,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import flag
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 
 MODEL_TYPES = ("llama",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

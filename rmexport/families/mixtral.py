@@ -7,11 +7,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, EXPERTS, LENGTH, number, optional_integer
+from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorStack
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
+from rmexport.graph.dialect import Dialect
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived, TensorAlias, TensorStack
 
 MODEL_TYPES = ("mixtral",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

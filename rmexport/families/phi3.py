@@ -6,11 +6,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, LENGTH, number, optional_integer
+from rmexport.checkpoint.derived_tensors import Derived, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
+from rmexport.graph.dialect import Dialect
 from rmexport.graph.partial_rotary import rotary_order
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived, TensorRows
 
 MODEL_TYPES = ("phi3",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -10,12 +10,12 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EXPERTS, FEATURES, LAYERS, LENGTH, flag, optional_integer
+from rmexport.checkpoint.derived_tensors import Derived, TensorStack
 from rmexport.errors import CheckpointError
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
+from rmexport.graph.dialect import Dialect
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
-from rmexport.graph.vocabulary import Dialect
-from rmexport.tensor_parts import Derived, TensorStack
 
 MODEL_TYPES = ("qwen3_moe",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"

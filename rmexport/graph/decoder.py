@@ -13,7 +13,7 @@ from functools import partial
 import onnx_ir as ir
 
 from rmexport.checkpoint.rope_config import RopeConfig
-from rmexport.graph.vocabulary import Activation, AttentionShape, Dialect, Rotary
+from rmexport.graph.dialect import Activation, AttentionShape, Dialect, Rotary
 from rmexport.graph.writer import Features
 
 

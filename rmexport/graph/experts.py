@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from rmexport.checkpoint.derived_tensors import TensorStack
 from rmexport.errors import CheckpointError
-from rmexport.graph.vocabulary import Activation, Dialect
+from rmexport.graph.dialect import Activation, Dialect
 from rmexport.graph.writer import DATA_TYPES, Slice
-from rmexport.tensor_parts import TensorStack
 
 BLOCK_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # multiples of what matrix kernels take at once
 READ_ROWS = 72  # rows whose products take as long as reading an expert's weights; fitted on two cores with AMX

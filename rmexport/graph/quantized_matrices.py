@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from rmexport.graph.writer import CONTRIB, DATA_TYPES, GraphWriter
-from rmexport.quantization import BLOCK, SCALE_SUFFIX, Quantized
+from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized
 
 
 def dequantize_linear(w: GraphWriter, name: str, how: Quantized, dtype: str) -> ir.Value:

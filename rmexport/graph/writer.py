@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rmexport.errors import ExportError
-from rmexport.quantization import Quantized
+from rmexport.weights.quantization import Quantized
+from rmexport.weights.stored import WeightLocation, WeightRequest
 
 OPSET = 23  # Attention, RMSNormalization and RotaryEmbedding are standard since 23; engines disagree on 24 and later
 IR_VERSION = 11
@@ -28,32 +29,6 @@ DATA_TYPES = {
 }
 
 Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
-
-
-@dataclass(frozen=True)
-class WeightLocation:
-    """Where a weight lies: `file` relative to the graph, `offset` and `nbytes` in bytes; `quantized` where it is."""
-
-    file: str
-    offset: int
-    nbytes: int
-    dtype: str
-    shape: tuple[int, ...]
-    quantized: Quantized | None = None
-
-
-@dataclass(frozen=True)
-class WeightRequest:
-    """A weight that a graph reads, with the shape that the config implies.
-
-    `in_fp32`: read in fp32 (heads, final norm), so stored as the checkpoint has it whatever the bundle's dtype.
-    `linear`: read as the matrix of a linear layer and as nothing else, so that it may be stored quantized.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    in_fp32: bool
-    linear: bool = False
 
 
 @dataclass(frozen=True)

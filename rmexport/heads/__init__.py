@@ -19,18 +19,18 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from rmexport.chat_text import ChatText
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.config_fields import architectures
+from rmexport.checkpoint.derived_tensors import Derived, found_prefix, rename
+from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError, UnsupportedModel
-from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
-from rmexport.graph.vocabulary import Dialect
-from rmexport.label_names import label_names
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, linear_value, one_row_layers
 from rmexport.options import ExportOptions
-from rmexport.recipe import Recipe, recipes
-from rmexport.score_position import EndRule, score_position
-from rmexport.tensor_parts import Derived, found_prefix, rename
-from rmruntime.manifest import Output, PositionRule
+from rmexport.prompt.recipe import Recipe, recipes
+from rmexport.prompt.score_position import EndRule, score_position
+from rmexport.prompt.template_probe import ChatText
+from rmruntime.bundle.manifest import Output, PositionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,8 @@ def heads() -> dict[str, Head]:
     """Every head by its NAME."""
     found: dict[str, Head] = {}
     for info in pkgutil.iter_modules(__path__):
+        if info.name.startswith("_"):
+            continue
         module: Any = importlib.import_module(f"{__name__}.{info.name}")
         found[module.NAME] = module
     return found

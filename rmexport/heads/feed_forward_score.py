@@ -9,11 +9,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward, read_feed_forward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.score_position import EndRule
-from rmruntime.manifest import Output
+from rmexport.prompt.score_position import EndRule
+from rmruntime.bundle.manifest import Output
 
 NAME = "feed_forward_score"
 LAYERS = ("score.0", "score.2")

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import FACTOR, flag, number
+from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, read_feed_forward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.label_names import label_names
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "label_distribution"
 LEVELS = 10

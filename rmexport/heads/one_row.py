@@ -10,10 +10,10 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, linear_value, one_row_layers
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "one_row"
 FALLBACK = True

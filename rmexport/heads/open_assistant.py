@@ -10,10 +10,10 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
-from rmexport.feed_forward import FeedForward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "open_assistant"
 LAYER = "out_proj"

@@ -10,10 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward, read_feed_forward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "process_reward"
 DEFAULT_RECIPE = "qwen2.5-math-prm"

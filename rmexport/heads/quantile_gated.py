@@ -16,11 +16,11 @@ import onnx_ir as ir
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.config_fields import FACTOR, LABELS, integer, number, optional_integer
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, read_feed_forward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.score_position import prompt_end
-from rmruntime.manifest import Output
+from rmexport.prompt.score_position import prompt_end
+from rmruntime.bundle.manifest import Output
 
 NAME = "quantile_gated"
 DEFAULT_RECIPE = "qrm"

@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, Range, flag, shown
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "safe_rlhf"
 RECIPE_FIELDS = ("position", "negate")

@@ -7,11 +7,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, section
+from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.label_names import label_names
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "sequence_classification"
 RECIPE_FIELDS = ("position", "score_label", "drop_bias")

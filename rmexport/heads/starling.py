@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.feed_forward import FeedForward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output, PositionRule
+from rmruntime.bundle.manifest import Output, PositionRule
 
 NAME = "starling"
 LAYER, BACKBONE = "v_head", "transformer."

@@ -11,9 +11,9 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "token_classification"
 DEFAULT_RECIPE = "trl-prm"

@@ -12,11 +12,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import FACTOR, number
+from rmexport.checkpoint.derived_tensors import TensorRows
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
-from rmexport.tensor_parts import TensorRows
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "token_logits"
 RECIPE_FIELDS = ("position", "tokens", "token_ids")

@@ -12,10 +12,10 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, read_feed_forward
-from rmexport.graph.vocabulary import Dialect
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.manifest import Output
+from rmruntime.bundle.manifest import Output
 
 NAME = "uncertainty_weighted"
 RECIPE_FIELDS = ("position", "objectives")

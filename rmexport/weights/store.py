@@ -11,14 +11,13 @@ from rmexport.checkpoint.finite import Unstorable
 from rmexport.checkpoint.origin import hub_sha256
 from rmexport.errors import CheckpointError, WriteError
 from rmexport.options import ExportOptions
+from rmexport.weights.file_clone import link, reflink
 from rmexport.weights.jobs import Job, run_jobs
-from rmexport.weights.journal import Entry, made_from
-from rmexport.weights.kept_files import link, reflink
-from rmexport.weights.plan import Shard, plan_weights
-from rmexport.weights.reports import NOBODY, Reports
+from rmexport.weights.shard_journal import NOBODY, Entry, Reports, made_from
+from rmexport.weights.shard_plan import Shard, plan_weights
 from rmexport.weights.stored import StoredTensor, StoredWeights
 from rmexport.weights.stream import Monitor, hash_file, stream_shard
-from rmruntime.manifest import FileRecord
+from rmruntime.bundle.manifest import FileRecord
 
 
 def store_weights(

@@ -3,9 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rmexport.graph.writer import WeightLocation
-from rmexport.quantization import Quantized
-from rmruntime.manifest import FileRecord
+from rmexport.weights.quantization import Quantized
+from rmruntime.bundle.manifest import FileRecord
+
+
+@dataclass(frozen=True)
+class WeightLocation:
+    """Where a weight lies: `file` relative to the graph, `offset` and `nbytes` in bytes; `quantized` where it is."""
+
+    file: str
+    offset: int
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+    quantized: Quantized | None = None
+
+
+@dataclass(frozen=True)
+class WeightRequest:
+    """A weight that a graph reads, with the shape that the config implies.
+
+    `in_fp32`: read in fp32 (heads, final norm), so stored as the checkpoint has it whatever the bundle's dtype.
+    `linear`: read as the matrix of a linear layer and as nothing else, so that it may be stored quantized.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    in_fp32: bool
+    linear: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from rmexport.checkpoint import Checkpoint
 from rmexport.checkpoint.finite import FLOATS, Unstorable, fits
-from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array
+from rmexport.checkpoint.tensors import DTYPE_NAMES, NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
-from rmexport.quantization import Quantized, choose_scales, encode
-from rmexport.weights.conversion import convert
 from rmexport.weights.hashed_file import HashedFile
-from rmexport.weights.plan import Piece, Shard
+from rmexport.weights.quantization import Quantized, choose_scales, encode
+from rmexport.weights.shard_plan import Piece, Shard
 
 # Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
 _CHUNK = 1 << 20
@@ -192,3 +191,17 @@ def _run(rows: Sequence[int], part: int, most: int) -> tuple[int, int]:
     while run < most and part + run < len(rows) and rows[part + run] == rows[part] + run:
         run += 1
     return rows[part], run
+
+
+# Changes the dtype of weights, rounding to nearest even.
+#
+# The casts are ml_dtypes' and numpy's own. Integer arithmetic on whole blocks (bf16 to fp16 is a shift for all but
+# subnormal numbers) was measured at 3 % less processor time for the whole copy, which is not worth its length.
+def convert(source: Array, out: Array) -> bool:
+    """Fill the flat array `out` with the values of `source`: non-empty, of one length, floating-point.
+
+    Gives whether every value is finite and within the range of `out`; those beyond it become infinite.
+    """
+    with np.errstate(all="ignore"):
+        np.copyto(out, source, casting="unsafe")
+    return fits(source, DTYPE_NAMES[out.dtype])

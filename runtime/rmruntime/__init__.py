@@ -21,8 +21,8 @@ from rmruntime.version import __version__
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
+    from rmruntime.batching.runner import Statistics
     from rmruntime.options import ScoreOptions
-    from rmruntime.passes import Statistics
     from rmruntime.reward_model import RewardModel, Run
     from rmruntime.scores import Score
 
@@ -57,6 +57,6 @@ if not TYPE_CHECKING:
             "Run": "reward_model",
             "Score": "scores",
             "ScoreOptions": "options",
-            "Statistics": "passes",
+            "Statistics": "batching.runner",
         },
     )

@@ -5,7 +5,7 @@ Everything else is imported in the functions: `main` heeds signals first.
 
 from __future__ import annotations
 
-from rmruntime.stop_signals import heeded
+from rmruntime.commands.stop_signals import heeded
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from rmruntime.command import Work
+    from rmruntime.commands.command import Work
 
 DEVICE_HELP = (
     "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the stages of a "
@@ -29,8 +29,8 @@ def stage_memory(text: str | None) -> int | Literal["auto"] | None:
     """What `--stage-memory` says. Raises OptionError."""
     if text is None or text == "auto":
         return "auto" if text else None
-    from rmruntime.byte_sizes import parse_bytes
     from rmruntime.errors import OptionError
+    from rmruntime.options import parse_bytes
 
     try:
         return parse_bytes(text)
@@ -66,7 +66,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 def run_score(arguments: argparse.Namespace) -> int:
     """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
     from rmruntime.cluster.cli import cluster_options, run_on_cluster
-    from rmruntime.command import note
+    from rmruntime.commands.command import note
     from rmruntime.options import ScoreOptions
     from rmruntime.score_file import FileOptions, score_file
 
@@ -100,7 +100,7 @@ def run_score(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `rmruntime` command; 2 for errors, 130 for Ctrl-C."""
     stops = heeded(argv)
-    from rmruntime.command import run_command
+    from rmruntime.commands.command import run_command
     from rmruntime.errors import RewardModelError
 
     return run_command(_prepare, argv, (RewardModelError,), stops)
@@ -110,7 +110,7 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     from functools import partial
 
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
-    from rmruntime.command import CommandParser
+    from rmruntime.commands.command import CommandParser
     from rmruntime.version import __version__
 
     parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")

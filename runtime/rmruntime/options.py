@@ -1,5 +1,6 @@
-"""How to score, as one frozen value passed whole."""
+"""How to score, as one frozen value passed whole; and sizes as people write them: 5GB, 500MB, 2GiB."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,3 +28,20 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
         check_fields(self, {"max_length": TOKENS, "max_batch_tokens": TOKENS})
+
+
+_UNITS = {"": 1, "B": 1} | {
+    name: base**power
+    for base, end in ((1000, "B"), (1024, "iB"))
+    for power, letter in enumerate("KMGT", 1)
+    for name in (f"{letter}{end}".upper(),)
+}
+
+
+def parse_bytes(text: str) -> int:
+    """The number of bytes. Raises ValueError for anything that is no positive size."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is no size; expected one like 5GB (10^9 bytes), 500MB or 2GiB (2^30 bytes)")
+    return size

@@ -7,19 +7,19 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from rmruntime.backends.base import Backend, BackendOptions, Precision
-from rmruntime.batching import plan_batches, plan_padded_batches
+from rmruntime.batching.batch_plan import plan_batches, plan_padded_batches
+from rmruntime.batching.prefetch import cut_windows, one_ahead
+from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
 from rmruntime.bundle import Bundle
-from rmruntime.encoder import Encoder
+from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
-from rmruntime.manifest import Manifest
 from rmruntime.option_checks import check_value
 from rmruntime.options import ScoreOptions
-from rmruntime.passes import Advance, Outcome, Passes, Statistics
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
-from rmruntime.windows import cut_windows, one_ahead
+from rmruntime.text.request_tokenizer import Encoder
 
 Scored = Score | list[Score]
 Encoded = list[tuple[TokenSequence, ...] | InputError]
@@ -147,8 +147,8 @@ class RewardModel:
         """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
 
         `advance` is told the number of sequences after each pass. Prefixes are shared within windows of
-        rmruntime.windows.WINDOW requests, of which the next is tokenized while the engine runs. Raises BackendError
-        when the engine fails.
+        rmruntime.batching.prefetch.WINDOW requests, of which the next is tokenized while the engine runs. Raises
+        BackendError when the engine fails.
         """
         parts = list(cut_windows(requests))
         if len(parts) <= 1:

@@ -14,18 +14,18 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rmruntime.backends.base import Precision
-from rmruntime.distinct_files import check_distinct
+from rmruntime.batching.prefetch import cut_windows, one_ahead
+from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
-from rmruntime.flags import SUMMARIES, kinds_of
 from rmruntime.option_checks import BYTES, THREADS, check_fields
 from rmruntime.options import ScoreOptions
-from rmruntime.passes import Advance, Statistics
-from rmruntime.record_files import Record, read_records
-from rmruntime.record_writer import RecordWriter, open_writer
 from rmruntime.records import Request
+from rmruntime.records.distinct_files import check_distinct
+from rmruntime.records.reader import Record, read_records
+from rmruntime.records.writer import RecordWriter, open_writer
 from rmruntime.reward_model import Encoded, RewardModel, Run, Scored
 from rmruntime.scores import Score
-from rmruntime.windows import cut_windows, one_ahead
+from rmruntime.text.flags import SUMMARIES, kinds_of
 
 BAR_DELAY = 1.0  # seconds: short work shows no bar
 
@@ -54,8 +54,8 @@ class Summary:
     """What a run did; `pairs_right` of `pairs` had chosen above rejected, a tie counts half.
 
     `sets_right` of `sets`, records with lists of chosen and rejected answers, had every chosen above every rejected.
-    `flagged` counts records by the kinds of their flags (`rmruntime.flags`). `reason` says why this engine was chosen,
-    as `RewardModel.backend_reason` does.
+    `flagged` counts records by the kinds of their flags (`rmruntime.text.flags`). `reason` says why this engine was
+    chosen, as `RewardModel.backend_reason` does.
     """
 
     backend: str

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import NonFiniteScore
-from rmruntime.flags import zero_flags
-from rmruntime.manifest import Manifest
 from rmruntime.options import Aggregate
 from rmruntime.sequences import TokenSequence
+from rmruntime.text.flags import zero_flags
 
 Arrays = Mapping[str, NDArray[np.float32]]
 

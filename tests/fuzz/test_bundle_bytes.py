@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rmexport import export
 from rmruntime import RewardModel, RewardModelError, ScoreOptions
 from rmruntime.bundle import Bundle
-from rmruntime.encoder import Encoder
-from rmruntime.graph_check import check_graphs
-from rmruntime.onnx_file import read_onnx
-from rmruntime.protobuf_fields import WireError
+from rmruntime.bundle.graph_check import check_graphs
+from rmruntime.bundle.onnx_file import read_onnx
+from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.records import parse_record
+from rmruntime.text.request_tokenizer import Encoder
 from tampered_bundles import RECORD, copied, graph_names, manifest_of, rewrite_file
 from tiny_checkpoints import TinyShape, sequence_classifier
 

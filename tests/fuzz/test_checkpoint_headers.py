@@ -26,10 +26,10 @@ from checkpoint_files import file_of, header_of, with_config
 from rmexport import ExportOptions
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.checkpoint.adapter_config import read_adapter_config
+from rmexport.checkpoint.label_names import label_names
 from rmexport.encoders import is_encoder, read_encoder_spec
 from rmexport.errors import CheckpointError, ExportError, UnsupportedModel
 from rmexport.families import derived_weights, families
-from rmexport.label_names import label_names
 from rmexport.spec import read_spec
 from tiny_checkpoints import gated, sequence_classifier
 

@@ -13,10 +13,10 @@ from rmexport import export
 from rmruntime.cluster.blocks import cut_blocks, read_block
 from rmruntime.errors import InputError, RecordError
 from rmruntime.options import ScoreOptions
-from rmruntime.record_files import read_records
-from rmruntime.record_keys import KNOWN_KEYS
-from rmruntime.record_writer import open_writer
 from rmruntime.records import Request, parse_record
+from rmruntime.records.keys import KNOWN_KEYS
+from rmruntime.records.reader import read_records
+from rmruntime.records.writer import open_writer
 from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import score_records
 from tiny_checkpoints import sequence_classifier

@@ -89,7 +89,7 @@ def test_scoring_needs_no_exporter(tmp_path: Path) -> None:
 def test_verify_without_its_extra_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("rmexport.verify", "rmexport.reference"):
+    for name in ("rmexport.verify.run", "rmexport.verify.reference"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["verify", str(tmp_path), "--checkpoint", "c"]) == 2

@@ -84,7 +84,7 @@ def test_linking_cannot_convert(tmp_path: Path) -> None:
 def test_the_lm_head_shrinks_to_two_rows(tmp_path: Path) -> None:
     folder = causal_lm(tmp_path / "c").folder
     manifest = export(str(folder), tmp_path / "b", ExportOptions(recipe="rlhflow-orm"))
-    from rmruntime.safetensors_header import read_header
+    from rmruntime.bundle.safetensors_header import read_header
 
     stored = {
         name: entry

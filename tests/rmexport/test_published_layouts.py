@@ -8,7 +8,7 @@ import pytest
 from rmexport import ExportOptions, export
 from rmexport.heads.gated_objectives import PUBLISHED_OBJECTIVES
 from rmruntime.bundle import Bundle
-from rmruntime.manifest import Manifest
+from rmruntime.bundle.manifest import Manifest
 from sparse_checkpoints import SEEDS, disk_usage, free_of_sparse_files, write_seed
 
 RECIPES = {"truth-rm": "mahalo", "orm": "rlhflow-orm", "tulu-70b": "rewardbench2"}

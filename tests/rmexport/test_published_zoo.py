@@ -24,10 +24,10 @@ from rmexport.cli import main
 from rmexport.dialects import dialects
 from rmexport.errors import CheckpointError
 from rmexport.families import family_of
-from rmexport.graph.writer import WeightLocation
 from rmexport.heads.gated_objectives import PUBLISHED_OBJECTIVES
-from rmexport.inspection import inspect
+from rmexport.inspection.facts import inspect
 from rmexport.spec import ModelSpec, build_graph, read_spec
+from rmexport.weights.stored import WeightLocation
 from sparse_checkpoints import disk_usage, free_of_sparse_files, write_sparse
 
 CHAT, CHAT_ONE_BOS = "chat, BOS as-is, a sequence at a time", "chat, BOS one, a sequence at a time"

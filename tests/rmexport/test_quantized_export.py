@@ -20,14 +20,15 @@ from rmexport.cli import main
 from rmexport.dialects import dialects
 from rmexport.errors import ExportError
 from rmexport.families import families
-from rmexport.graph.writer import GraphWriter, WeightLocation
-from rmexport.quantization import SCALE_SUFFIX, Quantized, decode
+from rmexport.graph.writer import GraphWriter
+from rmexport.weights.quantization import SCALE_SUFFIX, Quantized, decode
+from rmexport.weights.stored import WeightLocation
 from rmruntime import BackendError, RewardModel, ScoreOptions
+from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
-from rmruntime.encoder import Encoder
-from rmruntime.manifest import Graph, Scheme, decode_manifest, digest, encode_manifest
-from rmruntime.packing import pack, row_shape
+from rmruntime.bundle.manifest import Graph, Scheme, decode_manifest, digest, encode_manifest
 from rmruntime.records import parse_record
+from rmruntime.text.request_tokenizer import Encoder
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)

@@ -12,8 +12,8 @@ import torch
 from rmexport import ExportOptions, export
 from rmexport.errors import CheckpointError
 from rmruntime import BundleError, InputError, RewardModel, ScoreOptions
-from rmruntime.manifest import MANIFEST_NAME, decode_manifest, encode_manifest
-from rmruntime.positions import check_spelling
+from rmruntime.bundle.manifest import MANIFEST_NAME, decode_manifest, encode_manifest
+from rmruntime.text.positions import check_spelling
 from tampered_bundles import change_graphs, without_seal
 from tiny_checkpoints import TinyCheckpoint, causal_lm
 from tiny_tokenizer import BOS

@@ -13,10 +13,10 @@ from rmruntime import BackendError, RewardModel
 from rmruntime.backends import backends, choose_engine
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
 from rmruntime.cli import main
 from rmruntime.engine_choice import Candidate, EngineFacts, preferred
 from rmruntime.executors import load_executor
-from rmruntime.manifest import Graph
 from tiny_checkpoints import TinyShape, gated
 
 GB = 10**9

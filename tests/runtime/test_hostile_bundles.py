@@ -14,8 +14,8 @@ from rmexport.cli import main
 from rmexport.options import ExportOptions
 from rmruntime import RewardModel
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.graph_check import check_graphs
 from rmruntime.errors import BundleError
-from rmruntime.graph_check import check_graphs
 from tampered_bundles import (
     RECORD,
     change_graphs,

@@ -8,7 +8,7 @@ import pytest
 
 from rmexport.bench.options import BenchOptions
 from rmexport.compile.options import CompileOptions
-from rmexport.difference.options import DiffOptions
+from rmexport.diff.comparison import DiffOptions
 from rmexport.errors import OptionError as ExportOptionError
 from rmexport.options import ExportOptions
 from rmruntime import OptionError, RewardModel, ScoreOptions

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rmruntime.bundle.manifest import Output
 from rmruntime.errors import BackendError
-from rmruntime.manifest import Output
 from rmruntime.scores import aggregated, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
 from text_formats import classifier, gated, grader

@@ -15,7 +15,11 @@ from rmexport.bench.worker.scorer import PeerModule
 @cache
 def peers() -> dict[str, PeerModule]:
     """Every peer module by NAME."""
-    modules: list[Any] = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    modules: list[Any] = [
+        importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+        if not info.name.startswith("_")
+    ]
     return {module.NAME: module for module in modules}
 
 

@@ -105,8 +105,8 @@ def watch(model: Any, clock: PartClock) -> None:
     passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
     owner = getattr(passes, "_executor", passes)  # nor this one
     owner._backend = Watched(owner._backend, clock, {"run": "engine"})
-    for module, name in (("reward_model", "plan_batches"), (type(passes).__module__.rpartition(".")[2], "pack")):
-        found = importlib.import_module(f"rmruntime.{module}")
+    for module, name in (("rmruntime.reward_model", "plan_batches"), (type(passes).__module__, "pack")):
+        found = importlib.import_module(module)
         setattr(found, name, clock.timed("plan", getattr(found, name)))
 
 

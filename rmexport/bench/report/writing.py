@@ -12,7 +12,7 @@ from rmexport.bench.report.figures import NARROW, WIDE, drawing, inline_svg, png
 from rmexport.bench.report.page import DrawnPlot, html
 from rmexport.bench.report.plots import PLOTS, Plot
 from rmexport.bench.report.reading import check_version, faults
-from rmruntime.pending_file import partial_path
+from rmruntime.records.pending_file import partial_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

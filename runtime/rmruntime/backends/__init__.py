@@ -17,10 +17,10 @@ from typing import Any
 
 from rmruntime.backends.base import Backend, BackendModule, BackendOptions, is_index
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
+from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import NAMED, Candidate, EngineFacts, preferred
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
-from rmruntime.manifest import Graph
-from rmruntime.memory import available_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def backends() -> dict[str, BackendModule]:
     """Every backend module by NAME, the preferred first."""
     modules: list[Any] = []
     for info in pkgutil.iter_modules(__path__):
-        if info.name != "base":
+        if not info.name.startswith("_") and info.name != "base":
             modules.append(importlib.import_module(f"{__name__}.{info.name}"))
     return {m.NAME: m for m in sorted(modules, key=lambda m: -m.PRIORITY)}
 

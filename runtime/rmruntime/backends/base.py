@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
-from rmruntime.manifest import Graph
 from rmruntime.option_checks import BYTES, THREADS, check_fields
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

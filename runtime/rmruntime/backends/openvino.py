@@ -1,23 +1,18 @@
 """OpenVINO on CPUs: bf16 products where the processor has them, fp32 otherwise or on request."""
 
+import importlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rmruntime.backends.base import (
-    CPU_BATCH_TOKENS,
-    BackendOptions,
-    Feeds,
-    Outputs,
-    package_obstacle,
-)
+from rmruntime.backends.base import CPU_BATCH_TOKENS, BackendOptions, Feeds, Outputs, package_obstacle
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import HIDDEN_OUT, Graph
+from rmruntime.bundle.safetensors_header import ITEM_BYTES
+from rmruntime.devices.host_memory import available_memory, stage_share
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
-from rmruntime.manifest import HIDDEN_OUT, Graph
-from rmruntime.memory import available_memory, stage_share
-from rmruntime.openvino_core import openvino_core
-from rmruntime.safetensors_header import ITEM_BYTES
 
 NAME = "openvino"
 DEVICES = ("cpu",)
@@ -152,3 +147,14 @@ def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
             # Others share the cores, and each engine that pins its threads would take the same first ones.
             settings["ENABLE_CPU_PINNING"] = False
     return settings
+
+
+# The one openvino.Core of a process, which lives as long as the process.
+#
+# Its CPU plugin gives the thread that loads it another stack for signal handlers, and frees that stack when the last
+# Core, or model that one compiled, is destroyed, on whatever thread that happens. The first thread is then left with a
+# stack that is gone, and the next signal, such as Ctrl-C, is a segmentation fault (seen with OpenVINO 2026.4).
+@cache
+def openvino_core() -> Any:
+    """The Core. Raises ImportError without openvino."""
+    return importlib.import_module("openvino").Core()

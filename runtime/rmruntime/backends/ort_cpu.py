@@ -14,10 +14,10 @@ from rmruntime.backends.base import (
     package_obstacle,
 )
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
+from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
-from rmruntime.manifest import Graph
-from rmruntime.memory import available_memory
 
 NAME = "ort-cpu"
 DEVICES = ("cpu",)

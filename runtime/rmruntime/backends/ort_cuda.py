@@ -3,15 +3,7 @@
 import math
 from typing import Any
 
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
-from rmruntime.bundle import Bundle
-from rmruntime.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
-from rmruntime.engine_choice import EngineFacts
-from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
-from rmruntime.manifest import Graph
-from rmruntime.memory import NARROWER
-from rmruntime.ort_binding import DeviceBinding
-from rmruntime.ort_cuda_session import (
+from rmruntime.backends._ort_cuda_session import (
     PROVIDER,
     SIZE_OPS,
     check_placement,
@@ -20,7 +12,15 @@ from rmruntime.ort_cuda_session import (
     provider_options,
     session_error,
 )
-from rmruntime.safetensors_header import read_header
+from rmruntime.backends._ort_io_binding import DeviceBinding
+from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
+from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
+from rmruntime.bundle.safetensors_header import read_header
+from rmruntime.devices.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
+from rmruntime.devices.host_memory import NARROWER
+from rmruntime.engine_choice import EngineFacts
+from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
 
 NAME = "ort-cuda"
 DEVICES = ("cuda",)

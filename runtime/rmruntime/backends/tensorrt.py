@@ -4,12 +4,12 @@ import importlib.util
 import shlex
 from pathlib import Path
 
+from rmruntime.backends._cuda_memory import CudaMemory
+from rmruntime.backends._tensorrt_engine import TensorRtEngine
 from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
-from rmruntime.bundle import Bundle, file_sha256
-from rmruntime.cuda_driver import CudaDevice, cuda_device
-from rmruntime.cuda_memory import CudaMemory
-from rmruntime.engine_choice import EngineFacts
-from rmruntime.engine_record import (
+from rmruntime.bundle import Bundle
+from rmruntime.bundle.bundle import file_sha256
+from rmruntime.bundle.engine_record import (
     ENGINE_NAME,
     RECORD_NAME,
     EngineRecord,
@@ -17,9 +17,10 @@ from rmruntime.engine_record import (
     manifest_digest,
     read_record,
 )
+from rmruntime.bundle.manifest import Graph
+from rmruntime.devices.cuda_driver import CudaDevice, cuda_device
+from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, BundleError, EngineNotInstalled, EngineUnusable
-from rmruntime.manifest import Graph
-from rmruntime.tensorrt_engine import TensorRtEngine
 
 NAME = "tensorrt"
 DEVICES = ("cuda",)

@@ -12,10 +12,10 @@ from io import BytesIO
 from itertools import islice, pairwise
 from pathlib import Path
 
+from rmruntime.batching.prefetch import WINDOW
 from rmruntime.errors import ClusterError, RewardModelError
-from rmruntime.record_arrays import BOM, array_items, first_item, is_array
-from rmruntime.record_files import Place, Record, import_pyarrow, read_items, read_lines, read_rows
-from rmruntime.windows import WINDOW
+from rmruntime.records.json_arrays import BOM, array_items, first_item, is_array
+from rmruntime.records.reader import Place, Record, import_pyarrow, read_items, read_lines, read_rows
 
 SMALLEST, AT_LEAST = 128, 256  # records a block, and blocks a run, while blocks are smaller than a window
 _CHUNK = 1 << 24

@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 
 from rmruntime.errors import RewardModelError
-from rmruntime.record_files import LINE_SUFFIXES
+from rmruntime.records.reader import LINE_SUFFIXES
 
 SUFFIXES = (*LINE_SUFFIXES, ".parquet")
 _PATTERN = frozenset("*?[")

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rmruntime.cluster.block_plan import Plan, decoded_plan
 from rmruntime.cluster.blocks import Block
-from rmruntime.cluster.plan import Plan, decoded_plan
 from rmruntime.errors import ClusterError
-from rmruntime.pending_file import partial_path
+from rmruntime.records.pending_file import partial_path
 from rmruntime.score_file import Summary
 
 FOLDER = "_journal"

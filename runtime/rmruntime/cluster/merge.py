@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rmruntime.errors import ClusterError
-from rmruntime.pending_file import PendingFile
-from rmruntime.record_files import import_pyarrow
-from rmruntime.record_writer import open_writer
+from rmruntime.records.pending_file import PendingFile
+from rmruntime.records.reader import import_pyarrow
+from rmruntime.records.writer import open_writer
 
 
 def merge_shards(shards: Sequence[Path], target: str) -> None:

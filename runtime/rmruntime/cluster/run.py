@@ -11,17 +11,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rmruntime import errors
+from rmruntime.cluster.block_plan import Plan, differences, make_plan
 from rmruntime.cluster.input_files import input_files
 from rmruntime.cluster.journal import Journal, forget, kept_plan, open_journal
 from rmruntime.cluster.merge import align_columns, merge_shards
 from rmruntime.cluster.options import ClusterOptions
-from rmruntime.cluster.plan import Plan, differences, make_plan
 from rmruntime.cluster.pool import Pool, pool_for
 from rmruntime.cluster.scorer import ATTEMPTS, Job, Outcome, Task
 from rmruntime.cluster.session import connected, import_ray, outcomes
-from rmruntime.distinct_files import check_distinct
 from rmruntime.errors import ClusterError, OptionError, RewardModelError
 from rmruntime.options import ScoreOptions
+from rmruntime.records.distinct_files import check_distinct
 from rmruntime.score_file import BAR_DELAY, FileOptions, Summary
 
 

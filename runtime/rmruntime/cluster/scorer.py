@@ -14,12 +14,12 @@ from typing import Any
 from rmruntime.backends import backends, choose_engine
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
+from rmruntime.cluster.block_plan import bundle_digest
 from rmruntime.cluster.blocks import Block, read_block
 from rmruntime.cluster.journal import Journal
-from rmruntime.cluster.plan import bundle_digest
 from rmruntime.errors import BackendError, BundleError, ClusterError, InputError, RewardModelError
 from rmruntime.options import ScoreOptions
-from rmruntime.record_writer import open_writer
+from rmruntime.records.writer import open_writer
 from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import FileOptions, Summary, load_model, score_records
 from rmruntime.version import __version__

@@ -3,11 +3,10 @@
 from rmruntime.backends import choose_engine, load_backend
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
-from rmruntime.executors.base import PassExecutor
-from rmruntime.executors.direct import DirectExecutor
+from rmruntime.bundle.graph_check import check_graphs
+from rmruntime.executors.base import DirectExecutor, PassExecutor
 from rmruntime.executors.pipeline import load_pipeline
 from rmruntime.executors.streaming import load_streaming
-from rmruntime.graph_check import check_graphs
 
 __all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
 

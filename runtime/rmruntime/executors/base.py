@@ -1,12 +1,13 @@
-"""The seam between planning and running: submitted passes in, futures of their outputs out."""
+"""The seam between planning and running: submitted passes in, futures of their outputs out; and its plainest form."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from rmruntime.backends.base import Feeds, Outputs
+from rmruntime.backends.base import Backend, Feeds, Outputs
+from rmruntime.bundle.manifest import Graph
 from rmruntime.errors import RewardModelError
-from rmruntime.manifest import Graph
 
 
 class PassExecutor(ABC):
@@ -38,3 +39,33 @@ class PassExecutor(ABC):
 def closed_error() -> RewardModelError:
     """For whoever scores with a closed model."""
     return RewardModelError("this RewardModel is closed; load the bundle again")
+
+
+class DirectExecutor(PassExecutor):
+    """Runs each pass when it is submitted, on the thread that submits it."""
+
+    def __init__(self, backend: Backend, reason: str = "") -> None:
+        self.name, self.precision, self.reason = backend.name, backend.precision, reason
+        self.graph, self.batch_tokens = backend.graph, backend.batch_tokens
+        self._backend = backend
+        self._lock, self._closed = threading.Lock(), False
+
+    def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
+        return [self._run(feeds) for feeds in passes]
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._backend.close()
+
+    def _run(self, feeds: Feeds) -> Future[Outputs]:
+        future: Future[Outputs] = Future()
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            try:
+                future.set_result(self._backend.run(feeds))
+            except Exception as error:  # of any type: it is the future's to raise
+                future.set_exception(error)
+        return future

@@ -10,11 +10,10 @@ from dataclasses import replace
 from rmruntime.backends import EngineChoice, choose_engine
 from rmruntime.backends.base import BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
-from rmruntime.executors.job import Job
-from rmruntime.executors.stage_group import StageGroup, StageSource, for_devices, stages_of
-from rmruntime.manifest import Graph
+from rmruntime.executors.stage_group import Job, StageGroup, StageSource, for_devices, stages_of
 
 THREAD_NAME = "rmruntime-stage"
 

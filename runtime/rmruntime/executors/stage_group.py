@@ -1,13 +1,14 @@
-"""Stages of a graph that are loaded together, and which of them go together."""
+"""Stages of a graph that are loaded together, which of them go together, and a pass on its way through them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from rmruntime.backends.base import Backend, BackendModule, BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Stage
 from rmruntime.errors import BackendError
-from rmruntime.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +111,33 @@ def for_memory(stages: Sequence[Stage], limit: int) -> list[tuple[Stage, ...]]:
         groups[-1].append(stage)
         room -= stage.weight_bytes
     return [tuple(group) for group in groups]
+
+
+@dataclass
+class Job:
+    """`state` is what the stages so far gave. What it holds is let go where it fails."""
+
+    feeds: Feeds
+    state: Outputs | None = None
+    future: Future[Outputs] = field(default_factory=Future)
+
+    def advance(self, group: StageGroup) -> None:
+        """Run it through some stages, unless it failed in an earlier one."""
+        if self.future.done():
+            return
+        try:
+            self.state = group.run(self.feeds, self.state)
+        except Exception as error:  # of any type: it is the future's to raise
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End it, unless it has ended."""
+        if not self.future.done():
+            self.feeds, self.state = {}, None
+            self.future.set_exception(error)
+
+    def finish(self) -> None:
+        """Give what the last stage gave, unless it failed."""
+        if not self.future.done():
+            assert self.state is not None  # some stage ran
+            self.future.set_result(self.state)

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rmruntime.backends.base import BackendOptions
+from rmruntime.bundle.manifest import Stage, WeightRange
 from rmruntime.executors.stage_group import StageGroup, StageSource
-from rmruntime.manifest import Stage, WeightRange
 
 THREAD_NAME = "rmruntime-load"
 _BLOCK = 8 << 20  # bytes read at a time

@@ -9,14 +9,12 @@ from dataclasses import replace
 from rmruntime.backends import choose_engine
 from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph, Stage
+from rmruntime.devices.host_memory import UNLIMITED, available_memory, stage_share
 from rmruntime.errors import BackendError, DeviceMemoryError
-from rmruntime.executors.base import PassExecutor, closed_error
-from rmruntime.executors.direct import DirectExecutor
-from rmruntime.executors.job import Job
-from rmruntime.executors.stage_group import StageSource, for_memory, stages_of
+from rmruntime.executors.base import DirectExecutor, PassExecutor, closed_error
+from rmruntime.executors.stage_group import Job, StageSource, for_memory, stages_of
 from rmruntime.executors.stage_loader import StageLoader
-from rmruntime.manifest import Graph, Stage
-from rmruntime.memory import UNLIMITED, available_memory, stage_share
 
 HIDDEN_SHARE = 0.25  # of the stage memory, which the hidden states of a wave may take besides
 STREAM_BYTES = 4  # of one number of the hidden states

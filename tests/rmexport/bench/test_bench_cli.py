@@ -17,8 +17,8 @@ from rmexport.bench.gemm_peak import matmul_parameters
 from rmexport.bench.options import BenchOptions
 from rmexport.bench.worker_process import WorkerProcess
 from rmexport.cli import main
+from rmruntime.backends.openvino import openvino_core
 from rmruntime.bundle import Bundle
-from rmruntime.openvino_core import openvino_core
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PEAKS = [{"dtype": "fp32", "flops": 1e12, "shape": [1, 1, 1], "with": "a test"}]

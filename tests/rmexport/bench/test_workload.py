@@ -10,8 +10,8 @@ from rmexport.bench.options import BenchOptions
 from rmexport.bench.workload import describe, distinct_tokens, length_histogram, make_workload
 from rmexport.errors import OptionError
 from rmruntime import InputError
+from rmruntime.batching.trie import build_trie
 from rmruntime.bundle import Bundle
-from rmruntime.trie import build_trie
 from tiny_checkpoints import sequence_classifier
 
 

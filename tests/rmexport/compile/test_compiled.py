@@ -17,7 +17,7 @@ from rmexport.compile import (
     CompilerNotInstalled,
     NotCompilable,
     compile_bundle,
-    room,
+    resource_check,
 )
 from rmexport.compile import compiled as recipe
 from rmexport.compile import device as devices
@@ -25,9 +25,10 @@ from rmexport.compile import library as libraries
 from rmexport.compile.device import TargetDevice, engine_name, find_device
 from rmexport.compile.library import Library, find_library
 from rmexport.errors import OptionError, TargetExists, WriteError
-from rmruntime.bundle import Bundle, file_sha256
-from rmruntime.cuda_driver import CudaDevice
-from rmruntime.engine_record import ENGINE_NAME, RECORD_NAME, engine_folders, manifest_digest, read_record
+from rmruntime.bundle import Bundle
+from rmruntime.bundle.bundle import file_sha256
+from rmruntime.bundle.engine_record import ENGINE_NAME, RECORD_NAME, engine_folders, manifest_digest, read_record
+from rmruntime.devices.cuda_driver import CudaDevice
 from rmruntime.errors import EngineUnusable
 
 FOR_ADA = CompileOptions(compute_capability="8.9", max_batch_tokens=1024, max_length=512)
@@ -231,20 +232,20 @@ def test_too_little_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     device = TargetDevice(gpu="NVIDIA H200", compute_capability="9.0", memory=141 << 30)
     weights, plenty = 16 << 30, 1 << 50
     found = {"memory": plenty, "disk": plenty, "gpu": plenty}
-    monkeypatch.setattr(room, "available_memory", lambda: found["memory"])
-    monkeypatch.setattr(room, "free_memory", lambda index: found["gpu"])
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=found["disk"]))
-    room.check_room(weights, tmp_path / "engines", library, device)
+    monkeypatch.setattr(resource_check, "available_memory", lambda: found["memory"])
+    monkeypatch.setattr(resource_check, "free_memory", lambda index: found["gpu"])
+    monkeypatch.setattr(resource_check.shutil, "disk_usage", lambda folder: SimpleNamespace(free=found["disk"]))
+    resource_check.check_room(weights, tmp_path / "engines", library, device)
     found["memory"] = 8 << 30
     with pytest.raises(NotCompilable, match=r"takes about 44\.0 GB of memory, found 8\.6 GB"):
-        room.check_room(weights, tmp_path / "engines", library, device)
+        resource_check.check_room(weights, tmp_path / "engines", library, device)
     found |= {"memory": plenty, "disk": 1 << 30}
     with pytest.raises(NotCompilable, match=r"takes about 17\.3 GB of free space in .*engines, found 1\.1 GB"):
-        room.check_room(weights, tmp_path / "engines", library, device)
+        resource_check.check_room(weights, tmp_path / "engines", library, device)
     found |= {"disk": plenty, "gpu": 10 << 30}
     with pytest.raises(NotCompilable, match=r"takes about 18\.9 GB of free memory of NVIDIA H200, found 10\.7 GB"):
-        room.check_room(weights, tmp_path / "engines", library, device)
-    room.check_room(weights, tmp_path / "engines", Library("tensorrt_rtx", "1.7", None), device)
+        resource_check.check_room(weights, tmp_path / "engines", library, device)
+    resource_check.check_room(weights, tmp_path / "engines", Library("tensorrt_rtx", "1.7", None), device)
 
 
 def test_a_bundle_without_a_graph_for_it(copy: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from rmexport.compile import Compiled, CompileOptions, compile_bundle
 from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
 from rmexport.compile.network import parse
-from rmexport.compile.parser_forms import parser_model
+from rmexport.compile.tensorrt_rewrites import parser_model
 from rmexport.families import families
 from rmruntime.bundle import Bundle
-from rmruntime.engine_record import ENGINE_NAME
+from rmruntime.bundle.engine_record import ENGINE_NAME
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier, shaken
 from tiny_tokenizer import build_tokenizer
 

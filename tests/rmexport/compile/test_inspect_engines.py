@@ -7,7 +7,7 @@ import pytest
 
 from fake_tensorrt import compile_engine
 from rmexport import ExportOptions, export
-from rmexport.inspection import inspect
+from rmexport.inspection.facts import inspect
 from tiny_checkpoints import sequence_classifier
 
 

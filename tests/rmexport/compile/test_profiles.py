@@ -13,9 +13,9 @@ from rmexport.compile.profiles import (
     padded_profiles,
 )
 from rmexport.errors import OptionError
-from rmruntime.batching import plan_batches
-from rmruntime.engine_record import Profile
-from rmruntime.packing import RowShape, pack
+from rmruntime.batching.batch_plan import plan_batches
+from rmruntime.batching.packing import RowShape, pack
+from rmruntime.bundle.engine_record import Profile
 from rmruntime.sequences import TokenSequence
 
 QUERY_BLOCK, KEY_MULTIPLE = 128, 16

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from rmexport import ExportError, ExportOptions, export
 from rmexport.checkpoint import open_checkpoint
 from rmexport.encoders import read_encoder_spec
-from rmexport.encoders.reference import encoder_reference
+from rmexport.verify.encoder_reference import encoder_reference
 from rmruntime.sequences import TokenSequence
 
 

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conversations import text
-from rmexport.verify import VerifyOptions, verify
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.run import verify
 from rmruntime import RewardModel, Score, ScoreOptions
 
 TOLERANCE = 1e-4  # the parity gate's fp32 rule, for scores of magnitude about 1

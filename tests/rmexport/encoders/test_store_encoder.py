@@ -16,7 +16,7 @@ from conversations import text
 from rmexport import ExportOptions
 from rmexport.checkpoint import open_checkpoint
 from rmexport.encoders import read_encoder_spec
-from rmexport.encoders.reference import encoder_reference
+from rmexport.verify.encoder_reference import encoder_reference
 from rmruntime import RewardModel, Score
 from rmruntime.bundle import Bundle
 from rmruntime.sequences import TokenSequence

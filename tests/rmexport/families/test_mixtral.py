@@ -14,10 +14,10 @@ from rmexport import export
 from rmexport.errors import CheckpointError, UnsupportedModel
 from rmexport.families import family_of
 from rmruntime import ScoreOptions
+from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
-from rmruntime.encoder import Encoder
-from rmruntime.packing import pack, row_shape
 from rmruntime.records import parse_record
+from rmruntime.text.request_tokenizer import Encoder
 
 EXPERTS, CHOSEN, HIDDEN = 8, 2, 64
 TINY: dict[str, Any] = {

@@ -18,7 +18,9 @@ from family_checkpoints import command_scores, family_checkpoint
 from rmexport import ExportOptions, export
 from rmexport.checkpoint import open_checkpoint
 from rmexport.spec import ModelSpec, read_spec
-from rmexport.verify import VerifyOptions, table, verify
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.report import table
+from rmexport.verify.run import verify
 from rmruntime import RewardModel, Score
 from tiny_checkpoints import TinyCheckpoint, sequence_classifier
 

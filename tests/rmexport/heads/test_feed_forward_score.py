@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rmexport.errors import CheckpointError, UnsupportedModel
-from rmruntime.manifest import PositionRule
+from rmruntime.bundle.manifest import PositionRule
 
 Tensors = Mapping[str, torch.Tensor]
 INF_ORM = {"architectures": ["INFORMForSequenceClassification"]}

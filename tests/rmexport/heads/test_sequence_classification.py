@@ -10,7 +10,7 @@ import torch
 
 from conversations import messages_of
 from reward_trunks import HIDDEN, check_gate, check_head, normal, reward_trunk, spec_of, tokenizer_of
-from rmexport.recipe import recipe_for
+from rmexport.prompt.recipe import recipe_for
 from tiny_checkpoints import TinyCheckpoint
 from tiny_tokenizer import BOS, LLAMA3
 

@@ -14,7 +14,7 @@ from conversations import messages_of, ragged_records, step_records
 from reward_trunks import TOLERANCE, chat_ids, check_gate, check_steps, plain_ids, tokenizer_of
 from rmexport import ExportOptions, export
 from rmexport.errors import OptionError
-from rmexport.recipe import recipes
+from rmexport.prompt.recipe import recipes
 from rmruntime import RewardModel, Score
 from tiny_checkpoints import TinyCheckpoint, TinyShape, causal_lm
 

@@ -13,7 +13,7 @@ from family_checkpoints import command_scores, forget_lengths
 from reward_trunks import TOLERANCE, chat_ids
 from rmexport import ExportOptions, export
 from rmexport.cli import main
-from rmruntime.manifest import BosPolicy
+from rmruntime.bundle.manifest import BosPolicy
 from tiny_checkpoints import TinyShape, sequence_classifier
 from tiny_tokenizer import BOS, TEMPLATES, build_tokenizer
 

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForTokenClassification
 from conversations import messages_of, ragged_records, step_records
 from reward_trunks import HIDDEN, TOLERANCE, chat_ids, final_states, normal, plain_ids, reward_trunk
 from rmexport import ExportOptions
-from rmexport.verify import VerifyOptions, verify
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.run import verify
 from tiny_checkpoints import TinyCheckpoint, causal_lm, sequence_classifier, shaken
 from tiny_tokenizer import BOS, build_tokenizer
 

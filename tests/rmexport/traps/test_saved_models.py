@@ -16,7 +16,8 @@ from lora_adapters import adapter_of, random
 from rmexport import CheckpointError, ExportOptions, export
 from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.spec import read_spec
-from rmexport.verify import VerifyOptions, verify
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.run import verify
 from tiny_checkpoints import TinyCheckpoint, sequence_classifier
 
 RECORDS = ragged_records(3, seed=23)

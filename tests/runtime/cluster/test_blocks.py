@@ -9,7 +9,7 @@ import pytest
 
 from rmruntime.cluster.blocks import block_size, cut_blocks, read_block
 from rmruntime.errors import ClusterError, InputError, RewardModelError
-from rmruntime.record_files import read_records
+from rmruntime.records.reader import read_records
 
 LINES = ["\ufeff" + '{"text": "first"}', "", '{"id": "x", "text": "b\u2028c"}', "{broken", "  ", '{"text": "last"}']
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from rmruntime.batching.runner import Statistics
+from rmruntime.cluster.block_plan import Plan, differences, make_plan
 from rmruntime.cluster.journal import FOLDER, forget, kept_plan, open_journal
 from rmruntime.cluster.options import ClusterOptions
-from rmruntime.cluster.plan import Plan, differences, make_plan
 from rmruntime.errors import BundleError, ClusterError
 from rmruntime.options import ScoreOptions
-from rmruntime.passes import Statistics
 from rmruntime.score_file import FileOptions, Summary
 
 SUMMARY = Summary(backend="e", precision="fp32", records=2, pairs=2, pairs_right=1.5, statistics=Statistics(given=7))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rmexport import export
+from rmruntime.cluster.block_plan import Plan, make_plan
 from rmruntime.cluster.journal import Journal, open_journal
 from rmruntime.cluster.options import ClusterOptions
-from rmruntime.cluster.plan import Plan, make_plan
 from rmruntime.cluster.scorer import ATTEMPTS, BlockScorer, Job, Outcome, Task
 from rmruntime.engine_choice import Preference
 from rmruntime.options import ScoreOptions

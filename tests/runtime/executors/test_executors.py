@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from rmruntime import BackendError, RewardModelError
+from rmruntime.bundle.manifest import Graph, Stage, WeightRange
 from rmruntime.executors import DirectExecutor, PassExecutor
 from rmruntime.executors.pipeline import PipelineExecutor
 from rmruntime.executors.stage_group import StageGroup
 from rmruntime.executors.stage_loader import StageLoader, forget_cached, read_ahead
 from rmruntime.executors.streaming import StreamingExecutor
-from rmruntime.manifest import Graph, Stage, WeightRange
 
 GRAPH = Graph(file="g.onnx", dialect="d", compute_dtype="fp32")
 WAIT = 20.0  # seconds, far more than is needed

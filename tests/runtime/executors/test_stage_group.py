@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmruntime.bundle.manifest import Stage
 from rmruntime.errors import BackendError
 from rmruntime.executors.stage_group import for_devices, for_memory
-from rmruntime.manifest import Stage
 
 
 def stages(*sizes: tuple[int, int]) -> tuple[Stage, ...]:

@@ -12,11 +12,12 @@ from conversations import ragged_records
 from fake_cuda import FakeDriver, FakeOnnxRuntime
 from family_checkpoints import family_checkpoint
 from rmexport import ExportOptions, export
-from rmruntime import BackendError, RewardModel, ScoreOptions, cuda_driver
+from rmruntime import BackendError, RewardModel, ScoreOptions
 from rmruntime.backends import ort_cuda
 from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
+from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError, OptionError
 from rmruntime.executors import streaming
 from rmruntime.executors.stage_group import for_memory

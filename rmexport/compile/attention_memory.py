@@ -1,0 +1,61 @@
+"""How many keys may stand in the attention rows of one pass, by the memory that they take."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from rmexport.compile.device import TargetDevice
+from rmexport.errors import ExportError
+from rmruntime.bundle.manifest import Graph
+
+MOST_ELEMENTS = (1 << 31) - 1  # of one tensor, TensorRT's limit
+MOST_BYTES = 8 << 30  # for what the attention of one layer gathers and scores
+MEMORY_SHARE = 8  # no more than one part in so many of the GPU's memory
+ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+HEAD_SIZE = 64  # of BERT and its relatives
+
+
+def packed_key_slots(graph: Graph, model: ir.Model, shapes: Mapping[str, tuple[int, ...]], device: TargetDevice) -> int:
+    """Keys of all attention rows of one pass of a packed graph together.
+
+    Each is gathered with its value, [key width] each; where scores are written out, there are query_block of them for
+    each head, twice. `shapes` are those of the values that the graph computes.
+    """
+    width, heads = _key_width(model.graph, shapes), _written_heads(model.graph, shapes, graph)
+    scores = heads * graph.query_block
+    per_slot = 2 * (width + scores) * ITEM_BYTES[graph.compute_dtype]
+    return min(MOST_ELEMENTS // max(width, scores, graph.query_block), _bytes(device) // per_slot)
+
+
+def padded_key_slots(graph: Graph, hidden_size: int, device: TargetDevice) -> int:
+    """Pairs of a query and a key of all sequences of one pass of a padded graph, whose scores are written out."""
+    heads = max(1, hidden_size // HEAD_SIZE)
+    return min(MOST_ELEMENTS // heads, _bytes(device) // (2 * heads * ITEM_BYTES[graph.compute_dtype]))
+
+
+def _bytes(device: TargetDevice) -> int:
+    return MOST_BYTES if device.memory is None else min(MOST_BYTES, device.memory // MEMORY_SHARE)
+
+
+def _key_width(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Features of a token's keys: those of what is gathered by key_index."""
+    widths = [
+        shapes[str(node.outputs[0].name)][-1]
+        for node in graph
+        if node.op_type == "Gather" and node.inputs[1] is not None and str(node.inputs[1].name).endswith("key_index")
+    ]
+    if not widths or min(widths) < 1:
+        raise ExportError(f"the graph {graph.name} gathers no keys of a known width; export the bundle again")
+    return max(widths)
+
+
+def _written_heads(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]], form: Graph) -> int:
+    """Heads whose scores are tensors: where softmax is an op of its own, and where fp32 has no fused attention."""
+    heads = [0]
+    for node in graph:
+        if node.op_type == "Attention" and form.compute_dtype == "fp32":
+            heads.append(node.attributes["q_num_heads"].as_int())
+        shape = shapes.get(str(node.outputs[0].name), ())
+        if node.op_type == "Softmax" and len(shape) == 5:  # [R, KV, group, Sq, Sk]
+            heads.append(shape[1] * shape[2])
+    return max(heads)

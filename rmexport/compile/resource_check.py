@@ -1,0 +1,39 @@
+"""Whether this machine has the memory and disk space that a compilation takes, before it takes minutes."""
+
+import shutil
+from pathlib import Path
+
+from rmexport.compile.device import TargetDevice
+from rmexport.compile.errors import NotCompilable
+from rmexport.compile.library import Library
+from rmruntime.devices.cuda_driver import free_memory
+from rmruntime.devices.host_memory import available_memory
+
+# Measured with tensorrt_rtx 1.7.1 on graphs of 80 to 280 MB: peak memory rises by 2.5 bytes a byte of weights when the
+# engine is streamed to its file.
+MEMORY_FACTOR = 2.5
+FIXED_MEMORY = 1 << 30
+KERNELS = 128 << 20  # an engine's bytes beyond its weights; 10 to 40 MB were seen
+DEVICE_FACTOR = 1.1
+
+
+def check_room(weights: int, folder: Path, library: Library, device: TargetDevice) -> None:
+    """Raises NotCompilable, saying how much is needed, where memory, disk or the GPU's memory are too small."""
+    memory = int(MEMORY_FACTOR * weights) + FIXED_MEMORY
+    _require("memory", memory, available_memory(), "compile on a larger machine with the same GPU and copy `engines/`")
+    disk = shutil.disk_usage(_existing(folder)).free
+    _require(f"free space in {folder}", weights + KERNELS, disk, "an engine holds its own copy of the weights")
+    if library.needs_gpu:
+        free = free_memory(0)
+        _require(f"free memory of {device.gpu}", int(DEVICE_FACTOR * weights), free, "stop what else runs on the GPU")
+
+
+def _require(what: str, needed: int, found: int, advice: str) -> None:
+    if found < needed:
+        raise NotCompilable(
+            f"compiling takes about {needed / 1e9:.1f} GB of {what}, found {found / 1e9:.1f} GB; {advice}"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

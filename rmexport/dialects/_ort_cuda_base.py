@@ -1,0 +1,89 @@
+"""The words of dialects for ONNX Runtime on NVIDIA GPUs: what its CUDA kernels take, in the bundle's own dtype.
+
+`Gemm(transB=1)` on HF's weight layout, 2-D activations, shapes that are constants: arithmetic on shapes would run on
+the host. Attention by rows is the standard op on 3-D inputs with one additive mask for all layers; its kernel keeps it
+in 16 bits where the keys are a multiple of 4 and the head size one of 8, and applies a softcap before the mask.
+Residual sums are joined with the norms that read them.
+"""
+
+from functools import partial
+from typing import Any
+
+import onnx_ir as ir
+
+from rmexport.dialects._fuse_skip_norm import fuse_skip_norms
+from rmexport.graph.dialect import AttentionShape, Dialect
+from rmexport.graph.packed import AttentionRows, additive_mask
+from rmexport.graph.quantized_matrices import cast_and_scale, packed_product
+from rmexport.graph.writer import CONTRIB, GraphWriter
+from rmexport.weights.quantization import Quantized
+
+
+class CudaWords(Dialect):
+    """Everything but the name, and which tokens find their keys by rows."""
+
+    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
+        super().__init__(writer, compute_dtype)
+        self._masks: dict[object, ir.Value] = {}
+        self._angles: dict[object, list[ir.Value]] = {}
+        self._sums: list[ir.Value] = []
+        writer.rewrites.append(partial(fuse_skip_norms, sums=self._sums))
+
+    def product(self, x: ir.Value, weight: ir.Value) -> ir.Value:
+        return self.w.op("Gemm", x, weight, transB=1)
+
+    def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
+        extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
+        how = self.w.how_quantized(f"{name}.weight")
+        if how is not None and how.scheme == "int4":
+            return packed_product(self.w, x, f"{name}.weight", how, self.dtype, *extra)
+        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
+
+    def dequantized(self, name: str, how: Quantized) -> ir.Value:
+        """DequantizeLinear has no kernel for bf16."""
+        return cast_and_scale(self.w, name, how, self.dtype)
+
+    def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        self._sums.append(super().add(x, y))
+        return self._sums[-1]
+
+    def silu(self, x: ir.Value) -> ir.Value:
+        """One node that takes the sigmoid in fp32; QuickGelu's and Sigmoid's kernels compute it in 16 bits."""
+        return self.w.op("ScaledSiLU", x, domain=CONTRIB, alpha=1.0)
+
+    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
+        axis0, key = self.w.constant("axes_0", [0]), (cos.name, sin.name)
+        if key not in self._angles:
+            self._angles[key] = [self.w.op("Unsqueeze", value, axis0) for value in (cos, sin)]
+        rotated = self.w.op("RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[key], num_heads=heads)
+        return self.w.op("Squeeze", rotated, axis0)
+
+    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        width = shape.heads * shape.head_dim
+        flat = self.w.constant(f"flat_{width}", [-1, width])
+        parts = [self.w.op("Reshape", self._attend(q, k, v, group, shape), flat) for group in (rows, *rows.others)]
+        outputs = self.w.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+        return self.w.op("Gather", outputs, rows.unpack_index)
+
+    def _attend(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        """[R, Sq, heads * head_dim] of one group of rows."""
+        indices = (rows.query_index, rows.key_index, rows.key_index)
+        padded = [self.w.op("Gather", x, index) for x, index in zip((q, k, v), indices, strict=True)]
+        softcap: dict[str, Any] = {} if shape.softcap is None else {"softcap": shape.softcap}
+        return self.w.op(
+            "Attention",
+            *padded,
+            self._mask(rows, shape),
+            q_num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            scale=shape.scale,
+            **softcap,
+        )
+
+    def _mask(self, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        """[R, 1, Sq, Sk], shared by all layers that attend alike; the kernel makes of booleans the same, every time."""
+        key = (rows.prefix, shape.window)
+        if key not in self._masks:
+            mask = additive_mask(self.w, rows, shape.window, self.dtype)
+            self._masks[key] = self.w.op("Unsqueeze", mask, self.w.constant("axes_1", [1]))
+        return self._masks[key]

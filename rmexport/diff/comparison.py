@@ -1,0 +1,188 @@
+"""Compares two bundles or checkpoints: settings, small files, and tensors as far as hashes do not tell."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rmexport.diff.operand import Side, graph_digest, open_side
+from rmexport.diff.values import ValueDifference, compare_values
+from rmexport.errors import OptionError
+from rmexport.weights.quantization import SCALE_SUFFIX
+from rmruntime.option_checks import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions:
+    """Options of `rmexport diff`. The revisions are those of checkpoints from the Hub, or from its cache."""
+
+    revision_a: str | None = None
+    revision_b: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that is no text."""
+        check_fields(self, {}, error=OptionError)
+
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in total)
+_WORKERS = 4  # at most; each holds a megabyte of either tensor
+_MISSING = "(none)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingDifference:
+    """A setting by its path, such as positions.score.rule, and its two values; "(none)" where there is none."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDifference:
+    """A graph, a tokenizer's file or a template. `how` is "content", "only in A" or "only in B"."""
+
+    name: str
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorDifference:
+    """A tensor that both hold. `values` counts nothing where only the dtypes differ.
+
+    It is None where they cannot be compared: the shapes differ, or one holds the codes of quantized weights.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    dtypes: tuple[str, str]
+    values: ValueDifference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What differs. `same` tensors are the same, `unread` of them known to be by hashes or links, without reading.
+
+    `settings_compared` is False between a bundle and a checkpoint, whose settings and files are not of one kind.
+    """
+
+    a: Side
+    b: Side
+    settings_compared: bool
+    settings: tuple[SettingDifference, ...]
+    files: tuple[FileDifference, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    tensors: tuple[TensorDifference, ...]
+    same: int
+    unread: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything does."""
+        return bool(self.settings or self.files or self.only_a or self.only_b or self.tensors)
+
+
+def diff(a: str, b: str, options: DiffOptions | None = None, progress: Progress | None = None) -> Difference:
+    """Compare two bundles or checkpoints (folders or Hub ids).
+
+    Memory stays at a few megabytes. `progress` is told (bytes done, bytes in total) while tensors are read, from worker
+    threads, one at a time. Raises BundleError, CheckpointError or OptionError.
+    """
+    options = options or DiffOptions()
+    left, right = open_side(a, options.revision_a), open_side(b, options.revision_b)
+    alike = left.kind == right.kind
+    both = [name for name in left.tensors if name in right.tensors]
+    unread = {name for name in both if left.holds_same_file(left.tensors[name], right, right.tensors[name])}
+    found = _compare(left, right, [name for name in both if name not in unread], progress)
+    return Difference(
+        a=left,
+        b=right,
+        settings_compared=alike,
+        settings=tuple(_setting_differences(left.settings, right.settings)) if alike else (),
+        files=tuple(_file_differences(left, right)) if alike else (),
+        only_a=tuple(name for name in left.tensors if name not in right.tensors),
+        only_b=tuple(name for name in right.tensors if name not in left.tensors),
+        tensors=found,
+        same=len(both) - len(found),
+        unread=len(unread),
+    )
+
+
+def _setting_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[SettingDifference]:
+    left, right = dict(_flat(a)), dict(_flat(b))
+    for name in {**left, **right}:
+        x, y = left.get(name, _MISSING), right.get(name, _MISSING)
+        if x != y or type(x) is not type(y):
+            yield SettingDifference(name=name, a=x, b=y)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value inside, by its path; empty lists and objects are values."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{name}[{i}]")
+    else:
+        yield name, list(value) if isinstance(value, tuple) else value
+
+
+def _file_differences(a: Side, b: Side) -> Iterator[FileDifference]:
+    for name in {**a.files, **b.files}:
+        if name not in b.files or name not in a.files:
+            yield FileDifference(name=name, how="only in A" if name in a.files else "only in B")
+        elif a.files[name] != b.files[name] and not _is_same_graph(a, b, name):
+            yield FileDifference(name=name, how="content")
+
+
+def _is_same_graph(a: Side, b: Side, name: str) -> bool:
+    graphs = name in a.graphs and name in b.graphs
+    return graphs and graph_digest(a.path / name) == graph_digest(b.path / name)
+
+
+def _compare(a: Side, b: Side, names: Sequence[str], progress: Progress | None) -> tuple[TensorDifference, ...]:
+    """The tensors among `names` that differ, in the order in which they lie in A's files."""
+    ordered = sorted(names, key=lambda name: (a.tensors[name].file, a.tensors[name].offset or 0))
+    readable = [name for name in ordered if _is_comparable(a, b, name)]
+    counter = _Counter(sum(a.tensors[name].nbytes + b.tensors[name].nbytes for name in readable), progress)
+    stop = threading.Event()
+    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(_compare_one, a, b, name, stop, counter) for name in ordered]
+        try:
+            found = [future.result() for future in futures]
+        finally:  # an interrupt ends up here too, while the workers are still at it
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+    return tuple(difference for difference in found if difference is not None)
+
+
+def _compare_one(a: Side, b: Side, name: str, stop: threading.Event, counter: "_Counter") -> TensorDifference | None:
+    x, y = a.tensors[name], b.tensors[name]
+    values = compare_values((a.reader, x), (b.reader, y), stop, counter.advance) if _is_comparable(a, b, name) else None
+    if values is not None and not values.elements and x.dtype == y.dtype:
+        return None
+    return TensorDifference(name=name, shapes=(x.shape, y.shape), dtypes=(x.dtype, y.dtype), values=values)
+
+
+def _is_comparable(a: Side, b: Side, name: str) -> bool:
+    """Codes of a quantized weight, beside which its scales lie, are no values."""
+    codes = [name + SCALE_SUFFIX in side.tensors for side in (a, b)]
+    return a.tensors[name].shape == b.tensors[name].shape and codes[0] == codes[1]
+
+
+class _Counter:
+    """Adds up the bytes that several threads have read."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total, self._progress, self._done = total, progress, 0
+        self._lock = threading.Lock()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress is not None:
+                self._progress(self._done, self._total)

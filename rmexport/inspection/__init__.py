@@ -1,0 +1,1 @@
+"""`rmexport inspect`: what a checkpoint or a bundle is, without writing anything."""

@@ -1,0 +1,1 @@
+"""How a checkpoint's conversations become text: recipes, chat templates, and the token scored."""

@@ -1,0 +1,72 @@
+"""Notes on chat templates that leave out parts of answers, such as their reasoning: no score can depend on these.
+
+The template is asked with answers that hold each text by which it might take messages apart.
+"""
+
+from collections.abc import Iterator
+
+from rmexport.prompt.template_probe import ChatText
+from rmruntime.bundle.manifest import Format
+from rmruntime.errors import BundleError, InputError
+from rmruntime.records import Message
+from rmruntime.text.exchanges import Exchange
+from rmruntime.text.layouts import find_layout
+from rmruntime.text.layouts.base import Layout, Turns
+
+_FIRST, _MIDDLE, _LAST = "quietly-by-the-weir", "upstream-at-noon", "under-the-old-bridge"
+# Where reasoning begins and ends, whatever the template says; its own texts come on top.
+_PAIRS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"))
+_QUESTION = Message("user", "Where does the heron nest?")
+_EARLIER = Message("user", "And the kingfisher?")
+
+
+def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
+    """What the template of this format leaves out of the answer that is judged, and of earlier ones."""
+    if form.template is None or text.template is None:
+        return ()
+    try:
+        layout = find_layout(form)
+    except BundleError:  # a recipe whose unit its layout cannot score: what is wrong with it is told with its head
+        return ()
+    notes = []
+    for where, earlier in (("the answer", False), ("earlier assistant turns", True)):
+        lost = dict.fromkeys(_described(layout, form, text, earlier=earlier))
+        if lost:
+            notes.append(
+                f"the chat template leaves out of {where} {' and '.join(lost)}: conversations that differ only there "
+                "have one score"
+            )
+    return tuple(notes)
+
+
+def _described(layout: Layout, form: Format, text: ChatText, *, earlier: bool) -> Iterator[str]:
+    """In words, every part of an answer that is not written."""
+    plain = f"{_FIRST} {_MIDDLE} {_LAST}"
+    if not _written(layout, form, text, plain, earlier=earlier):
+        return  # all of it is left out, or nothing can be said: other checks are about that
+    pairs = [pair for pair in _PAIRS if pair[0] in (text.template or "") or pair[1] in (text.template or "")]
+    for begin, end in pairs or _PAIRS[:1]:
+        kept = _written(layout, form, text, f"{begin}{_FIRST}{end}{_LAST}", earlier=earlier)
+        if kept and _FIRST not in kept:
+            yield f"what stands in {begin}...{end}"
+    known = {mark for pair in _PAIRS for mark in pair}
+    for mark in text.literals():
+        kept = _written(layout, form, text, f"{_FIRST}{mark}{_LAST}", earlier=earlier)
+        if kept and mark not in known and (_FIRST not in kept or _LAST not in kept):
+            yield f"what stands {'before' if _FIRST not in kept else 'behind'} {mark!r}"
+
+
+def _written(layout: Layout, form: Format, text: ChatText, answer: str, *, earlier: bool) -> str:
+    """Which of the probes are in the text of a conversation with `answer`; "" where it cannot be rendered."""
+    prompt = (_QUESTION, Message("assistant", answer), _EARLIER) if earlier else (_QUESTION,)
+    exchange = Exchange(prompt=prompt, answer=("It does.",) if earlier else (answer,), against="No.")
+    try:
+        pieces = layout.lay_out(exchange, form)
+    except InputError:
+        return ""
+    parts = [
+        text.rendered([turn.as_turn() for turn in piece.messages]) if isinstance(piece, Turns) else piece.text
+        for piece in pieces
+    ]
+    whole = "".join(part or "" for part in parts)
+    return " ".join(probe for probe in (_FIRST, _MIDDLE, _LAST) if probe in whole)

@@ -1,0 +1,5 @@
+"""What an export decides about a checkpoint before it writes a byte."""
+
+from rmexport.spec.model_spec import ModelSpec, build_graph, read_spec
+
+__all__ = ["ModelSpec", "build_graph", "read_spec"]

@@ -1,0 +1,297 @@
+"""Everything an export decides about a checkpoint before writing a byte: family, head, dtype, format, weights."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, flag, optional_integer
+from rmexport.checkpoint.derived_tensors import (
+    Derived,
+    TensorAlias,
+    TensorRows,
+    TensorStack,
+    found_prefix,
+    rename,
+    renamed,
+    sources_of,
+)
+from rmexport.checkpoint.quantized_tensors import refuse_quantized
+from rmexport.checkpoint.stored_dtype import choose_dtype
+from rmexport.dialects import dialects
+from rmexport.errors import OptionError, UnsupportedModel
+from rmexport.families import Family, FamilyConfig, derived_weights, family_of
+from rmexport.graph.dialect import Dialect, LayerSpan
+from rmexport.graph.writer import GraphWriter
+from rmexport.heads import Head, HeadFacts, HeadSpec, check_recipe, head_of, refuse_known
+from rmexport.options import ExportOptions
+from rmexport.prompt.format import read_format
+from rmexport.prompt.recipe import PLAIN, Recipe, recipe_for, recipes
+from rmexport.prompt.template_probe import ChatText
+from rmexport.spec.tensor_check import check_binding, check_layers
+from rmexport.weights import StoredTensor
+from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
+from rmexport.weights.stored import WeightLocation, WeightRequest
+from rmruntime.bundle.manifest import Backbone, Format, Quantization, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A checkpoint understood.
+
+    `requests` are the weights that the graphs read, by name; `reason` says why it is this head; `prefixes` where the
+    checkpoint keeps what the family knows under another name.
+    """
+
+    family: Family
+    config: FamilyConfig
+    head: Head
+    head_spec: HeadSpec
+    reason: str
+    prefixes: Mapping[str, str]
+    recipe: Recipe | None
+    dtype: str
+    format: Format
+    backbone: Backbone
+    tokenizer: TokenizerFiles
+    requests: Mapping[str, WeightRequest]
+    stored: tuple[StoredTensor, ...]
+    quantization: Quantization | None
+    notes: tuple[str, ...]
+
+
+def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
+    """Understand a checkpoint, and check that its tensors are exactly what its config implies.
+
+    Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
+    """
+    refuse_quantized(checkpoint.config, checkpoint.tensors)
+    tokenizer = checkpoint.read_tokenizer()
+    facts = _facts(checkpoint, tokenizer, options)
+    family = _family(facts)
+    config = family.read_config(checkpoint.config)
+    facts = _with_family(facts, family, config)
+    chosen = head_of(facts)
+    head, facts = chosen.head, _with_default_recipe(facts, chosen.head, tokenizer)
+    recipe, tokenizer = facts.recipe, _with_template(tokenizer, facts.recipe)
+    check_recipe(head, recipe or PLAIN, options)
+    head_spec = head.read_spec(facts)
+    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head_spec.prefixes}
+    check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
+    requests = dry_run(family, config, head, head_spec)
+    derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
+    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
+    check_binding(requests, checkpoint.tensors, derived, ignored)
+    dtype = _dtype(checkpoint, requests, derived, options)
+    stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
+    layout, format_notes = read_format(facts.text, tokenizer, recipe, options, head_spec.append)
+    if mixed := sorted({output.per for output in head_spec.outputs} - {layout.unit}):
+        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {head.NAME} scores a {mixed[0]} at a time")
+    return ModelSpec(
+        family=family,
+        config=config,
+        head=head,
+        head_spec=head_spec,
+        reason=chosen.reason,
+        prefixes=prefixes,
+        recipe=recipe,
+        dtype=dtype,
+        format=layout,
+        backbone=_backbone(checkpoint.config, config, requests),
+        tokenizer=tokenizer,
+        requests=requests,
+        stored=stored,
+        quantization=_quantization(stored, options.quantize),
+        notes=(*checkpoint.notes, *head_spec.notes, *format_notes, *tokenizer.notes),
+    )
+
+
+def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOptions) -> HeadFacts:
+    """What is known before the family is: its sizes and names follow."""
+    recipe = recipe_for(options.recipe, checkpoint.repo)
+    return HeadFacts(
+        config=checkpoint.config,
+        tensors=checkpoint.tensors,
+        hidden_size=0,
+        text=_chat_text(_with_template(tokenizer, recipe), options),
+        recipe=recipe,
+        options=options,
+    )
+
+
+def _with_family(facts: HeadFacts, family: Family, config: FamilyConfig) -> HeadFacts:
+    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **facts.config}
+    return replace(
+        facts,
+        hidden_size=config.hidden_size,
+        embedding=family.EMBEDDING,
+        lm_head=family.LM_HEAD,
+        tied=flag(tied, "tie_word_embeddings"),
+        pad_id=_pad_id(facts.config, family),
+    )
+
+
+def _pad_id(raw: Mapping[str, Any], family: Family) -> int | None:
+    """As transformers has it: of the text's own config where there is one, the family's default where it is absent."""
+    text = raw.get("text_config")
+    own = text if isinstance(text, dict) else raw
+    stated = {"pad_token_id": getattr(family, "DEFAULT_PAD_ID", None), **own}
+    pad_id = optional_integer(stated, "pad_token_id", Range(-1, TOKEN_ID.most))
+    return None if pad_id == -1 else pad_id  # which Llama 1 says, and no token is
+
+
+def _family(facts: HeadFacts) -> Family:
+    """The family, or the error of a head that is known and not supported where the backbone is unknown too."""
+    try:
+        return family_of(facts.config)
+    except UnsupportedModel:
+        refuse_known(facts)
+        raise
+
+
+def _with_default_recipe(facts: HeadFacts, head: Head, tokenizer: TokenizerFiles) -> HeadFacts:
+    """How the head's published checkpoints are written, where nobody chose a recipe."""
+    name = getattr(head, "DEFAULT_RECIPE", None)
+    if facts.recipe is not None or name is None:
+        return facts
+    recipe = recipes()[name]
+    return replace(facts, recipe=recipe, text=_chat_text(_with_template(tokenizer, recipe), facts.options))
+
+
+def _with_template(tokenizer: TokenizerFiles, recipe: Recipe | None) -> TokenizerFiles:
+    """The checkpoint's files, with the recipe's chat template where it has one."""
+    return replace(tokenizer, template=recipe.template) if recipe and recipe.template else tokenizer
+
+
+def _chat_text(tokenizer: TokenizerFiles, options: ExportOptions) -> ChatText:
+    return ChatText(
+        tokenizer_json=tokenizer.tokenizer_json,
+        template=tokenizer.template,
+        variables=tokenizer.special_tokens,
+        pinned_date=options.pinned_date,
+    )
+
+
+def _as_pattern(ignored: str) -> str:
+    """A tensor's name, or with `*` at the end the beginning of several, as a regular expression."""
+    return re.escape(ignored.removesuffix("*")) + (".*" if ignored.endswith("*") else "")
+
+
+def build_graph(
+    dialect: type[Dialect],
+    compute_dtype: str,
+    spec: ModelSpec,
+    locations: Mapping[str, WeightLocation],
+    span: LayerSpan | None = None,
+) -> GraphWriter:
+    """The finished graph of one dialect and arithmetic: of all layers, or of a span of them.
+
+    The embedding is in the graph of the first layer, the head in that of the last.
+    """
+    writer = GraphWriter(locations)
+    words = dialect(writer, compute_dtype)
+    words.span = span or words.span
+    hidden = spec.family.backbone(words, spec.config)
+    if words.span.end is None:
+        spec.head.build(words, spec.head_spec, hidden)
+    else:
+        words.hand_over(hidden, spec.config.hidden_size)
+    return writer
+
+
+def dry_run(family: Family, config: FamilyConfig, head: Head, spec: HeadSpec) -> dict[str, WeightRequest]:
+    """Which weights a graph of this family and head reads: built once without weights, so never declared twice."""
+    writer = GraphWriter(None)
+    words = next(iter(dialects().values()))(writer, "fp32")
+    head.build(words, spec, family.backbone(words, config))
+    return writer.requests
+
+
+def _dtype(
+    checkpoint: Checkpoint,
+    requests: Mapping[str, WeightRequest],
+    derived: Mapping[str, Derived],
+    options: ExportOptions,
+) -> str:
+    """`choose_dtype` of the backbone's weights."""
+    held: Counter[str] = Counter()
+    for name in (name for name, request in requests.items() if not request.in_fp32):
+        for source in sources_of(derived.get(name, TensorAlias(source=name))):
+            held[checkpoint.tensors[source].dtype] += checkpoint.tensors[source].nbytes
+    return choose_dtype(held, options)
+
+
+def _derived(
+    requests: Mapping[str, WeightRequest], made: Mapping[str, Derived], prefixes: Mapping[str, str]
+) -> dict[str, Derived]:
+    """What each weight is made of that the checkpoint does not hold under the family's or the head's name for it."""
+    found = {name: renamed(part, prefixes) for name, part in made.items() if name in requests}
+    aliases = {name: source for name in requests if (source := rename(name, prefixes)) != name and name not in found}
+    return found | {name: TensorAlias(source=source) for name, source in aliases.items()}
+
+
+def _stored(
+    checkpoint: Checkpoint, requests: Mapping[str, WeightRequest], derived: Mapping[str, Derived], dtype: str
+) -> tuple[StoredTensor, ...]:
+    stored = []
+    for name, request in requests.items():
+        made = derived.get(name)
+        sources = sources_of(made) if made else (name,)
+        stored.append(
+            StoredTensor(
+                name=name,
+                dtype=checkpoint.tensors[sources[0]].dtype if request.in_fp32 else dtype,
+                shape=request.shape,
+                source=sources[0],
+                rows=made.rows if isinstance(made, TensorRows) else None,
+                stack=sources if isinstance(made, TensorStack) else (),
+            )
+        )
+    return tuple(stored)
+
+
+def _quantized(
+    stored: tuple[StoredTensor, ...], requests: Mapping[str, WeightRequest], scheme: Scheme | None
+) -> tuple[StoredTensor, ...]:
+    """The same with the matrices of linear layers as codes, each followed by its scales."""
+    if scheme is None:
+        return stored
+    return tuple(part for w in stored for part in (_parts(w, scheme) if requests[w.name].linear else (w,)))
+
+
+def _parts(weight: StoredTensor, scheme: Scheme) -> tuple[StoredTensor, StoredTensor]:
+    rows, columns = weight.shape
+    codes = Quantized(scheme_for(scheme, weight.shape), "codes", (rows, columns), weight.dtype)
+    scale = replace(codes, part="scale")
+    return (
+        replace(weight, dtype=codes.dtype, shape=codes.stored_shape, quantized=codes),
+        replace(weight, name=weight.name + SCALE_SUFFIX, shape=scale.stored_shape, quantized=scale),
+    )
+
+
+def _quantization(stored: tuple[StoredTensor, ...], scheme: Scheme | None) -> Quantization | None:
+    if scheme is None:
+        return None
+    shapes = [w.quantized.shape for w in stored if w.quantized and w.quantized.part == "codes"]
+    return Quantization(
+        scheme=scheme,
+        parameters=sum(map(math.prod, shapes)),
+        block_size=BLOCK if scheme == "int4" else 0,
+    )
+
+
+def _backbone(raw: Mapping[str, Any], config: FamilyConfig, requests: Mapping[str, WeightRequest]) -> Backbone:
+    return Backbone(
+        model_type=str(raw["model_type"]),
+        architecture=(*architectures(raw), "unknown")[0],
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        vocab_size=config.vocab_size,
+        max_length=config.max_position_embeddings,
+        parameters=sum(math.prod(request.shape) for request in requests.values()),
+        rope_length=config.rope_length,
+        rope_exact=config.rope_exact,
+    )

@@ -1,0 +1,1 @@
+"""`rmexport verify`: a bundle's scores against those of transformers. `run` and `reference` import torch."""

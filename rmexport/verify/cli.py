@@ -1,0 +1,73 @@
+"""`rmexport verify`: its arguments, and what is printed; no decisions beyond reading them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own takes time to import
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verify`."""
+    from rmruntime.backends.base import PRECISIONS
+    from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP
+
+    parser.add_argument("bundle")
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
+    parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
+    parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument("--stage-memory", help=STAGE_MEMORY_HELP)
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the engine's arithmetic")
+    parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
+    parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
+    parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
+    parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
+    parser.add_argument(
+        "--reference-cache",
+        metavar="DIR|off",
+        help="folder that keeps what transformers computed, so that it is computed once; remove it to empty it "
+        "(default: rmexport/reference in $XDG_CACHE_HOME, else in ~/.cache)",
+    )
+    parser.add_argument(
+        "--quality", help="what quantization may cost: strict, normal (default), loose, or error=,spearman=,flips="
+    )
+    parser.add_argument("--against", help="unquantized bundle, or 'reference' (default: one exported meanwhile)")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run_verify_command)
+
+
+def run_verify_command(arguments: argparse.Namespace) -> int:
+    """Verify, and print what was measured; 0 where the bundle passes, else 1."""
+    from rmexport.errors import VerificationError
+    from rmexport.output.progress import Watcher, count_bar, notify
+    from rmruntime.cli import stage_memory
+    from rmruntime.commands.command import say
+
+    try:
+        from rmexport.verify.options import VerifyOptions
+        from rmexport.verify.report import report_json, table
+        from rmexport.verify.run import verify  # brings torch and transformers
+    except ModuleNotFoundError as error:
+        raise VerificationError(
+            f"verify computes its reference with transformers and torch ({error.name} is missing): "
+            "pip install 'rmexport[verify]'"
+        ) from error
+    options = VerifyOptions(
+        data=arguments.data,
+        device=arguments.device,
+        precision=arguments.precision,
+        conversations=arguments.conversations,
+        recipe=arguments.recipe,
+        max_batch_tokens=arguments.max_batch_tokens,
+        dialect=arguments.dialect,
+        stage_memory=stage_memory(arguments.stage_memory),
+        reference_device=arguments.reference_device,
+        quality=arguments.quality,
+        against=arguments.against,
+        reference_cache=arguments.reference_cache,
+    )
+    watcher = Watcher(notify=notify, bars=count_bar)
+    report = verify(arguments.bundle, arguments.checkpoint, options, watcher)
+    say(report_json(report) if arguments.json else table(report))
+    return 0 if report.passed else 1

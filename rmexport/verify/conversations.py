@@ -1,0 +1,97 @@
+"""The conversations that `verify` scores: the user's, or a built-in set, seeded, varied in length and content, with two
+answers to every prompt."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmexport.errors import VerificationError
+from rmexport.verify.quality import Pairs
+from rmruntime import InputError, InputTooLong, RewardModel, ScoreOptions
+from rmruntime.records import Request
+from rmruntime.sequences import TokenSequence
+
+WORDS = (
+    "the of and to in is that for it as was with be by on not he this are or his from at which but have an had they "
+    "you were their one all we can her has there been if more when will would who so no said what up out about into "
+    "than them only some could time these two may then do first any my now such like our over man me even most made "
+    "after also did many before must through back years where much your way well down should because each just those "
+    "people how too little state good very make world still own see men work long get here between both life being "
+    "under never day same another know while last might us great old year off come since against go came right used "
+    "take three water number light energy reason answer question proof sum integer function list model reward river"
+).split()
+OPENINGS = (
+    "Explain", "Write", "Why does", "How many", "Compare", "Prove that", "Summarise", "Translate", "List", "Describe",
+)  # fmt: skip
+EXTRAS = ("", "", "", " 12 + 30 = 42.", "\n\n1. one\n2. two", " naïve façade — 東京 🙂", "\n```python\nprint(1)\n```")
+
+
+def verification_records(
+    count: int = 256, seed: int = 0, *, steps: bool = False, pairs: bool = False
+) -> list[dict[str, Any]]:
+    """`count` conversations; with `steps`, each answer is a list of steps, with `pairs`, a record has two of them."""
+    rng = random.Random(seed)
+    records = list(_records(rng, count, steps))
+    return _paired(records) if pairs else records
+
+
+def _paired(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The two answers to each prompt as one record; with an odd count, the last prompt has none to compare."""
+    return [
+        {"id": a["id"], "prompt": a["prompt"], "chosen": a["response"], "rejected": b["response"]}
+        for a, b in zip(records[::2], records[1::2], strict=False)
+    ]
+
+
+def _records(rng: random.Random, count: int, steps: bool) -> Iterator[dict[str, Any]]:
+    for i in range((count + 1) // 2):
+        prompt = f"{rng.choice(OPENINGS)} {_text(rng, 4, 60)}?"
+        for j in range(min(2, count - 2 * i)):
+            if steps:
+                answer = {"steps": [_text(rng, 3, 25) for _ in range(rng.randint(1, 4))]}
+                yield {"id": 2 * i + j, "prompt": prompt, **answer}
+            else:
+                yield {"id": 2 * i + j, "prompt": prompt, "response": _text(rng, 2, 120)}
+
+
+def _text(rng: random.Random, low: int, high: int) -> str:
+    words = rng.choices(WORDS, k=rng.randint(low, high))
+    return " ".join(words).capitalize() + rng.choice((".", "!", "")) + rng.choice(EXTRAS)
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """What is scored: `left_out` records were too long; `pairs` are the places of two answers that records compare."""
+
+    sequences: list[TokenSequence]
+    left_out: int
+    pairs: Pairs
+
+
+def read_conversations(
+    model: RewardModel, requests: Sequence[Request], options: ScoreOptions, *, built_in: bool
+) -> Conversations:
+    """The sequences, how many records of the built-in set were too long, and the pairs where all records are pairs."""
+    sequences: list[TokenSequence] = []
+    pairs: list[tuple[int, int]] = []
+    left_out = 0
+    for request, encoded in zip(requests, model.encode(requests, options), strict=True):
+        if isinstance(encoded, InputTooLong) and built_in:
+            left_out += 1  # the built-in set knows nothing of this model's limit
+            continue
+        if isinstance(encoded, InputError):
+            raise VerificationError(f"record {request.id!r} cannot be scored: {encoded}")
+        if request.kind == "pair" and [_reads(sequence) for sequence in encoded] == [1, 1]:
+            pairs.append((len(sequences), len(sequences) + 1))
+        sequences += encoded
+    if not sequences:
+        raise VerificationError(
+            f"no built-in conversation fits into {model.manifest.backbone.max_length} tokens; give some with --data"
+        )
+    compares = model.manifest.format.preference_template is not None  # a pair there is one score, in both orders
+    return Conversations(sequences, left_out, pairs if 2 * len(pairs) == len(sequences) and not compares else [])
+
+
+def _reads(sequence: TokenSequence) -> int:
+    return len(next(iter(sequence.reads.values())))

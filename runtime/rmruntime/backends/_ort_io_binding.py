@@ -1,0 +1,90 @@
+"""The inputs and outputs of one ONNX Runtime session on a device: uploaded and downloaded once a pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT
+from rmruntime.errors import BackendError
+
+_INDEX_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+# Pages of keys and values: numpy's type of the same size, and the number of the type in ONNX (TensorProto.DataType).
+_PAGE_TYPES = {
+    "tensor(float)": (np.float32, 1),
+    "tensor(float16)": (np.float16, 10),
+    "tensor(bfloat16)": (np.uint16, 16),
+}
+_PAGE_TABLE = "page_table"  # numbers of pages: the largest says how many there must be
+_GROWTH = 1.25  # pages are made for so many times what a pass needs, lest every pass makes them anew
+
+
+class DeviceBinding:
+    """One IOBinding, kept from pass to pass.
+
+    Binding an array copies it to where the graph reads it, which is the host for inputs that kernels take from there.
+    Hidden states stay on the device that computed them, and ORT copies them to another that reads them.
+    Inputs of rank 4 are the pages that attention keeps keys and values in during a pass: they belong to the binding,
+    start as zeros and grow with the passes.
+    """
+
+    def __init__(self, ort: Any, session: Any, device: int) -> None:
+        """`device` is the number of the session's GPU."""
+        self._ort, self._session, self._device = ort, session, device
+        self._binding = session.io_binding()
+        inputs = {value.name: value for value in session.get_inputs()}
+        self._takes_hidden = inputs.pop(HIDDEN_IN, None) is not None
+        self._pages = {name: value for name, value in inputs.items() if value.type in _PAGE_TYPES}
+        self._indices = {name: _INDEX_TYPES.get(v.type) for name, v in inputs.items() if name not in self._pages}
+        self._outputs = [value.name for value in session.get_outputs()]
+        self._page_count = 0
+        self._check(inputs)
+
+    def run(self, feeds: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
+        """The outputs by name: arrays on the host, and hidden states as OrtValues on the device.
+
+        Raises BackendError for an input that is not fed, and what ORT raises.
+        """
+        for name in (*self._indices, *([HIDDEN_IN] if self._takes_hidden else [])):
+            if name not in feeds:
+                raise BackendError(f"the graph wants the input {name!r}, the pass has {', '.join(sorted(feeds))}")
+        for name, dtype in self._indices.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name], dtype))
+        if self._takes_hidden:
+            self._binding.bind_ortvalue_input(HIDDEN_IN, feeds[HIDDEN_IN])
+        if self._pages:
+            self._grow(int(feeds[_PAGE_TABLE].max()) + 1)
+        for name in self._outputs:  # again: ORT would write into what the last pass made, of another length
+            where = ("cuda", self._device) if name == HIDDEN_OUT else ("cpu", 0)
+            self._binding.bind_output(name, *where)
+        self._session.run_with_iobinding(self._binding, run_options)
+        values = zip(self._outputs, self._binding.get_outputs(), strict=True)
+        return {name: value if name == HIDDEN_OUT else value.numpy() for name, value in values}
+
+    def _grow(self, count: int) -> None:
+        """Have at least `count` pages."""
+        if count <= self._page_count:
+            return
+        count = max(count, int(_GROWTH * self._page_count))
+        self._page_count = 0  # until both are bound
+        for name, value in self._pages.items():
+            dtype, onnx_type = _PAGE_TYPES[value.type]
+            zeros = np.zeros((count, *value.shape[1:]), dtype)
+            self._binding.bind_ortvalue_input(
+                name, self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros, onnx_type)
+            )
+        self._page_count = count
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        unknown = [f"{name}: {inputs[name].type}" for name, dtype in self._indices.items() if dtype is None]
+        odd = [f"{name}: {value.shape}" for name, value in self._pages.items() if not _is_paged(value.shape)]
+        if unknown or odd or (self._pages and _PAGE_TABLE not in self._indices):
+            raise BackendError(
+                f"the graph has inputs that this rmruntime does not know ({', '.join(unknown + odd) or 'pages'}); "
+                "upgrade rmruntime"
+            )
+
+
+def _is_paged(shape: Any) -> bool:
+    """[pages, page_size, kv_heads, head_dim], of which the first is free."""
+    return len(shape) == 4 and all(isinstance(size, int) for size in shape[1:])

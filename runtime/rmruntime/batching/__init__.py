@@ -1,0 +1,1 @@
+"""From token sequences to passes of the engine: batches, shared prefixes, inputs, outputs."""

@@ -1,0 +1,206 @@
+"""Runs planned batches: the next is packed while one computes, one that does not fit the device is cut in two."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+
+from rmruntime.backends.base import Outputs
+from rmruntime.batching.packing import PassInputs, pack, row_shape
+from rmruntime.batching.padding import pad
+from rmruntime.batching.prefetch import one_ahead
+from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
+from rmruntime.executors.base import PassExecutor
+from rmruntime.scores import Arrays
+from rmruntime.sequences import TokenSequence
+
+Advance = Callable[[int], object]
+Outcome = Arrays | DeviceLimit
+_Prepared = tuple[Sequence[int], Sequence[TokenSequence], PassInputs]  # a batch: numbers, sequences, inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine.
+
+    `padded` counts what was computed beyond real tokens: query slots of a packed graph's attention rows, or the tokens
+    that fill up a padded graph's.
+    """
+
+    sequences: int = 0
+    given: int = 0
+    computed: int = 0
+    padded: int = 0
+    passes: int = 0
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            sequences=self.sequences + other.sequences,
+            given=self.given + other.given,
+            computed=self.computed + other.computed,
+            padded=self.padded + other.padded,
+            passes=self.passes + other.passes,
+        )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A submitted pass: which sequences it computes, under which numbers their results go, whether they share."""
+
+    batch: Sequence[int]
+    sequences: Sequence[TokenSequence]
+    inputs: PassInputs
+    future: Future[Outputs]
+    share: bool = True
+
+
+class Passes:
+    """The passes of one model."""
+
+    def __init__(self, executor: PassExecutor) -> None:
+        self._executor = executor
+        self._rows = row_shape(executor.graph)
+
+    def run(
+        self, sequences: Sequence[TokenSequence], batches: Sequence[Sequence[int]], advance: Advance | None = None
+    ) -> tuple[list[Outcome], Statistics]:
+        """What the engine gives for each sequence, in their order; `batches` are the indices of each pass.
+
+        A sequence whose pass does not fit into the device, nor a smaller one, has a DeviceLimit instead. `advance` is
+        told the number of sequences after each batch. Raises BackendError when the engine fails otherwise.
+        """
+        found: dict[int, Outcome] = {}
+        statistics = Statistics()
+        parts = [[sequences[i] for i in batch] for batch in batches]
+        # A thread is not worth its start for one pass.
+        ahead: AbstractContextManager[Iterable[PassInputs]] = (
+            one_ahead(self._prepare, parts) if len(parts) > 1 else nullcontext(map(self._prepare, parts))
+        )
+        with ahead as prepared:
+            for begun in self._in_order(zip(batches, parts, prepared, strict=True)):
+                outcomes, one = self._sound(begun)
+                found |= dict(zip(begun.batch, outcomes, strict=True))
+                statistics += one
+                if advance is not None:
+                    advance(len(begun.batch))
+        return [found[i] for i in range(len(sequences))], statistics
+
+    def close(self) -> None:
+        """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
+        self._executor.close()
+
+    def _prepare(self, sequences: Sequence[TokenSequence], *, share: bool = True) -> PassInputs:
+        graph = self._executor.graph
+        if graph.layout == "padded":
+            return pad(sequences, graph.pad_id)
+        return pack(sequences, self._rows, share=share)
+
+    def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
+        """Every pass once it is submitted, with as many submitted behind it as keep the executor busy."""
+        begun: deque[list[_Begun]] = deque()
+        for wave in self._waves(prepared):
+            begun.append(self._submit(wave))
+            if len(begun) > self._executor.ahead:
+                yield from begun.popleft()
+        for one in begun:
+            yield from one
+
+    def _waves(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Passes that are submitted together."""
+        wave: list[_Prepared] = []
+        tokens = 0
+        for one in prepared:
+            wave.append(one)
+            tokens += one[2].computed
+            if tokens >= self._executor.wave_tokens:
+                yield wave
+                wave, tokens = [], 0
+        if wave:
+            yield wave
+
+    def _submit(self, wave: Sequence[_Prepared], *, share: bool = True) -> list[_Begun]:
+        futures = self._executor.submit([inputs.feeds for _, _, inputs in wave])
+        return [_Begun(*one, future, share) for one, future in zip(wave, futures, strict=True)]
+
+    def _sound(self, begun: _Begun) -> tuple[list[Outcome], Statistics]:
+        """What a batch gives, where what is not finite is computed again apart.
+
+        One sequence's NaN reaches those that share tokens with it: attention computes a token's masked keys too, and
+        0 * NaN is NaN. Apart, each has its own value.
+        """
+        outcomes, statistics = self._outcomes(begun)
+        spoiled = [i for i, outcome in enumerate(outcomes) if not _finite(outcome)]
+        if not spoiled or len(outcomes) == 1 or self._executor.graph.layout == "padded":
+            return outcomes, statistics
+        for group in _groups([len(begun.sequences[i].ids) for i in spoiled], spoiled, begun.inputs.computed):
+            part = [begun.sequences[i] for i in group]
+            [again] = self._submit([(group, part, self._prepare(part, share=False))], share=False)
+            found, one = self._outcomes(again)
+            statistics += replace(one, sequences=0, given=0)
+            for i, outcome in zip(group, found, strict=True):
+                outcomes[i] = outcome
+        return outcomes, statistics
+
+    def _outcomes(self, begun: _Begun, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
+        """What one submitted batch gives, in one pass, or in more where the device does not take it."""
+        sequences, inputs = begun.sequences, begun.inputs
+        try:
+            return _read(begun, begun.future.result())
+        except PassTooLarge as error:  # of known limits: halves are tried until they fit
+            problem: Exception = error
+            again = True
+        except DeviceMemoryError as error:  # once: what fits then is not known
+            problem = error
+            again, retry = retry, False
+        if not again or len(sequences) == 1:
+            return [_limit(problem, sequences, inputs) for _ in sequences], Statistics()
+        outcomes: list[Outcome] = []
+        statistics = Statistics()
+        middle = len(sequences) // 2
+        halves = [(begun.batch[cut], sequences[cut]) for cut in (slice(middle), slice(middle, None))]
+        prepared = [(batch, part, self._prepare(part, share=begun.share)) for batch, part in halves]
+        for half in self._submit(prepared, share=begun.share):
+            found, one = self._outcomes(half, retry=retry)
+            outcomes += found
+            statistics += one
+        return outcomes, statistics
+
+
+def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
+    """The rows of each sequence."""
+    inputs = begun.inputs
+    ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
+    arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
+    return arrays, Statistics(
+        sequences=len(begun.sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
+    )
+
+
+def _finite(outcome: Outcome) -> bool:
+    return isinstance(outcome, DeviceLimit) or all(bool(np.isfinite(values).all()) for values in outcome.values())
+
+
+def _groups(lengths: Sequence[int], indices: Sequence[int], most: int) -> list[list[int]]:
+    """`indices`, of sequences of those lengths, in groups of at most `most` tokens or of one sequence."""
+    groups: list[list[int]] = []
+    room = 0
+    for index, length in zip(indices, lengths, strict=True):
+        if length > room:
+            groups.append([])
+            room = most
+        groups[-1].append(index)
+        room -= length
+    return groups
+
+
+def _limit(problem: Exception, sequences: Sequence[TokenSequence], inputs: PassInputs) -> DeviceLimit:
+    if len(sequences) == 1:
+        what, way = f"of one sequence of {inputs.given}", "shorten it with --max-length and --truncate"
+    else:
+        longest = max(len(s.ids) for s in sequences)
+        what, way = f"of {len(sequences)} sequences of up to {longest}", "lower --max-batch-tokens"
+    return DeviceLimit(f"a pass of {inputs.computed} tokens, {what}, does not fit into the device ({problem}); {way}")

@@ -1,0 +1,188 @@
+"""Checks a bundle's graphs before any engine sees them: against the manifest, and against its weights' files.
+
+Engines read what a graph names, and some of them more than they should: so a graph may name bytes of the manifest's own
+weights and nothing else, and its inputs and outputs must be those that the manifest promises to the packing.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from rmruntime.bundle.bundle import GRAPH_LIMIT, Bundle
+from rmruntime.bundle.graph_seal import seal_faults, sealed_values
+from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Manifest, Stage
+from rmruntime.bundle.onnx_file import OnnxFacts, TensorFacts, read_onnx
+from rmruntime.bundle.protobuf_fields import WireError
+from rmruntime.bundle.regular_files import read_regular
+from rmruntime.errors import BundleError
+
+# Domains of operators that engines have themselves; others stand for libraries or scripts that a graph would bring.
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+REFUSED_OPS = ("EPContext",)  # reads a file that its attributes name
+# ONNX's numbers of element types, with bits an element: those that weights are stored in.
+_ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
+_ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
+_EXTERNAL_KEYS = {"location", "offset", "length"}
+_PASSED_ON = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_LISTED = 10  # faults of a graph named in a message
+_READ_ROWS = ("read_index", "read_query_index", "read_query_positions", "read_key_index", "read_key_positions")
+_PADDED = ("input_ids", "attention_mask", "token_type_ids")
+_PAGES = ("page_tokens", "page_starts", "page_past", "page_table", "page_bounds", "key_pages", "value_pages")
+
+
+def check_graphs(bundle: Bundle) -> None:
+    """Raises BundleError for a graph that reads more than the bundle's weights, or is not what the manifest says."""
+    sizes = {record.name: record.size for record in bundle.manifest.files if record.role == "weights"}
+    faults: list[str] = []
+    for graph in bundle.manifest.graphs:
+        for stage in (None, *graph.stages):
+            file = graph.file if stage is None else stage.file
+            found = list(_file_faults(bundle, file, graph, stage, sizes))
+            more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            if found:
+                faults.append(f"{file}: {'; '.join(found[:_LISTED])}{more}")
+    if faults:
+        raise BundleError(
+            f"the bundle {bundle.folder} cannot be trusted: {'. '.join(faults)}. Export it again, and load no bundle "
+            "that was changed after export"
+        )
+
+
+def _file_faults(bundle: Bundle, file: str, graph: Graph, stage: Stage | None, sizes: dict[str, int]) -> Iterator[str]:
+    try:
+        facts = read_onnx(read_regular(bundle.path(file), GRAPH_LIMIT))
+    except WireError as error:
+        yield f"it is no ONNX model ({error})"
+        return
+    except OSError as error:
+        yield f"it cannot be read ({error.strerror})"
+        return
+    yield from facts.oddities
+    yield from _operator_faults(facts)
+    yield from (fault for tensor in facts.tensors for fault in _external_faults(tensor, sizes))
+    layers = None if stage is None else (stage.first, stage.last)
+    yield from seal_faults(facts.metadata, sealed_values(bundle.manifest, graph, layers))
+    yield from _interface_faults(facts, bundle.manifest, graph, stage)
+    yield from _embedding_faults(facts, bundle.manifest)
+
+
+def _operator_faults(facts: OnnxFacts) -> Iterator[str]:
+    known = {(node.domain, node.op_type) for node in facts.nodes}
+    for domain, op_type in sorted(known):
+        if domain not in DOMAINS or op_type in REFUSED_OPS:
+            yield f"it has the operator {op_type!r} of {domain!r}, which no engine here may run"
+
+
+def _external_faults(tensor: TensorFacts, sizes: dict[str, int]) -> Iterator[str]:
+    if not tensor.location and not tensor.external:
+        return
+    name = f"the tensor {tensor.name!r}"
+    entries = dict(tensor.external)
+    if tensor.location != 1 or len(entries) < len(tensor.external) or set(entries) != _EXTERNAL_KEYS:
+        found = ", ".join(key for key, _ in tensor.external)
+        yield f"{name} says where it lies by {found or 'nothing'}, expected location, offset and length, once each"
+        return
+    if entries["location"] not in sizes:
+        yield f"{name} lies in {entries['location']!r}, which is none of the manifest's weights"
+        return
+    offset, length = _natural(entries["offset"]), _natural(entries["length"])
+    if offset is None or length is None or offset + length > sizes[entries["location"]]:
+        yield (
+            f"{name} takes {entries['length']!r} bytes at {entries['offset']!r} of {entries['location']}, which has "
+            f"{sizes[entries['location']]}"
+        )
+    elif length != _nbytes(tensor):
+        yield f"{name} takes {length} bytes and its shape {list(tensor.dims)} asks for {_nbytes(tensor)}"
+
+
+def _natural(text: str) -> int | None:
+    """A whole number in plain digits: parsers differ in signs, spaces and what comes behind."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+
+
+def _nbytes(tensor: TensorFacts) -> int | None:
+    """None for a shape or an element type that a weight cannot have."""
+    bits = _ITEM_BITS.get(tensor.data_type)
+    if bits is None or len(tensor.dims) > 8 or not all(0 <= size < 1 << 40 for size in tensor.dims):
+        return None
+    return -(-math.prod(tensor.dims) * bits // 8)
+
+
+def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stage | None) -> Iterator[str]:
+    """Inputs and outputs against what the runtime gives and takes; inputs that are not read may be missing."""
+    allowed = {*_inputs_of(manifest, graph)} | ({HIDDEN_IN} if stage is not None and stage.first > 0 else set())
+    if extra := sorted(set(facts.inputs) - set(facts.initializers) - allowed):
+        yield f"it has the inputs {', '.join(map(repr, extra))}, which the manifest does not give it"
+    whole = stage is None or (stage.first == 0 and stage.last == manifest.backbone.num_layers - 1)
+    if (HIDDEN_IN in facts.inputs) != (stage is not None and stage.first > 0):
+        yield f"{'it has' if HIDDEN_IN in facts.inputs else 'it lacks'} the input {HIDDEN_IN}"
+    if graph.layout == "packed" and (stage is None or stage.first == 0):
+        yield from _packing_faults(facts, graph)
+    if whole or (stage is not None and stage.last == manifest.backbone.num_layers - 1):
+        yield from _output_faults(facts, manifest)
+    elif set(facts.outputs) != {HIDDEN_OUT}:
+        yield f"it has the outputs {', '.join(facts.outputs)}, expected {HIDDEN_OUT}"
+
+
+def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
+    """Names of all arrays that the packing makes for such a graph."""
+    if graph.layout == "padded":
+        yield from _PADDED
+        return
+    yield from ("input_ids", "position_ids", "unpack_index", "read_unpack_index", *_READ_ROWS)
+    yield from (f"{role}_index" for role in manifest.positions)
+    if graph.attention == "pages":
+        yield from _PAGES
+        return
+    for name in ("query_index", "query_positions", "key_index", "key_positions"):
+        yield from (name if group == 0 else f"{name}_{group}" for group in range(graph.row_groups))
+
+
+def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
+    """What the inputs' shapes tell of the values that the packing goes by."""
+    ids = facts.inputs.get("input_ids")
+    rank, expected = (len(ids.dims) if ids and ids.dims is not None else None), 2 if graph.token_chunk else 1
+    if rank != expected:
+        yield f"its input_ids have {rank} dimensions, with token_chunk {graph.token_chunk} there must be {expected}"
+    if graph.attention == "rows":
+        groups = sum(name == "query_index" or name.startswith("query_index_") for name in facts.inputs)
+        if groups not in (0, graph.row_groups):  # none at all where only the last layer attends
+            yield f"it takes {groups} groups of attention rows, the manifest says {graph.row_groups}"
+        return
+    pages = facts.inputs.get("key_pages")
+    if pages is not None and (pages.dims or ("", ""))[1] != graph.page_size:
+        yield f"its pages have {(pages.dims or ('', '?'))[1]} keys, the manifest says {graph.page_size}"
+
+
+def _output_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
+    wanted = {output.name: output.labels for output in manifest.outputs}
+    if set(facts.outputs) != set(wanted):
+        yield f"it has the outputs {', '.join(facts.outputs)}, the manifest says {', '.join(wanted)}"
+        return
+    for name, labels in wanted.items():
+        dims = facts.outputs[name].dims
+        if facts.outputs[name].data_type != 1 or dims is None or len(dims) != (1 if labels is None else 2):
+            yield f"its output {name} is no {'list' if labels is None else 'table'} of fp32 numbers"
+        elif labels is not None and dims[1] != len(labels):
+            yield f"its output {name} is {dims[1]} wide, the manifest has {len(labels)} labels for it"
+
+
+def _embedding_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
+    """Token ids index the embedding's rows: there must be one for each."""
+    for tensor in _embeddings(facts):
+        if tensor.dims and tensor.dims[0] < manifest.backbone.vocab_size:
+            yield (
+                f"its embedding {tensor.name} has {tensor.dims[0]} rows, the manifest says vocab_size "
+                f"{manifest.backbone.vocab_size}"
+            )
+
+
+def _embeddings(facts: OnnxFacts) -> Iterable[TensorFacts]:
+    """Initializers whose rows input_ids choose, also through operators that hand on what they get."""
+    origin = {name: name for name in (*facts.initializers, "input_ids")}
+    for node in facts.nodes:
+        if node.op_type in _PASSED_ON and node.inputs and node.inputs[0] in origin:
+            origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
+        elif node.op_type == "Gather" and len(node.inputs) == 2 and origin.get(node.inputs[1]) == "input_ids":
+            table = facts.initializers.get(origin.get(node.inputs[0], ""))
+            if table is not None:
+                yield table

@@ -1,0 +1,97 @@
+"""The manifest's values that decide scores, as every graph of the bundle carries them too, in its metadata.
+
+The manifest's digest can be computed anew by whoever changes a value, and a changed `query_block` or `pad_id` would
+give other scores without an error. So each graph says what it was written with, and a manifest that says something else
+is refused. Graphs of older versions say nothing.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rmruntime.bundle.manifest import Backbone, Format, Graph, Output, PositionRule, Quantization
+from rmruntime.bundle.strict_json import parse_json
+
+SEAL_KEY = "rmexport.scoring"
+_OF_THE_MODEL = ("backbone", "dtype", "format", "positions", "outputs", "score", "quantization")
+_NOT_OF_THE_GRAPH = ("file", "stages")
+
+
+class Scoring(Protocol):
+    """What a manifest, and whoever writes one, has of these."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def format(self) -> Format: ...
+    @property
+    def positions(self) -> Mapping[str, PositionRule]: ...
+    @property
+    def outputs(self) -> tuple[Output, ...]: ...
+    @property
+    def score(self) -> str | None: ...
+    @property
+    def quantization(self) -> Quantization | None: ...
+
+
+def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None) -> dict[str, Any]:
+    """What a graph, or its stage of `layers` (first and last), carries, JSON-ready.
+
+    Fields that have their default are left out, so that a later version's further fields are no difference as such.
+    """
+    values = {name: _stated(getattr(scoring, name)) for name in _OF_THE_MODEL}
+    values["graph"] = {name: value for name, value in _stated(graph).items() if name not in _NOT_OF_THE_GRAPH}
+    values["layers"] = None if layers is None else list(layers)
+    return values
+
+
+def encode_seal(values: Mapping[str, Any]) -> str:
+    """The text for the graph's metadata."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def seal_faults(metadata: Mapping[str, str], expected: Mapping[str, Any]) -> list[str]:
+    """Where the manifest differs from what the graph was written with."""
+    if SEAL_KEY not in metadata:
+        return []
+    try:
+        found = parse_json(metadata[SEAL_KEY].encode())
+    except ValueError as error:
+        return [f"its {SEAL_KEY} is not JSON ({error})"]
+    return [
+        f"it was written with {name} {_shown(ours)}, the manifest says {_shown(theirs)}"
+        for name, ours, theirs in _differences("", found, expected)
+    ]
+
+
+def _stated(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {f.name: _stated(own) for f, own in held if own != _default(f)}
+    if isinstance(value, Mapping):
+        return {name: _stated(own) for name, own in value.items()}
+    return [_stated(own) for own in value] if isinstance(value, tuple) else value
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _differences(name: str, ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return [] if ours == theirs and type(ours) is type(theirs) else [(name, ours, theirs)]
+    found = []
+    for key in sorted({*ours, *theirs}):
+        path = f"{name}.{key}" if name else key
+        found += _differences(path, ours.get(key), theirs.get(key))
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = "its default" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,321 @@
+"""The bundle's manifest: the one definition of the format that rmexport writes and rmruntime reads.
+
+`manifest.json` is these dataclasses as JSON, plus `digest`: the sha256 of the rest in canonical form.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from rmruntime.bundle.strict_json import Between, Items, Matching, OneOf, decode_dataclass, parse_json
+from rmruntime.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+# Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one behind.
+HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
+
+FileRole = Literal["graph", "weights", "tokenizer", "template"]
+Per = Literal["sequence", "step"]
+BosPolicy = Literal["one", "zero", "as-is"]
+Scheme = Literal["int8", "int4", "fp8"]
+# What the fields below may be, whatever the model; what they must be for the graphs is checked against the graphs.
+PLAIN_NAME = Matching(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\x00-\x1f\x7f*?<>|]{1,1024}", "a plain name inside the bundle")
+FileName = Annotated[str, PLAIN_NAME]
+GraphName = Annotated[FileName, Matching(r".*\.onnx", "a name that ends in .onnx")]
+Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "64 hexadecimal digits")]
+Dtype = Annotated[str, OneOf("fp32", "bf16", "fp16")]
+Bytes = Annotated[int, Between(0, 1 << 50)]
+Nanoseconds = Annotated[int, Between(-(1 << 63), (1 << 63) - 1)]
+TokenId = Annotated[int, Between(0, (1 << 31) - 1)]
+PadId = Annotated[int, Between(-(1 << 31), (1 << 31) - 1)]  # some checkpoints have -1, which no token is
+TokenType = Annotated[int, Between(0, 255)]
+Length = Annotated[int, Between(1, 1 << 28)]  # in tokens
+Layer = Annotated[int, Between(0, 9_999)]
+Parameters = Annotated[int, Between(0, 1 << 50)]
+LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file of the bundle, or a source file that was read. `sha256` is None where no byte of it passed through.
+
+    `mtime_ns` is set for hard-linked weights only: whoever rewrites the source rewrites the bundle.
+    """
+
+    name: str
+    size: Bytes
+    role: FileRole | None = None
+    sha256: Sha256 | None = None
+    mtime_ns: Nanoseconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the checkpoint came from; `revision` is the resolved commit for a Hub repository."""
+
+    repo: str | None
+    revision: str | None
+    files: tuple[FileRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The transformer under the head. `max_length` is the limit in tokens of one sequence.
+
+    Sequences longer than `rope_length` have other rotary frequencies than shorter ones (None: no length matters), and
+    with `rope_exact` every length beyond it has its own.
+    """
+
+    model_type: str
+    architecture: str
+    hidden_size: Annotated[int, Between(1, 1 << 20)]
+    num_layers: Annotated[int, Between(1, 10_000)]
+    vocab_size: Annotated[int, Between(1, (1 << 31) - 1)]
+    max_length: Length
+    parameters: Parameters
+    rope_length: Length | None = None
+    rope_exact: bool = False
+
+    def rope_class(self, length: int) -> int:
+        """Sequences of one class have the same rotary frequencies, so they may share a pass."""
+        if self.rope_length is None or length <= self.rope_length:
+            return 0
+        return length if self.rope_exact else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionRule:
+    """Which token(s) of a sequence a head reads.
+
+    - `last`: the last token. `last_not_pad`: the last token that is not `pad_id` (transformers >= 4.49).
+    - `before_first_pad`: the token before the first `pad_id` in the sequence, the last token where it holds none
+      (transformers <= 4.48, INF-ORM, Starling: with pad = eos that may be the end of the first turn).
+    - `step_end`: the last token of each step, known from how the layout put the sequence together ("separated_steps").
+    - `marker`: the last token of every occurrence of `tokens`.
+    - `before_marker`: the token before the last one of every occurrence of `tokens`.
+    - `pattern_start`: the first token of the last occurrence of `tokens`.
+    """
+
+    rule: Literal["last", "last_not_pad", "before_first_pad", "step_end", "marker", "before_marker", "pattern_start"]
+    tokens: Annotated[tuple[TokenId, ...], Items(0, 1024)] = ()
+    text: str | None = None
+    pad_id: PadId | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One graph output. `labels` None: one value a read, shape [P]; else shape [P, len(labels)], in that order."""
+
+    name: str
+    per: Per
+    labels: Annotated[tuple[str, ...], Items(1, 1 << 20, distinct=True)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a conversation becomes token ids.
+
+    `layout` says how prompt and answer are put together:
+    - "chat": the messages through the chat template.
+    - "graded_turns": each user turn holds `prompt + response_joiner + response` (`unit` "sequence") or one step a turn
+      (`unit` "step"), each followed by an assistant turn that says `reply`.
+    - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` behind each, `step_joiner` between.
+    - "separated_steps" (`unit` "step"): the prompt's turns through the chat template, then every step and, behind it,
+      `step_separator`, each tokenized by itself; read at the last token of each separator.
+    - "text_pair": a question and an answer, tokenized by themselves, between the ids of an encoder's special tokens:
+      `pair_ids[0]` question `pair_ids[1]` answer `pair_ids[2]`. `pair_prefixes` are put before the two texts;
+      `pair_types` are the token types of these five segments, empty for a model that has none.
+    - "preference": `preference_template`, Jinja text over `messages` (the prompt's turns), `a` and `b` (two answers),
+      is the one user turn that the chat template gets; the score is the probability that `a` is better.
+
+    `template` is the chat template's file, None where messages cannot be rendered; `template_variables` are the special
+    tokens it may name; `pinned_date` (ISO) stands for "now" there; `generation_prompt` asks it to open the assistant's
+    turn, in layouts that render the prompt alone. `system` is a system turn for conversations that have none.
+    `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote, "zero" none, "as-is" leaves the text as
+    rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
+    `append` are ids put behind every sequence, given ones too, that does not end in them; truncation spares them.
+    `step_joiner` also joins partial answers when steps are scored by a sequence head; `step_separators` split a plain
+    response into steps (the first that occurs in it); `remove` lists texts deleted from responses. `opens_reply`: the
+    template opens the reply itself, or the head reads one, so that a conversation without an answer is nothing odd.
+    """
+
+    layout: LayoutName
+    template: str | None = "chat_template.jinja"
+    template_variables: Mapping[str, str] = field(default_factory=dict)
+    pinned_date: str | None = None
+    generation_prompt: bool = False
+    system: str | None = None
+    bos: BosPolicy = "as-is"
+    bos_id: TokenId | None = None
+    text_bos: bool = False
+    append: Annotated[tuple[TokenId, ...], Items(0, 1024)] = ()
+    unit: Per = "sequence"
+    response_joiner: str = " "
+    reply: str | None = None
+    remove: tuple[str, ...] = ()
+    step_separators: tuple[str, ...] = ()
+    step_joiner: str = ""
+    step_tag: str | None = None
+    step_separator: str | None = None
+    pair_ids: Annotated[tuple[tuple[TokenId, ...], ...], Items(0, 3)] = ()
+    pair_types: Annotated[tuple[TokenType, ...], Items(0, 5)] = ()
+    pair_prefixes: tuple[str, str] = ("", "")
+    preference_template: str | None = None
+    opens_reply: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRange:
+    """Bytes `offset` to `offset + nbytes` of a weight file."""
+
+    file: FileName
+    offset: Bytes
+    nbytes: Bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A graph of the layers `first` to `last` alone, which hands its hidden states to the next stage's.
+
+    The first stage has the embedding, the last the head. It reads weights of `weight_bytes`, which lie in `ranges`:
+    what is close together is one range, with what lies between.
+    """
+
+    file: GraphName
+    first: Layer
+    last: Layer
+    weight_bytes: Bytes
+    ranges: tuple[WeightRange, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One ONNX graph over the bundle's weights; (dialect, compute_dtype, layout) is its key.
+
+    `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
+    batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
+    `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
+    `stages`: the same in parts that are graphs of their own, empty where the export was not asked for them.
+    `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
+    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. A pass reads at
+    least `least_reads` tokens, because fewer would take other kernels, with other rounding.
+    """
+
+    file: GraphName
+    dialect: str
+    compute_dtype: Dtype
+    layout: Literal["packed", "padded"] = "packed"
+    key_multiple: Annotated[int, Between(1, 4096)] = 16
+    query_block: Annotated[int, Between(1, 4096)] = 128
+    row_groups: Annotated[int, Between(1, 64)] = 1
+    token_chunk: Annotated[int, Between(0, 1 << 20)] = 0
+    pad_id: TokenId = 0
+    attention: Literal["rows", "pages"] = "rows"
+    page_size: Annotated[int, Between(0, 1 << 16)] = 0
+    stages: Annotated[tuple[Stage, ...], Items(0, 10_000)] = ()
+    least_reads: Annotated[int, Between(1, 4096)] = 2
+
+    def of_stage(self, stage: Stage) -> "Graph":
+        """The stage's graph, which takes the same inputs."""
+        return replace(self, file=stage.file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the backbone's linear layers are stored; `parameters` of its weights are. All else has the bundle's dtype.
+
+    - "int8": whole numbers, a scale an output channel. "fp8": e4m3 numbers, likewise.
+    - "int4": whole numbers, two a byte, a scale for each `block_size` inputs of an output channel; layers whose inputs
+      are no multiple of that are int8.
+    """
+
+    scheme: Scheme
+    parameters: Parameters
+    block_size: Annotated[int, Between(0, 1 << 16)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a runtime needs to know; nothing about heads or families by name is needed to score.
+
+    `options` are the choices that the export was given, so that it can be verified and repeated. `score` names the
+    output that is the score, None when the head defines no single number. `dtype` is that of the arithmetic and of the
+    weights that are not in `quantization`.
+    """
+
+    schema_version: Annotated[int, Between(1, 1)]
+    created_by: str
+    source: Source
+    backbone: Backbone
+    head: str
+    dtype: Dtype
+    options: Mapping[str, str]
+    format: Format
+    positions: Mapping[str, PositionRule]
+    outputs: Annotated[tuple[Output, ...], Items(1, 100)]
+    score: str | None
+    graphs: Annotated[tuple[Graph, ...], Items(0, 100)]
+    files: Annotated[tuple[FileRecord, ...], Items(0, 100_000)]
+    notes: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+
+    def weight_bytes(self, graph: Graph) -> int:
+        """Bytes of the weights that a graph, or `Graph.of_stage`, reads."""
+        own = [stage.weight_bytes for stage in graph.stages if stage.file == graph.file]
+        return own[0] if own else sum(file.size for file in self.files if file.role == "weights")
+
+    def weight_share(self, graph: Graph) -> float:
+        """The same as a share of all weights."""
+        return self.weight_bytes(graph) / max(1, sum(file.size for file in self.files if file.role == "weights"))
+
+
+def canonical(data: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no spaces: what the digest is taken over."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """sha256 of the manifest without its own `digest` field."""
+    return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "digest"})).hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`, digest included."""
+    data = json.loads(json.dumps(asdict(manifest)))
+    return (json.dumps({**data, "digest": digest(data)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """Parse and check `manifest.json`.
+
+    Raises BundleError for anything but a valid manifest of this schema version or an older one.
+    """
+    try:
+        data = parse_json(raw)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}); export the bundle again") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if type(version) is not int:
+        raise BundleError(f"{MANIFEST_NAME} has no schema_version; it was not written by rmexport")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"this bundle has schema_version {version}, this rmruntime reads up to {SCHEMA_VERSION}: "
+            "upgrade rmruntime, or export again with the rmexport that matches it"
+        )
+    stated = data.pop("digest", None)
+    try:
+        found = digest(data)
+    except (RecursionError, UnicodeError) as error:
+        raise BundleError(
+            f"{MANIFEST_NAME} is not a manifest ({type(error).__name__}); export the bundle again"
+        ) from error
+    if stated != found:
+        raise BundleError(
+            f"{MANIFEST_NAME} does not match its own digest (found {found[:12]}, "
+            f"stated {str(stated)[:12]}): it was changed after export; export the bundle again"
+        )
+    return decode_dataclass(Manifest, data, where=MANIFEST_NAME)

@@ -1,0 +1,1 @@
+"""What commands share around their work: standard streams, signals, errors, exit statuses."""

@@ -1,0 +1,61 @@
+"""Which keys of a record are read, and which of the others are too near to one of them to be passed over."""
+
+from functools import lru_cache
+
+from rmruntime.errors import RecordError
+from rmruntime.records.published_records import PUBLISHED_KEYS
+
+# What users type. "id" is too short for a near miss to mean anything: data sets have idx, uid and the like.
+PLAIN_KEYS = frozenset(
+    {"messages", "prompt", "response", "responses", "chosen", "rejected", "steps", "text", "input_ids"}
+)
+KNOWN_KEYS = PLAIN_KEYS | PUBLISHED_KEYS | {"id"}
+# Columns that are passed over without a look for a near miss, as every other key is that is far from all of ours.
+IGNORED_KEYS = frozenset(
+    {"category", "dataset", "expected", "language", "metadata", "prompt_id", "score_chosen", "score_rejected", "source"}
+    | {"split", "subset", "tags", "url"}
+)
+EDITS = 2  # letters left out, added, changed, or two neighbours swapped
+
+
+def check_key(key: str) -> None:
+    """Raises RecordError for a key that is no text, or that is a known one mistyped."""
+    if near := near_miss(key):
+        raise RecordError(f"the record: found the unknown key {key!r}; did you mean {near}?")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"the record: found the key {key!a}, expected Unicode text; repair its escapes") from error
+
+
+@lru_cache(maxsize=4096)
+def near_miss(key: str) -> str | None:
+    """The known key that `key` is within two edits of, upper and lower case being one; None for a key of its own.
+
+    Of short keys it is one edit: `set` is no `text`. A known key with another word (`chosen_model`) is another key.
+    """
+    if key in KNOWN_KEYS or key in IGNORED_KEYS:
+        return None
+    distances = {known: _distance(key.lower(), known) for known in PLAIN_KEYS}
+    found = [(edits, known) for known, edits in distances.items() if edits <= min(EDITS, len(known) // 3)]
+    return min(found)[1] if found and not any(_adds_a_word(key.lower(), known) for known in PLAIN_KEYS) else None
+
+
+def _adds_a_word(key: str, known: str) -> bool:
+    before, _, after = key.partition(known)
+    joined = (before == "" or before[-1] in "_-") and (after == "" or after[0] in "_-")
+    return known in key and joined and len(before) != 1 and len(after) != 1 and before + after != ""
+
+
+def _distance(a: str, b: str) -> int:
+    """Optimal string alignment; what is beyond EDITS by its length alone is not computed."""
+    if abs(len(a) - len(b)) > EDITS:
+        return EDITS + 1
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        earlier, before, row = before, row, [i]
+        for j, other in enumerate(b, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other)))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                row[j] = min(row[j], earlier[j - 2] + 1)
+    return row[-1]

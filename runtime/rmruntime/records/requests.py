@@ -1,0 +1,333 @@
+"""Parses records, the JSON objects users write, into requests, what the encoder takes.
+
+A record is one of (any may carry "id", a string, a number, or true or false):
+    {"messages": [{"role", "content"}, ...]}          {"text": "..."}          {"input_ids": [1, 2, ...]}
+    {"prompt": "..." or messages, "response": "..."}
+    {"prompt": "..." or messages, "responses": ["...", ...]}
+    {"prompt": "..." or messages, "steps": ["...", ...]}
+    {"prompt": "..." or messages, "chosen": ..., "rejected": ...}
+
+chosen and rejected are answers, or messages as preference data sets have them: the whole conversation (then a prompt
+may be left out, and must be found in it where it is given) or only the turns after the prompt. Either may be a list of
+such answers. Beside them messages are ignored: data sets repeat the chosen conversation there.
+
+A key whose value is null counts as absent, because that is how a Parquet table writes an absent key. Other keys are
+passed over, unless they are nearly one of these (keys.py). Content may be a list of text parts, which are
+joined without a separator.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rmruntime.errors import RecordError
+from rmruntime.records.keys import IGNORED_KEYS, KNOWN_KEYS, PLAIN_KEYS, check_key
+from rmruntime.records.published_records import as_plain
+
+__all__ = ["IGNORED_KEYS", "Conversation", "Identity", "Kind", "Message", "Request", "identity_of", "parse_record"]
+
+Kind = Literal["single", "candidates", "pair", "sets", "steps"]
+Identity = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: str
+    content: str
+
+    def as_turn(self) -> dict[str, str]:
+        """The turn as chat templates read it."""
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """What is scored: exactly one of messages, rendered text, or token ids (the other two are None)."""
+
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    input_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A parsed record.
+
+    `conversations` holds one ("single"), one a response in their order ("candidates"), chosen then rejected ("pair"),
+    several chosen, of which there are `chosen`, then several rejected ("sets"), or the prompt alone ("steps", whose
+    answer is in `steps`).
+    """
+
+    kind: Kind
+    conversations: tuple[Conversation, ...]
+    steps: tuple[str, ...] = ()
+    chosen: int = 0
+    id: Identity | None = None
+
+
+def parse_record(data: object) -> Request:
+    """A request from one parsed JSON object.
+
+    Raises RecordError, which names the key, what was found there and what is expected.
+    """
+    if not isinstance(data, Mapping):
+        raise RecordError(f"a record: found {_found(data)}, expected an object such as {_shown(_EXAMPLE)}")
+    given = {key: value for key, value in data.items() if value is not None and isinstance(key, str)}
+    identity = _identity(given.pop("id", None))
+    for key in given:
+        check_key(key)
+    known = {key: value for key, value in given.items() if key in KNOWN_KEYS}
+    record = _plain(known)
+    build = _BUILDERS.get(frozenset(record))
+    if build is None:
+        expected = "; ".join(", ".join(keys) for keys in _FORMS)
+        found = ", ".join(known) or "none"
+        others = ", ".join(key for key in given if key not in known)
+        ignored = f" (others, which are ignored: {others:.60})" if others else ""
+        raise RecordError(f"the record: found the keys {found}{ignored}, expected exactly one of the sets: {expected}")
+    parts = build(record)
+    return Request(
+        kind=parts.kind, conversations=parts.conversations, steps=parts.steps, chosen=parts.chosen, id=identity
+    )
+
+
+def identity_of(data: object) -> Identity | None:
+    """The id of what may be no record; None where there is none that can be carried."""
+    try:
+        return _identity(data.get("id")) if isinstance(data, Mapping) else None
+    except RecordError:
+        return None
+
+
+def _plain(known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plain keys of a record, one set of which says what it is."""
+    record = {key: value for key, value in as_plain(known).items() if key in PLAIN_KEYS}
+    if "chosen" in record and "rejected" in record:
+        record.pop("messages", None)
+    return record
+
+
+class _Parts(NamedTuple):
+    kind: Kind
+    conversations: tuple[Conversation, ...]
+    steps: tuple[str, ...] = ()
+    chosen: int = 0
+
+
+_EXAMPLE = {"prompt": "...", "response": "..."}
+
+
+def _from_messages(record: Mapping[str, Any]) -> _Parts:
+    return _Parts("single", (Conversation(messages=_messages(record["messages"], "messages")),))
+
+
+def _from_text(record: Mapping[str, Any]) -> _Parts:
+    text = _text(record["text"], "text")
+    if not text:
+        raise RecordError("text: found an empty string, expected a rendered conversation")
+    return _Parts("single", (Conversation(text=text),))
+
+
+def _from_input_ids(record: Mapping[str, Any]) -> _Parts:
+    items = _non_empty_list(record["input_ids"], "input_ids", "token ids")
+    if not set(map(type, items)) <= {int}:
+        index, wrong = next((i, item) for i, item in enumerate(items) if type(item) is not int)
+        raise RecordError(f"input_ids[{index}]: found {_found(wrong)}, expected an integer")
+    return _Parts("single", (Conversation(input_ids=tuple(items)),))
+
+
+def _from_response(record: Mapping[str, Any]) -> _Parts:
+    prompt = _open_prompt(record["prompt"])
+    return _Parts("single", (_answered(prompt, _text(record["response"], "response")),))
+
+
+def _from_responses(record: Mapping[str, Any]) -> _Parts:
+    prompt, responses = _open_prompt(record["prompt"]), _texts(record["responses"], "responses")
+    return _Parts("candidates", tuple(_answered(prompt, response) for response in responses))
+
+
+def _from_steps(record: Mapping[str, Any]) -> _Parts:
+    prompt = _open_prompt(record["prompt"])
+    return _Parts("steps", (Conversation(messages=prompt),), _texts(record["steps"], "steps"))
+
+
+def _from_pair(record: Mapping[str, Any]) -> _Parts:
+    prompt = record.get("prompt")
+    if any(_is_set(record[key]) for key in ("chosen", "rejected")):
+        chosen, rejected = (_answers(prompt, record[key], key) for key in ("chosen", "rejected"))
+        return _Parts("sets", (*chosen, *rejected), chosen=len(chosen))
+    return _Parts("pair", tuple(_preferred(prompt, record[key], key) for key in ("chosen", "rejected")))
+
+
+def _is_set(answers: object) -> bool:
+    """Whether this is a list of answers; a list of objects is one answer, the turns of a conversation."""
+    items = _as_list(answers)
+    return isinstance(items, (list, tuple)) and len(items) > 0 and not isinstance(items[0], Mapping)
+
+
+def _answers(prompt: object, answers: object, key: str) -> list[Conversation]:
+    if not _is_set(answers):
+        return [_preferred(prompt, answers, key)]
+    items = _non_empty_list(answers, key, "answers")
+    return [_preferred(prompt, item, f"{key}[{index}]") for index, item in enumerate(items)]
+
+
+# The keys of each kind of record; the message for any other combination lists them in this order.
+_FORMS: dict[tuple[str, ...], Callable[[Mapping[str, Any]], _Parts]] = {
+    ("messages",): _from_messages,
+    ("prompt", "response"): _from_response,
+    ("prompt", "responses"): _from_responses,
+    ("prompt", "chosen", "rejected"): _from_pair,
+    ("chosen", "rejected"): _from_pair,
+    ("prompt", "steps"): _from_steps,
+    ("text",): _from_text,
+    ("input_ids",): _from_input_ids,
+}
+_BUILDERS = {frozenset(keys): build for keys, build in _FORMS.items()}
+
+
+def _preferred(prompt: object, answer: object, key: str) -> Conversation:
+    if not isinstance(answer, str):
+        return _preferred_turns(prompt, _messages(answer, key), key)
+    if prompt is None:
+        raise RecordError(f"{key}: found text without a prompt, expected a prompt, or {key} as a list of messages")
+    return _answered(_open_prompt(prompt), _text(answer, key))
+
+
+def _preferred_turns(prompt: object, turns: tuple[Message, ...], key: str) -> Conversation:
+    if prompt is None:
+        return Conversation(messages=turns)
+    if turns[0].role == "assistant":
+        return Conversation(messages=(*_open_prompt(prompt), *turns))
+    if not _begins_with(turns, prompt):
+        raise RecordError(
+            f"{key}: found a whole conversation without the prompt in it; expected the turns after the prompt, or a "
+            "conversation that holds it (or leave the prompt out)"
+        )
+    return Conversation(messages=turns)
+
+
+def _begins_with(turns: tuple[Message, ...], prompt: object) -> bool:
+    if isinstance(prompt, str):
+        return any(turn.role == "user" and turn.content.strip() == prompt.strip() for turn in turns)
+    given = _messages(prompt, "prompt")
+    body = turns if given[0].role == "system" or turns[0].role != "system" else turns[1:]
+    return body[: len(given)] == given
+
+
+def _answered(prompt: tuple[Message, ...], response: str) -> Conversation:
+    return Conversation(messages=(*prompt, Message("assistant", response)))
+
+
+def _open_prompt(value: object) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return (Message("user", _text(value, "prompt")),)
+    prompt = _messages(value, "prompt")
+    if prompt[-1].role == "assistant":
+        raise RecordError(
+            "prompt: found messages that end in an assistant turn, expected a user's; "
+            "write a finished conversation as messages"
+        )
+    return prompt
+
+
+def _messages(value: object, where: str) -> tuple[Message, ...]:
+    items = _non_empty_list(value, where, "messages")
+    return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(items))
+
+
+def _message(value: object, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise RecordError(f"{where}: found {_found(value)}, expected an object with role and content")
+    given = {key: item for key, item in value.items() if item is not None}
+    _refuse_unknown(given, {"role", "content"}, where)
+    if missing := [key for key in ("role", "content") if key not in given]:
+        raise RecordError(f"{where}: found no {' and no '.join(missing)}, expected both role and content")
+    role = _text(given["role"], f"{where}.role")
+    if not role:
+        raise RecordError(f"{where}.role: found an empty string, expected a role such as user or assistant")
+    return Message(role, _content(given["content"], f"{where}.content"))
+
+
+def _content(value: object, where: str) -> str:
+    if isinstance(value, str):
+        return _text(value, where)
+    parts = _non_empty_list(value, where, "a string, or a list of text parts")
+    return "".join(_text_part(part, f"{where}[{index}]") for index, part in enumerate(parts))
+
+
+def _text_part(part: object, where: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else part
+    if not isinstance(part, Mapping) or kind != "text":
+        raise RecordError(f'{where}: found a part of type {_found(kind)}, expected {{"type": "text", "text": ...}}')
+    return _text(part.get("text"), f"{where}.text")
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    items = _non_empty_list(value, where, "strings")
+    return tuple(_text(item, f"{where}[{index}]") for index, item in enumerate(items))
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"{where}: found {_found(value)}, expected a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            f"{where}: found half a surrogate pair ({value[error.start]!a}) at character {error.start}, "
+            "expected Unicode text; repair the data's escapes"
+        ) from error
+    return value
+
+
+def _as_list(value: object) -> object:
+    """Arrays, which is how pandas gives the lists of a Parquet table, as lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _non_empty_list(value: object, where: str, of: str) -> Sequence[Any]:
+    value = _as_list(value)
+    if not isinstance(value, (list, tuple)):
+        raise RecordError(f"{where}: found {_found(value)}, expected {of if ',' in of else f'a list of {of}'}")
+    if not value:
+        raise RecordError(f"{where}: found an empty list, expected at least one item")
+    return value
+
+
+def _identity(value: object) -> Identity | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return _text(value, "id")
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise RecordError(f"id: found {_found(value)}, expected a string, a finite number, or true or false")
+
+
+def _refuse_unknown(given: Iterable[object], known: Collection[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            names = sorted(known)
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected only {', '.join(names)}"
+            raise RecordError(f"{where}: found the unknown key {_shown(key)}; {hint}")
+
+
+def _found(value: object) -> str:
+    names = {dict: "an object", list: "a list", type(None): "null"}
+    return names.get(type(value)) or f"{_shown(value)} ({type(value).__name__})"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."

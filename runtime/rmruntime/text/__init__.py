@@ -1,0 +1,1 @@
+"""From a request to token sequences: layout, chat template, tokenizer, positions, truncation."""

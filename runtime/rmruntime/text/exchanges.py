@@ -1,0 +1,91 @@
+"""Takes requests apart into a prompt and its answer in pieces, which is what a layout lays out.
+
+Between records, which know nothing of models, and layouts, which know nothing of records.
+"""
+
+from dataclasses import dataclass
+
+from rmruntime.bundle.manifest import Format
+from rmruntime.records import Message, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """The turns before the answer, and the answer: one text, or a text per step where steps are scored.
+
+    `answer` is empty when the conversation does not end in an assistant's turn; `against` is the other answer where two
+    are compared; `where` names the part of the record in messages, "" for the whole of it.
+    """
+
+    prompt: tuple[Message, ...]
+    answer: tuple[str, ...]
+    against: str | None = None
+    where: str = ""
+
+
+def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
+    """What `request` (of messages) asks to be scored, a sequence each.
+
+    Steps of a format that scores sequences give one exchange a step: the partial answer up to it, as if finished.
+    """
+    if request.kind == "steps":
+        [conversation] = request.conversations
+        prompt = _with_system(conversation.messages or (), form)
+        answers = _step_answers(request.steps, form)
+        return tuple(
+            Exchange(prompt=prompt, answer=answer, where=_where(request, index, len(answers)))
+            for index, answer in enumerate(answers)
+        )
+    conversations = request.conversations
+    return tuple(
+        _exchange(conversation.messages or (), form, _where(request, index, len(conversations)))
+        for index, conversation in enumerate(conversations)
+    )
+
+
+def _step_answers(steps: tuple[str, ...], form: Format) -> list[tuple[str, ...]]:
+    if form.unit == "step":
+        return [tuple(_clean(step, form) for step in steps)]
+    return [(_clean(form.step_joiner.join(steps[:count]), form),) for count in range(1, len(steps) + 1)]
+
+
+def _exchange(messages: tuple[Message, ...], form: Format, where: str) -> Exchange:
+    messages = _with_system(messages, form)
+    if messages[-1].role != "assistant":
+        return Exchange(prompt=messages, answer=(), where=where)
+    response = messages[-1].content
+    answer = split_steps(response, form) if form.unit == "step" else (_clean(response, form),)
+    return Exchange(prompt=messages[:-1], answer=answer, where=where)
+
+
+def _with_system(messages: tuple[Message, ...], form: Format) -> tuple[Message, ...]:
+    if form.system is None or messages[0].role == "system":
+        return messages
+    return (Message("system", form.system), *messages)
+
+
+def _where(request: Request, index: int, count: int) -> str:
+    if count == 1:
+        return ""
+    if request.kind == "sets":
+        return f"chosen[{index}]" if index < request.chosen else f"rejected[{index - request.chosen}]"
+    names = {"pair": ("chosen", "rejected")[index % 2], "steps": f"the first {index + 1} step(s)"}
+    return names.get(request.kind, f"responses[{index}]")
+
+
+def split_steps(response: str, form: Format) -> tuple[str, ...]:
+    """The steps of a plain response: split at the first of `form.step_separators` that occurs in it.
+
+    Pieces are stripped and empty ones dropped; a response without a separator, or of nothing else, is one step.
+    `form.remove` is applied to the pieces, because a separator may hold what is to be removed (RLHFlow's "ки\\n").
+    """
+    separator = next((text for text in form.step_separators if text in response), None)
+    pieces = [response] if separator is None else response.split(separator)
+    steps = tuple(filter(None, (_clean(piece, form).strip() for piece in pieces)))
+    return steps or ("",)
+
+
+def _clean(text: str, form: Format) -> str:
+    for unwanted in form.remove:
+        text = text.replace(unwanted, "")
+    return text

@@ -1,0 +1,112 @@
+"""Flags: what was odd about an input or its score, in words that begin with the kind, by which summaries count them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from rmruntime.bundle.manifest import Format
+from rmruntime.records import Request
+from rmruntime.sequences import TokenSequence
+from rmruntime.text.exchanges import Exchange
+
+SPELLED = "content spells"
+UNANSWERED = "no answer"
+UNWRITTEN = "answer not as given"
+ALIKE = "same tokens"
+ZERO = "score of exactly 0"
+_OTHER = ""
+# Roles that no template gives to the one who answers; any other may be a name of the assistant.
+_ASKING = frozenset(("user", "human", "prompter", "system", "developer", "tool", "function", "ipython", "observation"))
+_NAMED = 4  # so many answers are named where many have the same tokens
+
+# What a summary says behind the number of records that carry a kind.
+SUMMARIES: Mapping[str, str] = {
+    SPELLED: "records spell special tokens",
+    UNANSWERED: "records have no answer to judge",
+    UNWRITTEN: "records have answers that the chat template does not write as given",
+    ALIKE: "records have different answers with the same tokens",
+    ZERO: "records have a score of exactly 0",
+    _OTHER: "records carry another flag",
+}
+
+
+def kinds_of(flags: Iterable[str]) -> set[str]:
+    """The kinds, keys of SUMMARIES."""
+    return {next(kind for kind in SUMMARIES if flag.startswith(kind)) for flag in flags}
+
+
+def spelled_flags(spelled: Sequence[str]) -> tuple[str, ...]:
+    """The flag of content that spells special tokens."""
+    return (f"{SPELLED} {', '.join(spelled)}",) if spelled else ()
+
+
+def answer_doubts(
+    exchange: Exchange, form: Format, texts: Sequence[str], clean: Callable[[str], str]
+) -> tuple[str, ...]:
+    """The flags of an exchange without an answer, or with one that is not in the `texts` it was laid out as.
+
+    `clean` is what was done to them, which no flag is about.
+    """
+    return (*_unanswered(exchange, form), *_unwritten(exchange, texts, clean))
+
+
+def _unanswered(exchange: Exchange, form: Format) -> tuple[str, ...]:
+    """A conversation that ends before the assistant's turn, or in an empty one."""
+    if exchange.answer and not any(piece.strip() for piece in exchange.answer):
+        return (f"{UNANSWERED} to judge: the assistant's turn is empty",)
+    last = exchange.prompt[-1].role if exchange.prompt else ""
+    if exchange.answer or form.opens_reply or last not in _ASKING:
+        return ()
+    return (f"{UNANSWERED} to judge: the conversation ends in the {last}'s turn",)
+
+
+def _unwritten(exchange: Exchange, texts: Sequence[str], clean: Callable[[str], str]) -> tuple[str, ...]:
+    """An answer that is not found in what is tokenized; templates may trim it."""
+    answers = exchange.answer if exchange.against is None else (*exchange.answer, exchange.against)
+    pieces = [clean(piece).strip() for piece in answers]
+    if all(any(piece in text for text in texts) for piece in pieces):
+        return ()
+    return (f"{UNWRITTEN}: the chat template changes it or leaves out part of it, which the score then ignores",)
+
+
+def flag_alike(
+    request: Request, exchanges: Sequence[Exchange], sequences: tuple[TokenSequence, ...]
+) -> tuple[TokenSequence, ...]:
+    """The sequences of one record, flagged where different answers came to the same tokens."""
+    by_tokens: dict[bytes, list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        by_tokens.setdefault(sequence.ids.tobytes(), []).append(index)
+    if len(by_tokens) == len(sequences):
+        return sequences
+    flagged = list(sequences)
+    for group in by_tokens.values():
+        if len(group) > 1 and len({_source(request, exchanges, index) for index in group}) > 1:
+            flag = f"{ALIKE}: {_listed([exchanges[index].where for index in group])} differ only in what is not read"
+            for index in group:
+                flagged[index] = replace(flagged[index], doubts=(*flagged[index].doubts, flag))
+    return tuple(flagged)
+
+
+def _source(request: Request, exchanges: Sequence[Exchange], index: int) -> object:
+    """What the user gave for a sequence: the conversation, or the exchange where a record has more of those."""
+    exchange, conversations = exchanges[index], request.conversations
+    if len(conversations) == len(exchanges):
+        return conversations[index]
+    return exchange.prompt, exchange.answer, exchange.against
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > _NAMED:
+        return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def zero_flags(values: Sequence[float]) -> tuple[str, ...]:
+    """The flag of raw scores, a read each, some of which are 0 in every bit: before any probability is made of them."""
+    count = sum(value == 0.0 for value in values)
+    if not count:
+        return ()
+    which = f" at {count} of {len(values)} steps" if len(values) > 1 else ""
+    return (
+        f"{ZERO}.0{which}, before any activation: so a head without a bias scores hidden states of 0, as when "
+        "activations overflow and a norm divides them away (rmexport verify tells); a ReLU in the head may give it too",
+    )

@@ -1,0 +1,51 @@
+"""Layouts: how a prompt and its answer become text for the template and the tokenizer. A file each.
+
+A layout's module defines LAYOUT (its name in the manifest), UNITS (what it can score), `check` and `lay_out`, and where
+it needs them `given`, `arrange` and `join`; rmruntime.text.layouts.base says what these do. Nothing else names the
+module.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+
+from rmruntime.bundle.manifest import Format
+from rmruntime.errors import BundleError
+from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, join_nothing
+
+
+def find_layout(form: Format) -> Layout:
+    """The layout of `form`, checked against it; raises BundleError for an unknown one or a unit it cannot score."""
+    known = _layouts()
+    layout = known.get(form.layout)
+    if layout is None:
+        raise BundleError(f"format.layout: found {form.layout!r}, expected one of {', '.join(sorted(known))}")
+    if form.unit not in layout.units:
+        raise BundleError(f"format.unit: found {form.unit!r}, but {form.layout} scores by {' or '.join(layout.units)}")
+    layout.check(form)
+    return layout
+
+
+@cache
+def _layouts() -> Mapping[str, Layout]:
+    names = [
+        f"{__name__}.{info.name}"
+        for info in pkgutil.iter_modules(__path__)
+        if not info.name.startswith("_") and info.name != "base"
+    ]
+    found = [_layout(importlib.import_module(name)) for name in names]
+    return {layout.name: layout for layout in found}
+
+
+def _layout(module: ModuleType) -> Layout:
+    return Layout(
+        name=module.LAYOUT,
+        units=module.UNITS,
+        check=module.check,
+        lay_out=module.lay_out,
+        given=getattr(module, "given", given_whole),
+        arrange=getattr(module, "arrange", arrange_nothing),
+        join=getattr(module, "join", join_nothing),
+    )

@@ -1,0 +1,18 @@
+"""The conversation as it is: every message a turn of the template, the answer in the assistant's."""
+
+from rmruntime.bundle.manifest import Format, Per
+from rmruntime.records import Message
+from rmruntime.text.exchanges import Exchange
+from rmruntime.text.layouts.base import Turns
+
+LAYOUT = "chat"
+UNITS: tuple[Per, ...] = ("sequence",)
+
+
+def check(form: Format) -> None:
+    """Any format will do."""
+
+
+def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
+    """The prompt's turns and the assistant's, if there is one: transformers scores open conversations too."""
+    return (Turns((*exchange.prompt, *(Message("assistant", text) for text in exchange.answer))),)

@@ -1,0 +1,38 @@
+"""Process reward models whose steps and separators are tokenized one by one, and read where each separator ends.
+
+TRL's PRMTrainer: the prompt's ids, then for every step its own ids and those of the separator (trl/experimental/prm/
+prm_trainer.py). Skywork-o1-Open-PRM: the problem and a line end, then every step and the line end's token, which stands
+alone where a step is empty (`prepare_input`; a copy is in search-and-learn, src/sal/models/skywork_o1_prm/io_utils.py).
+"""
+
+from rmruntime.bundle.manifest import Format, Per
+from rmruntime.errors import BundleError, InputError
+from rmruntime.text.exchanges import Exchange
+from rmruntime.text.layouts.base import Piece, Turns
+from rmruntime.text.segments import Segment
+
+LAYOUT = "separated_steps"
+UNITS: tuple[Per, ...] = ("step",)
+
+
+def check(form: Format) -> None:
+    """Raises BundleError for a format without a separator, or with ids that would stand behind the last one."""
+    if not form.step_separator:
+        raise BundleError("format.step_separator: found none, separated_steps needs one; export the bundle again")
+    if form.append:
+        raise BundleError("format.append: found ids, but separated_steps ends in a separator; export the bundle again")
+
+
+def lay_out(exchange: Exchange, form: Format) -> tuple[Piece, ...]:
+    """The prompt's turns, then a segment for each step and one for the separator behind it.
+
+    Raises InputError for a conversation without an answer.
+    """
+    if not exchange.answer:
+        raise InputError(
+            f"found the turns {', '.join(message.role for message in exchange.prompt)}; this model scores the steps of "
+            "an answer: expected an assistant turn at the end, or steps"
+        )
+    separator = Segment(text=form.step_separator or "", ends_step=True)
+    pieces = [piece for step in exchange.answer for piece in (Segment(text=step), separator)]
+    return (Turns(exchange.prompt, form.generation_prompt), *pieces)

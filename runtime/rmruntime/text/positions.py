@@ -1,0 +1,218 @@
+"""Executes position rules: which tokens of a sequence a head reads, for every role, before and after a cut."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmruntime.bundle.manifest import PositionRule
+from rmruntime.errors import BundleError, InputError
+from rmruntime.sequences import Ints
+from rmruntime.text.tokenizer import ids_between
+from rmruntime.text.truncation import Cut
+
+_MARKER_RULES = ("marker", "before_marker")
+_PATTERN_RULES = (*_MARKER_RULES, "pattern_start")
+_PAD_RULES = ("last_not_pad", "before_first_pad")
+
+
+def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
+    """Where `tokens` begin in `ids` [L]: ascending positions [n], overlapping occurrences included."""
+    # As bytes: one search, where comparing arrays takes an operation a token, too slow for short conversations.
+    text, pattern = ids.tobytes(), np.array(tokens, dtype=np.int64).tobytes()
+    found: list[int] = []
+    place = text.find(pattern)
+    while place >= 0:
+        if place % ids.itemsize == 0:  # else it begins within a token
+            found.append(place // ids.itemsize)
+        place = text.find(pattern, place + 1)
+    return np.array(found, dtype=np.int64)
+
+
+def find_positions(rule: PositionRule, ids: Ints) -> Ints:
+    """Positions [P] that `rule` names in `ids` [L], L >= 1; P is 1 except for the marker rules.
+
+    Raises InputError when there is none, saying which pattern is absent, and for the rule `step_end`: ids alone do not
+    say where steps end.
+    """
+    if rule.rule == "last":
+        return np.array([len(ids) - 1], dtype=np.int64)
+    if rule.rule == "last_not_pad":
+        return _last_not_pad(ids, rule.pad_id)
+    if rule.rule == "before_first_pad":
+        return _before_first_pad(ids, rule.pad_id)
+    if rule.rule == "step_end":
+        raise InputError("a text or input_ids record does not say where its steps end; give prompt and steps")
+    starts = find_pattern(ids, rule.tokens)
+    if not len(starts):
+        raise InputError(f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation")
+    if rule.rule == "pattern_start":
+        return starts[-1:]
+    positions = starts + len(rule.tokens) - (1 if rule.rule == "marker" else 2)
+    if positions[0] < 0:
+        raise InputError(f"found {describe(rule)} as the first token, expected a token before it to read")
+    return positions
+
+
+def check_spelling(rule: PositionRule, found: Ints, texts: Sequence[str]) -> None:
+    """Raises InputError unless `found` [P], the places of a marker rule, are all those where `texts` spell its text.
+
+    A place is lost where characters beside the marker make other tokens of it, and then another step's score, or none,
+    would stand for this one's. Two markers that overlap cannot both be meant.
+    """
+    if rule.rule not in _MARKER_RULES or not rule.text:
+        return
+    spelled = sum(map(len, (_occurrences(rule.text, text) for text in texts)))
+    if spelled > len(found):
+        raise InputError(
+            f"the text spells {describe(rule)} {spelled} time(s), but only {len(found)} of them have the tokens "
+            f"{list(rule.tokens)} that are read: characters beside it make other tokens of the rest; change what "
+            "stands there, such as the end of the step"
+        )
+    if len(found) > 1 and int(np.diff(found).min()) < len(rule.tokens):
+        raise InputError(f"found two places of {describe(rule)} that overlap, expected them apart")
+
+
+def _occurrences(part: str, text: str) -> list[int]:
+    """Where `part` begins in `text`, overlapping occurrences included."""
+    places: list[int] = []
+    place = text.find(part)
+    while place >= 0:
+        places.append(place)
+        place = text.find(part, place + 1)
+    return places
+
+
+def check_whole_patterns(rules: Mapping[str, PositionRule], encode: Callable[[str], Sequence[int]]) -> None:
+    """Raises BundleError for a marker that holds only the last of its text's tokens, as older exporters wrote it."""
+    for role, rule in rules.items():
+        if rule.rule != "marker" or not rule.text or not rule.tokens:
+            continue
+        whole = ids_between(encode, rule.text, before="a")
+        if whole is not None and len(whole) > len(rule.tokens) and whole[-len(rule.tokens) :] == rule.tokens:
+            raise BundleError(
+                f"positions.{role}: found the tokens {list(rule.tokens)}, expected all of {rule.text!r}, "
+                f"{list(whole)}: other text that ends alike would be read too; export the bundle again"
+            )
+
+
+def dependence(rule: PositionRule) -> tuple[int, int] | None:
+    """First and last token a position depends on, relative to it; None for rules without a pattern.
+
+    A cut that removes any of them would make the rule find another place, so it must be refused. The others are looked
+    for again in what a cut leaves, as code that truncates before it pads would find them.
+    """
+    size = len(rule.tokens)
+    spans = {"marker": (1 - size, 0), "before_marker": (min(2 - size, 0), 1), "pattern_start": (0, size - 1)}
+    return spans.get(rule.rule)
+
+
+def check_rules(rules: Mapping[str, PositionRule]) -> None:
+    """Raises BundleError for a rule that cannot be executed: no pattern, or no pad id where it needs one."""
+    if not rules:
+        raise BundleError("positions: found no role, expected at least one; export the bundle again")
+    for role, rule in rules.items():
+        if rule.rule in _PATTERN_RULES and not rule.tokens:
+            raise BundleError(f"positions.{role}: the rule {rule.rule} has no tokens; export the bundle again")
+        if rule.rule in _PAD_RULES and rule.pad_id is None:
+            raise BundleError(f"positions.{role}: the rule {rule.rule} has no pad_id; export the bundle again")
+
+
+def describe(rule: PositionRule) -> str:
+    """What the rule looks for, as a person would name it."""
+    if rule.rule == "step_end":
+        return "the end of a step"
+    if rule.text:
+        return repr(rule.text)
+    return f"the token pattern {list(rule.tokens)}" if rule.tokens else f"the rule {rule.rule}"
+
+
+def _last_not_pad(ids: Ints, pad_id: int | None) -> Ints:
+    # transformers >= 4.49 scores the rightmost token that is not the pad id, be it a real token or padding.
+    others = np.flatnonzero(ids != pad_id)
+    if not len(others):
+        raise InputError(f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored")
+    return others[-1:]
+
+
+def _before_first_pad(ids: Ints, pad_id: int | None) -> Ints:
+    # transformers <= 4.48 scores the token before the first pad id, be that padding or a real token.
+    pads = np.flatnonzero(ids == pad_id)
+    if not len(pads):
+        return np.array([len(ids) - 1], dtype=np.int64)
+    if pads[0] == 0:
+        raise InputError(
+            f"the first of the {len(ids)} tokens is the pad token {pad_id}, so none before it can be scored"
+        )
+    return pads[:1] - 1
+
+
+Rules = Mapping[str, PositionRule]
+Reads = dict[str, Ints]
+
+
+@dataclass(frozen=True)
+class StepEnds:
+    """First and last token [P] of what closes each step, where the layout put the sequence together from parts."""
+
+    first: Ints
+    last: Ints
+
+
+def find_reads(
+    rules: Rules, ids: Ints, expected: int | None, ends: StepEnds | None = None, texts: Sequence[str] = ()
+) -> Reads:
+    """Positions [P] of every role in `ids` [L], the same P for all; a role with one position has it repeated.
+
+    `expected` is what P must be (None: whatever the text holds); `ends` is what the rule `step_end` reads; `texts`
+    are what `ids` were made of, as far as they are text. Raises InputError for another number, and where `texts` spell
+    a marker otherwise: a message that spells the pattern would otherwise be scored in place of the answer.
+    """
+    found = {role: _found(rule, ids, ends) for role, rule in rules.items()}
+    count = max(map(len, found.values()))
+    for role, positions in found.items():
+        if len(positions) not in (1, count) or count != (expected or count):
+            raise InputError(
+                f"found {len(positions)} place(s) where {role} is read ({describe(rules[role])}), expected "
+                f"{expected or f'{count}, as for another role'}; does a message spell it, or a special token, or make "
+                "other tokens of it with the characters beside it?"
+            )
+        check_spelling(rules[role], positions, texts)
+    return {role: _repeated(positions, count) for role, positions in found.items()}
+
+
+def cut_reads(rules: Rules, reads: Reads, ids: Ints, cut: Cut, ends: StepEnds | None = None) -> Reads:
+    """Where `reads` of `ids` [L] lie after `cut`; rules without a pattern look again at what is left.
+
+    Raises InputError when the cut removes a token that a read depends on: another one must not take its place.
+    """
+    kept = cut.keep(ids)
+    return {role: _moved(role, rule, reads[role], kept, cut, ends) for role, rule in rules.items()}
+
+
+def _found(rule: PositionRule, ids: Ints, ends: StepEnds | None) -> Ints:
+    return ends.last if ends is not None and rule.rule == "step_end" else find_positions(rule, ids)
+
+
+def _moved(role: str, rule: PositionRule, positions: Ints, kept: Ints, cut: Cut, ends: StepEnds | None) -> Ints:
+    needed = _needed(rule, positions, ends)
+    if needed is None:
+        return _repeated(find_positions(rule, kept), len(positions))
+    if not cut.holds(*needed):
+        raise InputError(
+            f"truncation to {len(kept)} tokens cuts off {describe(rule)}, where {role} is read; "
+            "shorten the conversation, or truncate on the other side"
+        )
+    return cut.shift(positions)
+
+
+def _needed(rule: PositionRule, positions: Ints, ends: StepEnds | None) -> tuple[Ints, Ints] | None:
+    """The first and the last token that each position depends on, None for rules that look again after a cut."""
+    if ends is not None and rule.rule == "step_end":
+        return ends.first, ends.last
+    span = dependence(rule)
+    return None if span is None else (positions + span[0], positions + span[1])
+
+
+def _repeated(positions: Ints, count: int) -> Ints:
+    return positions if len(positions) == count else np.repeat(positions, count)

@@ -1,0 +1,67 @@
+"""Segments, the parts of a sequence that are tokenized by themselves, and what they give when put together.
+
+Between layouts, which write them, and the encoder, which has them tokenized.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from rmruntime.errors import InputError
+from rmruntime.sequences import Ints
+from rmruntime.text.positions import StepEnds
+from rmruntime.text.truncation import Span
+
+
+class Segment(NamedTuple):
+    """A part of a sequence: `text`, tokenized by itself, or `ids` as they are (then `text` is not looked at).
+
+    `token_type` is the type of its tokens, for encoders. Truncation takes nothing from a `fixed` one. `ends_step` says
+    that a step ends here: its last token is read.
+    """
+
+    text: str = ""
+    ids: tuple[int, ...] | None = None
+    token_type: int = 0
+    fixed: bool = False
+    ends_step: bool = False
+
+
+class JoinedSegments:
+    """`segments` whose tokens are `parts` [L_i], one behind the other, then `append` where they do not end in it.
+
+    `ids` [L] are the tokens; the rest is computed when asked for, because most sequences need none of it.
+    """
+
+    def __init__(self, segments: Sequence[Segment], parts: Sequence[Ints], append: tuple[int, ...] = ()) -> None:
+        self._segments, self._parts, self._append = segments, parts, append
+        ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if append and tuple(ids[-len(append) :].tolist()) != append:
+            ids = np.concatenate((ids, np.array(append, dtype=np.int64)))
+        self.ids: Ints = ids
+
+    def types(self) -> Ints:
+        """The token type of each of `ids`, [L]; `append` counts to the last segment."""
+        found = np.repeat([segment.token_type for segment in self._segments], [len(part) for part in self._parts])
+        return np.pad(found, (0, len(self.ids) - len(found)), constant_values=self._segments[-1].token_type)
+
+    def step_ends(self) -> StepEnds | None:
+        """Where the segments that end steps lie, None without any; raises InputError for one that has no token."""
+        spans = [span for span, segment in zip(self._spans(), self._segments, strict=True) if segment.ends_step]
+        if not spans:
+            return None
+        first, stop = np.array(spans, dtype=np.int64).T
+        if np.any(first == stop):
+            raise InputError("the tokenizer makes no token of the step separator, so there is none to read")
+        return StepEnds(first, stop - 1)
+
+    def spare(self, *, keep_first: bool) -> list[Span]:
+        """Where truncation may take tokens: in segments that are not fixed, outside `append`, not the first if kept."""
+        limits = int(keep_first), len(self.ids) - len(self._append)
+        loose = [span for span, segment in zip(self._spans(), self._segments, strict=True) if not segment.fixed]
+        return [(max(start, limits[0]), min(stop, limits[1])) for start, stop in loose]
+
+    def _spans(self) -> list[Span]:
+        return list(pairwise(accumulate(map(len, self._parts), initial=0)))

@@ -1,0 +1,61 @@
+"""Finds pad tokens that callers left in their input_ids, where they would be scored as text."""
+
+from typing import NamedTuple, NoReturn, Self
+
+from rmruntime.bundle.manifest import Manifest
+from rmruntime.errors import InputError
+from rmruntime.text.tokenizer import Tokenizer
+
+
+class Padding(NamedTuple):
+    """The ids that pad; one `bos` in front and one `eos` at the end are text even where they also pad.
+
+    `last_is_read`: a position rule takes the last token whatever it is.
+    """
+
+    ids: frozenset[int]
+    bos: int | None
+    eos: int | None
+    last_is_read: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest, tokenizer: Tokenizer) -> Self:
+        """What the position rules skip, what fills a padded graph's rows, and the tokenizer's own pad token."""
+        named = manifest.format.template_variables
+        pad, eos = (_special_id(tokenizer, named.get(name)) for name in ("pad_token", "eos_token"))
+        rules = manifest.positions.values()
+        fillers = (graph.pad_id for graph in manifest.graphs if graph.layout == "padded")
+        found = (pad, *(rule.pad_id for rule in rules), *fillers)
+        pads = frozenset(token for token in found if token is not None)
+        return cls(pads, manifest.format.bos_id, eos, any(rule.rule == "last" for rule in rules))
+
+    def check(self, ids: tuple[int, ...]) -> None:
+        """Raises InputError for padded ids: without the mask that hides it, padding would be scored as text."""
+        front = self._count(ids, spared=self.bos)
+        if front:
+            self._refuse(ids[0], front, "in front")
+        back = self._count(ids[::-1], spared=self.eos) if self.last_is_read else 0
+        if back:
+            self._refuse(ids[-1], back, "at the end")
+
+    def _count(self, ids: tuple[int, ...], spared: int | None) -> int:
+        if ids[0] not in self.ids:
+            return 0
+        found = next((i for i, token in enumerate(ids) if token not in self.ids), None)
+        if found is None:
+            raise InputError(f"every one of the {len(ids)} tokens is the pad token {ids[0]}, so none can be scored")
+        return found - 1 if ids[found - 1] == spared else found
+
+    def _refuse(self, pad: int, count: int, where: str) -> NoReturn:
+        raise InputError(
+            f"input_ids: found {count} pad token(s) {where} (id {pad}), expected none: give each sequence without the "
+            "padding that its attention mask hid, or it would be scored as text"
+        )
+
+
+def _special_id(tokenizer: Tokenizer, text: str | None) -> int | None:
+    """The id of a special token's text, None where the tokenizer makes no single token of it."""
+    if not text:
+        return None
+    ids = tokenizer.encode(text)
+    return int(ids[0]) if len(ids) == 1 else None
