@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
-from rmexport.feed_forward import FeedForward, linear_value, one_row_layers
+from rmexport.feed_forward import FeedForward, linear_value
 from rmexport.graph.vocabulary import Dialect
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.manifest import Output
@@ -65,11 +65,7 @@ def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, A
 
 
 def _layers(facts: HeadFacts) -> list[str]:
-    return [
-        layer
-        for layer, info in one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).items()
-        if info.name == f"{layer}.weight"
-    ]
+    return list(facts.one_row_layers)
 
 
 def _layer(facts: HeadFacts) -> str:
