@@ -14,6 +14,7 @@ from rmruntime.backends.base import (
     package_obstacle,
 )
 from rmruntime.bundle import Bundle
+from rmruntime.byte_sizes import shown_bytes
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
 from rmruntime.manifest import Graph
@@ -49,7 +50,7 @@ def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
     if _has_room(bundle, graph, options):
         return EngineFacts(precision="fp32", speed=PACKED, memory=heap)
     turns = options.stage_memory is not None
-    why = "loads stages without packing them" if turns else f"has no room for {heap / 1e9:.1f} GB of packed weights"
+    why = "loads stages without packing them" if turns else f"has no room for {shown_bytes(heap)} of packed weights"
     return EngineFacts(precision="fp32", speed=UNPACKED, memory=0, because=f"{NAME} {why}")
 
 
