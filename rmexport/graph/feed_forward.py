@@ -59,7 +59,7 @@ def linear_value(name: str, inputs: int, *, bias: bool = False) -> FeedForward:
 
 
 def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: str) -> dict[str, TensorInfo]:
-    """Weights [1, inputs] outside the backbone's layers, by layer (the name less `.weight`): any may be the reward's.
+    """`*.weight` [1, inputs] outside the backbone's layers, by layer, the name less `.weight`: any may be a head.
 
     `embedding` is the backbone's own name of that weight, whatever its tensors are called before it.
     """
@@ -67,7 +67,8 @@ def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: st
     return {
         name.removesuffix(".weight"): info
         for name, info in tensors.items()
-        if info.shape == (1, inputs) and ".layers." not in f".{name}" and not f".{name}".endswith(f".{leaf}")
+        if info.shape == (1, inputs) and name.endswith(".weight")
+        if ".layers." not in f".{name}" and not f".{name}".endswith(f".{leaf}")
     }
 
 

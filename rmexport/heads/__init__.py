@@ -57,6 +57,11 @@ class HeadFacts:
         """The class that config.json names, "?" where it names none."""
         return (*architectures(self.config), "?")[0]
 
+    @property
+    def one_row_layers(self) -> dict[str, TensorInfo]:
+        """What could be a head by its shape: weights of one row outside the backbone, by layer."""
+        return one_row_layers(self.tensors, self.hidden_size, self.embedding)
+
     def score_rule(self, default: EndRule) -> PositionRule:
         """Where the score is read; `default` for whole conversations, when the recipe does not say."""
         joiner = self.options.step_joiner
@@ -231,7 +236,7 @@ def _outside(facts: HeadFacts) -> list[str]:
 
 def _candidates(facts: HeadFacts) -> str:
     """What could be a head by its shape, and how to name it."""
-    found = one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).values()
+    found = facts.one_row_layers.values()
     if not found:
         return ""
     shown = ", ".join(f"{info.name} {list(info.shape)}" for info in found)

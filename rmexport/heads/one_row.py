@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
-from rmexport.graph.feed_forward import FeedForward, linear_value, one_row_layers
+from rmexport.graph.feed_forward import FeedForward, linear_value
 from rmexport.heads import HeadFacts, HeadSpec
 from rmruntime.bundle.manifest import Output
 
@@ -65,11 +65,7 @@ def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, A
 
 
 def _layers(facts: HeadFacts) -> list[str]:
-    return [
-        layer
-        for layer, info in one_row_layers(facts.tensors, facts.hidden_size, facts.embedding).items()
-        if info.name == f"{layer}.weight"
-    ]
+    return list(facts.one_row_layers)
 
 
 def _layer(facts: HeadFacts) -> str:

@@ -3,7 +3,7 @@
 The template is asked with answers that hold each text by which it might take messages apart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from rmexport.prompt.template_probe import ChatText
 from rmruntime.bundle.manifest import Format
@@ -16,6 +16,7 @@ from rmruntime.text.layouts.base import Layout, Turns
 _FIRST, _MIDDLE, _LAST = "quietly-by-the-weir", "upstream-at-noon", "under-the-old-bridge"
 # Where reasoning begins and ends, whatever the template says; its own texts come on top.
 _PAIRS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"))
+_MARKS = frozenset(mark for pair in _PAIRS for mark in pair)
 _QUESTION = Message("user", "Where does the heron nest?")
 _EARLIER = Message("user", "And the kingfisher?")
 
@@ -45,15 +46,24 @@ def _described(layout: Layout, form: Format, text: ChatText, *, earlier: bool) -
     if not _written(layout, form, text, plain, earlier=earlier):
         return  # all of it is left out, or nothing can be said: other checks are about that
     pairs = [pair for pair in _PAIRS if pair[0] in (text.template or "") or pair[1] in (text.template or "")]
+    told: set[str] = set()
     for begin, end in pairs or _PAIRS[:1]:
         kept = _written(layout, form, text, f"{begin}{_FIRST}{end}{_LAST}", earlier=earlier)
         if kept and _FIRST not in kept:
+            told |= {begin, end}
             yield f"what stands in {begin}...{end}"
-    known = {mark for pair in _PAIRS for mark in pair}
     for mark in text.literals():
+        if _repeats(mark, told):
+            continue
         kept = _written(layout, form, text, f"{_FIRST}{mark}{_LAST}", earlier=earlier)
-        if kept and mark not in known and (_FIRST not in kept or _LAST not in kept):
+        if kept and (_FIRST not in kept or _LAST not in kept):
             yield f"what stands {'before' if _FIRST not in kept else 'behind'} {mark!r}"
+
+
+def _repeats(mark: str, told: Collection[str]) -> bool:
+    """Whether a text says no more than the pairs do: it is one's mark, holds one that was `told`, or an empty pair."""
+    pairs_in = any(begin in mark and end in mark for begin, end in _PAIRS)
+    return mark in _MARKS or pairs_in or any(known in mark for known in told)
 
 
 def _written(layout: Layout, form: Format, text: ChatText, answer: str, *, earlier: bool) -> str:

@@ -84,7 +84,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     requests = dry_run(family, config, head, head_spec)
     derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
     ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
-    check_binding(requests, checkpoint.tensors, derived, ignored)
+    check_binding(requests, checkpoint.tensors, derived, ignored, heads=[t.name for t in facts.one_row_layers.values()])
     dtype = _dtype(checkpoint, requests, derived, options)
     stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
     layout, format_notes = read_format(facts.text, tokenizer, recipe, options, head_spec.append)

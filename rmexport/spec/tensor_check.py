@@ -31,8 +31,13 @@ def check_binding(
     tensors: Mapping[str, TensorInfo],
     derived: Mapping[str, Derived],
     ignored: Sequence[Pattern[str]],
+    *,
+    heads: Collection[str] = (),
 ) -> None:
-    """Raise CheckpointError listing missing, unexpected and wrongly shaped tensors."""
+    """Raise CheckpointError listing missing, unexpected and wrongly shaped tensors.
+
+    `heads` are tensors that could be the head: an unexpected one of these may be the one that is meant.
+    """
     direct = {name: request for name, request in requests.items() if name not in derived}
     sources = {source for made in derived.values() for source in sources_of(made)}
     missing = sorted((set(direct) | sources) - set(tensors))
@@ -55,7 +60,17 @@ def check_binding(
             "the checkpoint's tensors are not what its config.json implies.\n"
             + "\n".join(found)
             + "\nCheck that config.json belongs to these weights and that the download is complete."
+            + _other_heads([name for name in unexpected if name in heads])
         )
+
+
+def _other_heads(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return (
+        f" By shape {' and '.join(names[:SHOWN])} could be the head too: where it is, or is to be left out, name the "
+        f'head in a recipe, such as "head_tensor": "{names[0]}".'
+    )
 
 
 def _wrong_parts(request: WeightRequest, made: Derived, tensors: Mapping[str, TensorInfo]) -> str | None:

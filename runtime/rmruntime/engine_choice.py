@@ -8,6 +8,8 @@ is free when the model is loaded: the same machine in the same state gives the s
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rmruntime.options import shown_bytes
+
 NAMED = "it was asked for by name"
 
 
@@ -72,7 +74,7 @@ def _alone(missing: Sequence[str]) -> str:
 
 
 def _needs(candidate: Candidate, free: int) -> str:
-    return f"needs {candidate.facts.memory / 1e9:.1f} GB for its weights where {free / 1e9:.1f} GB are free"
+    return f"needs {shown_bytes(candidate.facts.memory)} for its weights where {shown_bytes(free)} are free"
 
 
 def _faster(best: Candidate, others: Sequence[Candidate]) -> str:

@@ -45,3 +45,11 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise ValueError(f"{text!r} is no size; expected one like 5GB (10^9 bytes), 500MB or 2GiB (2^30 bytes)")
     return size
+
+
+def shown_bytes(size: int) -> str:
+    """A size for messages, in the unit that shows it: 12.3 GB, 2.1 MB, 400 bytes."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6)):
+        if size >= one // 10:
+            return f"{size / one:.1f} {unit}"
+    return f"{size} bytes"

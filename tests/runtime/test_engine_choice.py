@@ -204,6 +204,11 @@ def test_the_summary_of_score_says_why(bundle: Path, tmp_path: Path, capsys: pyt
         assert f"engine {model.backend}, because {model.backend_reason}" in capsys.readouterr().err.splitlines()
 
 
+def test_small_sizes_are_shown_as_what_they_are(bundle: Path) -> None:
+    reason = choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=1000)).reason
+    assert "where 1000 bytes are free" in reason and "0.0" not in reason
+
+
 def test_the_choice_is_the_same_in_the_same_state(bundle: Path) -> None:
     first = choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=GB))
     assert all(choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=GB)) == first for _ in range(3))

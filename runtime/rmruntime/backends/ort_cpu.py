@@ -18,6 +18,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
+from rmruntime.options import shown_bytes
 
 NAME = "ort-cpu"
 DEVICES = ("cpu",)
@@ -49,7 +50,7 @@ def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
     if _has_room(bundle, graph, options):
         return EngineFacts(precision="fp32", speed=PACKED, memory=heap)
     turns = options.stage_memory is not None
-    why = "loads stages without packing them" if turns else f"has no room for {heap / 1e9:.1f} GB of packed weights"
+    why = "loads stages without packing them" if turns else f"has no room for {shown_bytes(heap)} of packed weights"
     return EngineFacts(precision="fp32", speed=UNPACKED, memory=0, because=f"{NAME} {why}")
 
 

@@ -3,6 +3,7 @@
 A record of such a data set has none of the plain sets of keys; its columns' meaning is in the data set's card.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,9 +27,14 @@ def as_plain(record: Record) -> Record:
     return record
 
 
+def python_value(value: Any) -> Any:
+    """Arrays and their numbers, which is how pandas gives the cells of a table, as lists and Python's numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _from_completions(record: Record) -> Record:
     """UltraFeedback: the answers of several models to an instruction."""
-    completions = record["completions"]
+    completions = python_value(record["completions"])
     if not isinstance(completions, (list, tuple)) or not all(isinstance(c, Mapping) for c in completions):
         raise RecordError("completions: found no list of objects, expected objects with a response each")
     return {"prompt": record["instruction"], "responses": [c.get("response") for c in completions]}
@@ -38,8 +44,9 @@ def _by_strength(prompt: str, first: str, second: str, strength: str) -> Callabl
     """HelpSteer: two answers and how much better the second is; below 0 it is the worse one, at 0 neither is."""
 
     def convert(record: Record) -> Record:
-        better = record[strength]
-        if isinstance(better, bool) or not isinstance(better, (int, float)):
+        better = python_value(record[strength])
+        nothing = isinstance(better, float) and math.isnan(better)  # so pandas writes a missing number
+        if isinstance(better, bool) or not isinstance(better, (int, float)) or nothing:
             raise RecordError(f"{strength}: found {better!r:.60}, expected a number: below 0 where {first} is better")
         if not better:
             return {"prompt": record[prompt], "responses": [record[first], record[second]]}
@@ -51,7 +58,7 @@ def _by_strength(prompt: str, first: str, second: str, strength: str) -> Callabl
 
 def _by_index(record: Record) -> Record:
     """PKU-SafeRLHF: two answers and the number of the better one."""
-    better = record["better_response_id"]
+    better = python_value(record["better_response_id"])
     if better not in (0, 1) or isinstance(better, (bool, float)):
         raise RecordError(f"better_response_id: found {better!r:.60}, expected 0 or 1")
     chosen, rejected = f"response_{better}", f"response_{1 - better}"

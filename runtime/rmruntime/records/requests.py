@@ -22,11 +22,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from rmruntime.errors import RecordError
 from rmruntime.records.keys import IGNORED_KEYS, KNOWN_KEYS, PLAIN_KEYS, check_key
-from rmruntime.records.published_records import as_plain
+from rmruntime.records.published_records import as_plain, python_value
 
 __all__ = ["IGNORED_KEYS", "Conversation", "Identity", "Kind", "Message", "Request", "identity_of", "parse_record"]
 
@@ -167,7 +165,7 @@ def _from_pair(record: Mapping[str, Any]) -> _Parts:
 
 def _is_set(answers: object) -> bool:
     """Whether this is a list of answers; a list of objects is one answer, the turns of a conversation."""
-    items = _as_list(answers)
+    items = python_value(answers)
     return isinstance(items, (list, tuple)) and len(items) > 0 and not isinstance(items[0], Mapping)
 
 
@@ -287,13 +285,8 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _as_list(value: object) -> object:
-    """Arrays, which is how pandas gives the lists of a Parquet table, as lists."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 def _non_empty_list(value: object, where: str, of: str) -> Sequence[Any]:
-    value = _as_list(value)
+    value = python_value(value)
     if not isinstance(value, (list, tuple)):
         raise RecordError(f"{where}: found {_found(value)}, expected {of if ',' in of else f'a list of {of}'}")
     if not value:
@@ -302,8 +295,7 @@ def _non_empty_list(value: object, where: str, of: str) -> Sequence[Any]:
 
 
 def _identity(value: object) -> Identity | None:
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = python_value(value)
     if isinstance(value, str):
         return _text(value, "id")
     if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):

@@ -54,7 +54,7 @@ def _unanswered(exchange: Exchange, form: Format) -> tuple[str, ...]:
     if exchange.answer and not any(piece.strip() for piece in exchange.answer):
         return (f"{UNANSWERED} to judge: the assistant's turn is empty",)
     last = exchange.prompt[-1].role if exchange.prompt else ""
-    if exchange.answer or form.opens_reply or last not in _ASKING:
+    if exchange.answer or form.opens_reply or last.lower() not in _ASKING:
         return ()
     return (f"{UNANSWERED} to judge: the conversation ends in the {last}'s turn",)
 

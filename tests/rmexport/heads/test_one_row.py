@@ -90,6 +90,22 @@ def test_known_heads_come_first(tmp_path: Path) -> None:
     assert spec_of(reward_trunk(tmp_path / "c", heads, CAUSAL)).head.NAME == "sequence_classification"
 
 
+def test_an_error_about_another_of_its_shape_names_the_recipe_field(tmp_path: Path) -> None:
+    heads = {"score.weight": normal(1, HIDDEN), "aux.weight": normal(1, HIDDEN, seed=7)}
+    checkpoint = reward_trunk(tmp_path / "c", heads, CAUSAL)
+    with pytest.raises(CheckpointError, match=r'(?s)unexpected.*aux\.weight.*"head_tensor": "aux\.weight"'):
+        spec_of(checkpoint)
+    for named in heads:
+        assert spec_of(checkpoint, recipe_in(tmp_path, head_tensor=named)).head_spec.settings.layers[0].name in named
+
+
+def test_a_parameter_that_is_no_layer_is_not_offered(tmp_path: Path) -> None:
+    checkpoint = reward_trunk(tmp_path / "c", {"reward_head": normal(1, HIDDEN)}, CAUSAL)
+    with pytest.raises(UnsupportedModel, match=r"outside the backbone: .*reward_head") as raised:
+        spec_of(checkpoint)
+    assert "head_tensor" not in str(raised.value)
+
+
 def test_hidden_layers_before_it_are_not_passed_over(tmp_path: Path) -> None:
     head = {"reward_head.0.weight": normal(HIDDEN, HIDDEN), "reward_head.2.weight": normal(1, HIDDEN)}
     with pytest.raises(CheckpointError, match=r"reward_head\.0\.weight"):

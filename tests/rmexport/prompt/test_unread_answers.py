@@ -48,6 +48,27 @@ def test_a_note_says_what_is_left_out_and_where(tiny: TinyTokenizer, middle: str
     assert [word in note for note, word in zip(found, words, strict=True)] == [True] * len(words)
 
 
+QWEN3 = (  # keeps the last answer's reasoning, and writes both marks itself
+    HEAD
+    + "{% set r = '' %}{% if '</think>' in c %}{% set r = c.split('</think>')[0].split('<think>')[-1] %}"
+    + SPLIT
+    + "{% if m['role'] == 'assistant' and loop.last %}"
+    + "{% set c = '<think>\n\n</think>\n\n' + c if r == '' else '<think>\n' + r + '\n</think>\n\n' + c %}{% endif %}"
+    + TAIL
+)
+
+
+def test_texts_with_the_marks_of_reasoning_say_no_more_than_the_marks(tiny: TinyTokenizer) -> None:
+    """A template that writes an empty block, or line ends beside the marks, has one note: of the earlier turns."""
+    [note] = notes(tiny, QWEN3)
+    assert "out of earlier assistant turns what stands in <think>...</think>: " in note
+
+
+def test_a_mark_with_line_ends_that_is_all_a_template_looks_for(tiny: TinyTokenizer) -> None:
+    found = notes(tiny, HEAD + "{% set c = c.split('</think>\n\n')[-1] %}" + TAIL)
+    assert ["before '</think>" in note for note in found] == [True, True]
+
+
 @pytest.mark.parametrize("template", [tiny_tokenizer.LLAMA3, tiny_tokenizer.LLAMA31, tiny_tokenizer.TULU, HEAD + TAIL])
 def test_templates_that_write_all_of_it_have_no_note(tiny: TinyTokenizer, template: str) -> None:
     assert notes(tiny, template) == ()

@@ -91,9 +91,23 @@ def test_a_preference_for_neither_answer_is_candidates() -> None:
     assert request.kind == "candidates" and answers(request) == ["bad", "good"]
 
 
+def test_numbers_and_lists_of_pandas_rows() -> None:
+    rows = [("HelpSteer3", "overall_preference", 2), ("HelpSteer2 preference", "preference_strength", -1)]
+    for name, key, value in (*rows, ("PKU-SafeRLHF", "better_response_id", 1)):
+        assert answers(parse_record({**PAIRS[name], key: np.int64(value)})) == ["good", "bad"]
+    completions = np.array([{"response": "good"}, {"response": "bad"}], object)
+    assert answers(parse_record({"instruction": "Q", "completions": completions})) == ["good", "bad"]
+    assert parse_record({**PAIRS["HelpSteer3"], "overall_preference": 10**400}).kind == "pair"
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("HelpSteer3", "overall_preference", "2"), ("PKU-SafeRLHF", "better_response_id", 2)],
+    [
+        ("HelpSteer3", "overall_preference", "2"),
+        ("HelpSteer3", "overall_preference", float("nan")),
+        ("HelpSteer2 preference", "preference_strength", np.float64("nan")),
+        ("PKU-SafeRLHF", "better_response_id", 2),
+    ],
 )
 def test_what_a_data_set_does_not_have_is_named(name: str, key: str, value: object) -> None:
     with pytest.raises(RecordError, match=f"{key}: found"):

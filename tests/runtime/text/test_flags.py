@@ -84,6 +84,7 @@ def test_an_answer_that_the_template_does_not_write_as_given(thinking: Encoder, 
         ([USER, ANSWER, USER], "user"),
         ([{"role": "system", "content": "Be brief."}], "system"),
         ([USER, ANSWER, {"role": "tool", "content": "4"}], "tool"),
+        ([{"role": "User", "content": "2+2?"}], "User"),
     ],
 )
 def test_conversations_without_an_answer(plain: Encoder, messages: list[Any], role: str) -> None:
