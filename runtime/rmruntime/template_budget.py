@@ -24,7 +24,8 @@ _SCAN = 6  # bits: so many characters looked through count as one step, and two 
 _PART_STEPS = 8  # for each item of a list that is printed
 _COMPARED_STEPS = 4  # for each that is compared, or made a key
 _TEXTLESS = "prints a value that has no text of its own (it would show a memory address)"
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_LISTS: Any = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
+_TABLES_AND_LISTS: Any = (Mapping, *_LISTS)
 _PRINTABLE = (str, int, float, type(None), Undefined, Namespace, Macro, LoopContext, range)
 
 
@@ -111,13 +112,14 @@ def compared(value: Any) -> Any:
     """
     if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
         return value
-    own, level, depth = budget(), [value], 0
+    own, depth = budget(), 0
+    level: list[Any] = [value]
     while level:
         below: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 own.steps -= len(item) >> _SCAN
-            elif isinstance(item, (list, tuple, Mapping, *_VIEWS)):
+            elif isinstance(item, _TABLES_AND_LISTS):
                 own.steps -= _COMPARED_STEPS * (1 + len(item))
                 if own.steps >= 0:
                     below += (*item.keys(), *item.values()) if isinstance(item, Mapping) else item
@@ -199,7 +201,7 @@ def text_size(value: Any) -> int:
             total += len(item)
         elif isinstance(item, Mapping):
             waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, (list, tuple, *_VIEWS)):
+        elif isinstance(item, _LISTS):
             waiting += item
         elif isinstance(item, Namespace):
             waiting.append(_attributes(item))

@@ -181,7 +181,10 @@ _TWICE = (
     "{% set n = namespace(a=(1,), b=(1,)) %}{% for i in range(40) %}"
     "{% set n.a = (n.a, n.a) %}{% set n.b = (n.b, n.b) %}{% endfor %}"
 )
-_DEEP = "{% set n = namespace(a=(1,), b=2) %}{% for i in range(9999) %}{% set n.a = (n.a,) %}{% endfor %}"
+_DEEP = (
+    "{% set n = namespace(a=(1,), b=(1,)) %}{% for i in range(300) %}"
+    "{% set n.a = (n.a, 2) %}{% set n.b = (n.b, 2) %}{% endfor %}"
+)
 COMPARING = (
     "n.a == n.b",
     "n.a < n.b",
