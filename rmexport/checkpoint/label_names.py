@@ -8,6 +8,7 @@ from rmexport.checkpoint.config_fields import section, shown
 from rmexport.errors import CheckpointError
 
 CONFIG_LISTS = ("objective_names", "objectives", "attributes", "reward_names")
+_OTHER_USES = ("objectives", "attributes")  # keys that may hold other things than names
 
 
 def label_names(
@@ -37,10 +38,12 @@ def _candidates(
 ) -> Iterator[tuple[str, list[str]]]:
     """Where names are stated, and what they are; the first one counts."""
     for key in CONFIG_LISTS:
-        if isinstance(names := config.get(key), list) and names:
-            if not all(isinstance(name, str) for name in names):
-                raise CheckpointError(f"config.json: {key} is {shown(names)}, expected a list of names")
-            yield f"config.json: {key}", names
+        names = config.get(key)
+        if names is None or (key in _OTHER_USES and not (isinstance(names, list) and names)):
+            continue
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"config.json: {key} is {shown(names)}, expected a list of names")
+        yield f"config.json: {key}", names
     if stated:
         yield "the recipe: objectives", list(stated)
     if len(published) == count:

@@ -91,6 +91,8 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # half a surrogate pair, or a zero byte
+        raise BundleError(f"found {str(folder)!a}, expected the path of a folder ({error})") from error
     manifest = decode_manifest(raw)
     # The digest is taken over the values; this also catches changes that leave them alone.
     if raw != (json.dumps(json.loads(raw), indent=1, ensure_ascii=False) + "\n").encode():

@@ -170,7 +170,8 @@ class ParquetWriter(_Writer):
     def refusal(self, identity: object) -> str | None:
         """See RecordWriter."""
         if isinstance(identity, int) and identity not in INT64:
-            return f"id: found {identity}, expected an integer of 64 bits, which Parquet holds; write .jsonl instead"
+            shown = f"{identity}" if identity.bit_length() <= 256 else f"a number of {identity.bit_length()} bits"
+            return f"id: found {shown}, expected an integer of 64 bits, which Parquet holds; write .jsonl instead"
         return None
 
     def write(self, record: Mapping[str, object]) -> None:

@@ -17,11 +17,15 @@ from jinja2.utils import Namespace
 STEPS = 10_000_000  # a conversation of a hundred turns takes some 20,000
 VALUE_SIZE, OUTPUT_SIZE = 1 << 23, 1 << 25  # besides a few times what the conversation itself holds
 NUMBER_BITS = 4096
+MAX_NESTING = 200  # of lists within lists that are compared: some comparisons of Python's own go down without a limit
 MAX_DEPTH = 48  # of macros, and loops, that call themselves: far from where Python would give up
 WEIGHTLESS = 4096  # characters that an operation looks through at no charge
 _SCAN = 6  # bits: so many characters looked through count as one step, and two items
 _PART_STEPS = 8  # for each item of a list that is printed
+_COMPARED_STEPS = 4  # for each that is compared, or made a key
 _TEXTLESS = "prints a value that has no text of its own (it would show a memory address)"
+_LISTS: Any = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
+_TABLES_AND_LISTS: Any = (Mapping, *_LISTS)
 _PRINTABLE = (str, int, float, type(None), Undefined, Namespace, Macro, LoopContext, range)
 
 
@@ -101,6 +105,39 @@ def weighed(value: Any) -> Any:
     return value
 
 
+def compared(value: Any) -> Any:
+    """The same, which is compared with something, or made a key: everything in it takes steps.
+
+    A list that holds itself many times over takes longer to compare than anybody waits. Raises TemplateTooCostly.
+    """
+    if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
+        return value
+    own, depth = budget(), 0
+    level: list[Any] = [value]
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                own.steps -= len(item) >> _SCAN
+            elif isinstance(item, _TABLES_AND_LISTS):
+                own.steps -= _COMPARED_STEPS * (1 + len(item))
+                if own.steps >= 0:
+                    below += (*item.keys(), *item.values()) if isinstance(item, Mapping) else item
+        spend(0)
+        depth += 1
+        if depth > MAX_NESTING:
+            raise TemplateTooCostly(f"it compares lists that are nested more than {MAX_NESTING} deep")
+        level = below
+    return value
+
+
+def examined(items: Iterable[Any], steps: int) -> Iterator[Any]:
+    """`items` that are still to be made, each of which is compared and takes so many steps besides."""
+    for item in items:
+        spend(steps)
+        yield compared(item)
+
+
 def sized(value: Any) -> Any:
     """The same, if it is no larger than a value may be. Making it took steps."""
     if value.__class__ is str and len(value) <= WEIGHTLESS:
@@ -164,7 +201,7 @@ def text_size(value: Any) -> int:
             total += len(item)
         elif isinstance(item, Mapping):
             waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, (list, tuple, type({}.keys()), type({}.values()), type({}.items()))):
+        elif isinstance(item, _LISTS):
             waiting += item
         elif isinstance(item, Namespace):
             waiting.append(_attributes(item))

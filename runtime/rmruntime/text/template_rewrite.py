@@ -9,13 +9,14 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
-from rmruntime.text.template_budget import counted, sized, spend, text_size, weighed
+from rmruntime.text.template_budget import compared, counted, sized, spend, text_size, weighed
 
 _LEAVES = 8  # values that may be added up before their sum's size is looked at
-_COUNTED, _SPEND, _SIZED, _WEIGHED, _JOINED = (
-    f"{name} of rmruntime" for name in ("loop", "cost", "size", "see", "join")
+_COUNTED, _SPEND, _SIZED, _WEIGHED, _COMPARED, _JOINED = (
+    f"{name} of rmruntime" for name in ("loop", "cost", "size", "see", "compare", "join")
 )
 _LOOKING_THROUGH = ("in", "notin")
+_HASHING_TESTS = ("in", "filter", "test")  # what they are asked of is looked up in a table
 
 
 def _joined(values: tuple[Any, ...]) -> str:
@@ -30,6 +31,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     _SPEND: spend,
     _SIZED: sized,
     _WEIGHED: weighed,
+    _COMPARED: compared,
     _JOINED: _joined,
 }
 
@@ -99,25 +101,52 @@ class _Rewriter(NodeTransformer):
         return _filtered(nodes.Tuple(node.nodes, "load").set_lineno(node.lineno), _JOINED)
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        """Comparing two values takes no longer than going through either of them, and a search than its place."""
         self.generic_visit(node)
         sides = [node.expr, *(operand.expr for operand in node.ops)]
-        short = any(isinstance(side, nodes.Literal) for side in sides)
+        short = any(_is_written_out(side) for side in sides)
+        searches = any(operand.op in _LOOKING_THROUGH for operand in node.ops)
+        if searches and not _is_written_out(node.expr):  # what is looked for in a table is hashed
+            node.expr = _filtered(node.expr, _COMPARED)
         for operand in node.ops:
-            if not isinstance(operand.expr, nodes.Literal) and (operand.op in _LOOKING_THROUGH or not short):
-                operand.expr = _filtered(operand.expr, _WEIGHED)
+            if not _is_written_out(operand.expr) and (operand.op in _LOOKING_THROUGH or not short):
+                operand.expr = _filtered(operand.expr, _COMPARED)
         return node
 
     def visit_Test(self, node: nodes.Test) -> nodes.Node:
         self.generic_visit(node)
         if node.args:  # of the others none looks through a value but upper and lower
-            node.args = [_filtered(argument, _WEIGHED) for argument in node.args]
+            node.args = [
+                argument if _is_written_out(argument) else _filtered(argument, _COMPARED) for argument in node.args
+            ]
+        if node.name in _HASHING_TESTS and not _is_written_out(node.node):
+            node.node = _filtered(node.node, _COMPARED)
         elif node.name in ("upper", "lower"):
             node.node = _filtered(node.node, _WEIGHED)
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _WEIGHED) if isinstance(node.arg, nodes.Slice) else node
+        if isinstance(node.arg, nodes.Slice):
+            return _filtered(node, _WEIGHED)
+        if not _is_written_out(node.arg):
+            node.arg = _filtered(node.arg, _COMPARED)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        if not _is_written_out(node.key):
+            node.key = _filtered(node.key, _COMPARED)
+        return node
+
+
+def _is_written_out(node: nodes.Node) -> bool:
+    """Whether the template's own text says what this is, so that it is as short as that."""
+    if isinstance(node, (nodes.List, nodes.Tuple)):
+        return all(map(_is_written_out, node.items))
+    if isinstance(node, nodes.Dict):
+        return all(_is_written_out(pair.key) and _is_written_out(pair.value) for pair in node.items)
+    return isinstance(node, (nodes.Const, nodes.TemplateData))
 
 
 def _collect(node: nodes.Expr, leaves: list[nodes.Expr]) -> None:

@@ -16,7 +16,9 @@ from rmruntime.text.template_budget import (
     budget,
     check_bits,
     check_size,
+    compared,
     counted,
+    examined,
     one_deeper,
     printed,
     sized,
@@ -33,9 +35,12 @@ _FREE_FILTERS = frozenset("attr count d default first items last length".split()
 # Those that do so with every item.
 _LAZY_FILTERS = frozenset("map reject rejectattr select selectattr".split())
 _ITEM_STEPS = 16
+_LINK_STEPS = 2  # for each character in which links are looked for
+_WRAP_SCAN = 8  # bits: wrapping a line looks at so many pairs of its characters in a step
 # Those that look at all items and make no text of them.
 _TEXTLESS_FILTERS = frozenset("abs dictsort groupby list max min reverse sort unique".split())
 _WIDTHS = re.compile(r"\d+")
+_WIDTH_FROM_VALUE = re.compile(r"\{[^{}]*\{")
 
 
 def _text(value: Any) -> str:
@@ -52,8 +57,8 @@ def _formatted(form: str, values: Iterable[Any]) -> int:
     fields = form.count("%") + form.count("{")
     own = list(values)
     longest = max([text_size(value) for value in own], default=0)
-    given = sum(abs(value) for value in own if isinstance(value, int))  # may be a width: "%*d", "{:{}}"
-    return len(form) + fields * longest + _widths(form) + (given if "*" in form or form.count("{") > 1 else 0)
+    given = _widths(str(own)) if "*" in form or _WIDTH_FROM_VALUE.search(form) else 0  # "%*d", "{:{}}", "{:{a[0]}}"
+    return len(form) + fields * longest + _widths(form) + given
 
 
 def _replaced(text: Any, old: Any = "", new: Any = "", *rest: Any, **named: Any) -> int:
@@ -77,7 +82,14 @@ def _indented(text: Any, width: Any = 4, *rest: Any, **named: Any) -> int:
 
 def _wrapped(text: Any, *rest: Any, **named: Any) -> int:
     separator = named.get("wrapstring", rest[2] if len(rest) > 2 else None)
+    longest = max(map(len, _text(text).splitlines()), default=0)
+    spend(longest**2 >> _WRAP_SCAN)
     return text_size(text) * (1 + len(_text(separator or "\n")))
+
+
+def _linked(text: Any, *rest: Any, **named: Any) -> int:
+    spend(_LINK_STEPS * text_size(text))
+    return 0
 
 
 def _batched(items: Any, count: Any, *rest: Any, **named: Any) -> int:
@@ -107,12 +119,13 @@ _FILTER_SIZES: Mapping[str, Callable[..., int]] = {
     "center": _wide,
     "format": lambda form, *values, **named: _formatted(_text(form), (*values, *named.values())),
     "indent": _indented,
-    "join": lambda items, d="", attribute=None: 0 if attribute is not None else _joined(_held(items), d),
+    "join": lambda items, d="", attribute=None: _joined(items, d),
     "replace": _replaced,
     "round": _rounded,
     "slice": _batched,
     "sum": _summed,
     "tojson": _as_json,
+    "urlize": _linked,
     "wordwrap": _wrapped,
 }
 _METHOD_SIZES: Mapping[str, Callable[..., int]] = {
@@ -132,11 +145,6 @@ _PLAIN_METHODS = frozenset(
 )
 
 
-def _held(items: Any) -> Any:
-    """Items that are still to be made may be looked at once only, so those are left alone."""
-    return items if isinstance(items, (list, tuple, str, dict)) else ()
-
-
 def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is asked what it will make; `own` is it as Jinja has it."""
     skipped = 1 if hasattr(own, "jinja_pass_arg") else 0
@@ -149,17 +157,27 @@ def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
             return own(*args, **named)  # nearly always: a short text makes another
         values = args[skipped:]
         if lazy and values and values[0]:
-            return own(*args[:skipped], counted(values[0], _ITEM_STEPS, 0), *values[1:], **named)
-        if prints:
+            return own(*args[:skipped], _looked_at(values[0], (*values[1:], *named.values())), *values[1:], **named)
+        if values and isinstance(values[0], types.GeneratorType):
+            values = (list(examined(values[0], _ITEM_STEPS)), *values[1:])
+        elif prints:
             for value in values[:1]:
                 _check_text(value)
         elif values:
-            weighed(values[0])
+            compared(values[0])
         if estimate is not None:
             check_size(estimate(*values, **named))
-        return sized(own(*args, **named))
+        return sized(own(*args[:skipped], *values, **named))
 
     return checked
+
+
+def _looked_at(items: Iterable[Any], arguments: Iterable[Any]) -> Iterable[Any]:
+    """The items of a filter that compares each with its arguments, which takes steps with each."""
+    before = budget().steps
+    for argument in arguments:
+        compared(argument)
+    return examined(items, _ITEM_STEPS + before - budget().steps)
 
 
 def _check_text(value: Any) -> None:
@@ -190,14 +208,19 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Any call that a template makes."""
-        if isinstance(__obj, types.BuiltinMethodType):
+        if isinstance(__obj, types.BuiltinMethodType) or isinstance(getattr(__obj, "__self__", None), str):
+            args = _items_made(__obj, args)
             _check_method(__obj, args, kwargs)
         elif isinstance(__obj, (Macro, LoopContext)) or not isinstance(__obj, type):
             if isinstance(__obj, LoopContext):
                 args = (counted(args[0], _RECURSED_STEPS, 0), *args[1:]) if args else args
+            elif not isinstance(__obj, Macro):
+                compared([*args, *kwargs.values()])
             spend(_CALL_STEPS)
             with one_deeper():
                 return sized(super().call(__context, __obj, *args, **kwargs))
+        else:
+            compared([*args, *kwargs.values()])
         return sized(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -227,21 +250,23 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
         return checked
 
 
-def _check_method(method: types.BuiltinMethodType, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-    """A method of a text, a number, a list or a table."""
+def _check_method(method: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """A method of a text, also of one that is marked as safe, of a number, a list or a table."""
     estimate = _METHOD_SIZES.get(method.__name__)
     spend(1)
-    weighed(method.__self__)
+    (weighed if isinstance(method.__self__, str) else compared)(method.__self__)
+    compared(args)
     if estimate is not None and isinstance(method.__self__, str):
-        if method.__name__ == "join" and args:
-            args = (args[0] if isinstance(args[0], (list, tuple, str, dict)) else _refuse_join(), *args[1:])
         check_size(estimate(method.__self__, *args, **named))
     elif method.__name__ not in _PLAIN_METHODS:
         raise SecurityError(f"the method {method.__name__!r} is none that a chat template may call")
 
 
-def _refuse_join() -> Any:
-    raise SecurityError("join takes a list: use the filter `| list` before it")
+def _items_made(method: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of `", ".join(...)`, items that are still to be made, as filters give them, as a list."""
+    if method.__name__ != "join" or not args or not isinstance(args[0], (types.GeneratorType, range)):
+        return args
+    return (list(counted(args[0], _ITEM_STEPS, 0)), *args[1:])
 
 
 def _check_product(left: Any, right: Any) -> None:

@@ -23,6 +23,13 @@ def test_a_config_list_of_another_length_is_an_error(key: str) -> None:
         label_names({key: ["a"], "id2label": {"0": "x", "1": "y"}}, 2, stem="objective", published=("p", "q"))
 
 
+@pytest.mark.parametrize("names", [[], "ab", {}, 2])
+def test_objective_names_that_are_no_list_of_them(names: object) -> None:
+    with pytest.raises(CheckpointError, match="objective_names"):
+        label_names({"objective_names": names}, 2, stem="objective", published=("p", "q"))
+    assert label_names({"objectives": names}, 3, stem="objective")[0] == "objective_0"  # may be about other things
+
+
 def test_published_names_count_where_they_are_as_many() -> None:
     config = {"id2label": {"0": "x", "1": "y"}}
     assert label_names(config, 2, stem="objective", published=("p", "q")) == ("p", "q")

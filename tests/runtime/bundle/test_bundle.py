@@ -131,6 +131,12 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
     assert "rmexport export" in fault(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\0b"])
+def test_a_path_that_cannot_be(name: str) -> None:
+    with pytest.raises(BundleError, match="expected the path of a folder"):
+        Bundle.open(name)
+
+
 def test_all_damage_is_named_at_once(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "openvino.onnx").write_bytes(b"short")

@@ -75,6 +75,13 @@ REFUSED = {
     "replacing by the method": "{{ ('x' * 99999).replace('x', 'y' * 99999) }}",
     "joining": "{{ (['x'] * 99999) | join('y' * 99999) }}",
     "joining by the method": "{{ ('y' * 99999).join(['x'] * 99999) }}",
+    "joining generators": "{{ range(99999) | map('string') | join('y' * 99999) }}",
+    "joining attributes": "{{ ([{'a': 1}] * 99999) | join('y' * 99999, attribute='a') }}",
+    "widths from texts": "{{ '{:{}}'.format('x', '1000000000') }}",
+    "widths from lists": "{{ '{:{a[0]}}'.format('x', a=[1000000000]) }}",
+    "methods of safe texts": "{{ ('x' | safe).ljust(1000000000) }}",
+    "wrapping one long line": "{{ (' ' * 1000000) | wordwrap(5) }}",
+    "looking for links": "{{ ('<a ' * 2000000) | urlize }}",
     "wrapping": "{{ ('x ' * 99999) | wordwrap(1, wrapstring='y' * 99999) }}",
     "rounding": "{{ 1 | round(9999999999, 'floor') }}",
     "bytes of a number": "{{ (1).to_bytes(9999999999) }}",
@@ -170,6 +177,45 @@ def test_ctrl_c_passes(monkeypatch):
         template.render(TURNS)
 
 
+_TWICE = (
+    "{% set n = namespace(a=(1,), b=(1,)) %}{% for i in range(40) %}"
+    "{% set n.a = (n.a, n.a) %}{% set n.b = (n.b, n.b) %}{% endfor %}"
+)
+_DEEP = (
+    "{% set n = namespace(a=(1,), b=(1,)) %}{% for i in range(300) %}"
+    "{% set n.a = (n.a, 2) %}{% set n.b = (n.b, 2) %}{% endfor %}"
+)
+COMPARING = (
+    "n.a == n.b",
+    "n.a < n.b",
+    "n.a == (n.b[0], n.b[1])",
+    "n.a in [n.b]",
+    "n.a in {'x': 1}",
+    "n.a is eq(n.b)",
+    "[n.a, n.b] | unique | list",
+    "[n.a, n.b] | sort",
+    "[n.a, n.b] | max",
+    "[n.a] | select('equalto', n.b) | list",
+    "[{'k': n.a}, {'k': n.b}] | map(attribute='k') | unique | list",
+    "[n.a].index(n.b)",
+    "[n.a].count(n.b)",
+    "{n.a: 1}",
+    "{'x': 1}[n.a]",
+    "{'x': 1}.get(n.a)",
+    "dict([(n.a, 1)])",
+    "namespace([(n.a, 1)])",
+    "raise_exception(n.a)",
+)
+
+
+@pytest.mark.parametrize("given", [_TWICE, _DEEP], ids=["held many times over", "deep"])
+@pytest.mark.parametrize("comparison", COMPARING)
+def test_comparing_and_hashing_lists_takes_steps(comparison, given, monkeypatch):
+    monkeypatch.setattr(template_budget, "STEPS", 300_000)
+    with pytest.raises(InputError, match=r"more than .* steps|nested more than|unhashable|no filter"):
+        ChatTemplate(f"{given}{{{{ {comparison} }}}}", {}, None).render(TURNS)
+
+
 OTHERS = {
     "numbers": ("{{ 2 ** 10 }} {{ 7 * 3 }} {{ 7 % 3 }} {{ 7 // 2 }} {{ 1 + 2 + 3 }}", "1024 21 1 3 6"),
     "texts": ("{{ '-' * 3 }}{{ '%5.2f' % 1 }}{{ '{:>4}'.format('a') }}{{ 'a'.ljust(3) }}|", "--- 1.00   aa  |"),
@@ -186,6 +232,8 @@ OTHERS = {
     "cycler": ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}", "aba"),
     "namespace": ("{% set n = namespace(a='x') %}{% set n.a = n.a + 'y' %}{{ n.a }}", "xy"),
     "joining generators": ("{{ messages | map(attribute='role') | join(', ') }}", "user, assistant"),
+    "joining generators by the method": ("{{ ', '.join(messages | map(attribute='role')) }}", "user, assistant"),
+    "sorting generators": ("{{ messages | map(attribute='role') | sort | join }}", "assistantuser"),
     "tests": (
         "{{ 'a' in 'abc' }}{{ 'a' is in ['a'] }}{{ 'A' is upper }}{{ messages[0] is mapping }}",
         "TrueTrueTrueTrue",
