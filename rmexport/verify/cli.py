@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `verify`."""
-    from rmruntime.backends.base import PRECISIONS
     from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP
+    from rmruntime.options import PRECISIONS
 
     parser.add_argument("bundle")
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")

@@ -6,8 +6,8 @@ from typing import Literal
 
 from rmexport.errors import OptionError
 from rmexport.verify.quality import read_budget
-from rmruntime.backends.base import Precision
 from rmruntime.option_checks import BYTES, TOKENS, Limit, check_fields
+from rmruntime.options import Precision
 
 CONVERSATIONS = Limit(1, 1_000_000, why="more than the built-in set has different ones")
 

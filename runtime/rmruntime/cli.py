@@ -40,8 +40,8 @@ def stage_memory(text: str | None) -> int | Literal["auto"] | None:
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `score`, for both command lines."""
-    from rmruntime.backends.base import PRECISIONS
     from rmruntime.cluster.cli import add_cluster_arguments
+    from rmruntime.options import PRECISIONS
 
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from rmruntime.backends.base import Backend, BackendOptions, Precision
+from rmruntime.backends.base import Backend
 from rmruntime.batching.batch_plan import plan_batches, plan_padded_batches
 from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
@@ -15,7 +15,7 @@ from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.option_checks import check_value
-from rmruntime.options import ScoreOptions
+from rmruntime.options import EngineOptions, Precision, ScoreOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
@@ -68,7 +68,7 @@ class RewardModel:
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
         weights loaded than that. Raises OptionError, BundleError, BackendError or EngineNotInstalled.
         """
-        options = BackendOptions(
+        options = EngineOptions(
             device=device,
             precision=precision,
             dialect=dialect,

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from rmruntime.backends.base import Precision
 from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
 from rmruntime.option_checks import BYTES, THREADS, check_fields
-from rmruntime.options import ScoreOptions
+from rmruntime.options import Precision, ScoreOptions
 from rmruntime.records import Request
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.records.reader import Record, read_records

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rmruntime.backends import backends, choose_engine
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.cluster.block_plan import bundle_digest
 from rmruntime.cluster.blocks import Block, read_block
 from rmruntime.cluster.journal import Journal
 from rmruntime.errors import BackendError, BundleError, ClusterError, InputError, RewardModelError
-from rmruntime.options import ScoreOptions
+from rmruntime.options import EngineOptions, ScoreOptions
 from rmruntime.records.writer import open_writer
 from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import FileOptions, Summary, load_model, score_records
@@ -154,7 +153,7 @@ def _agreed(job: Job) -> tuple[FileOptions, str]:
     cannot run that engine it keeps its own choice, which `Journal.claim_engine` then refuses.
     """
     files, bundle = job.files, Bundle.open(Path(job.bundle))
-    options = BackendOptions(
+    options = EngineOptions(
         device=files.device,
         precision=files.precision,
         dialect=files.dialect,
