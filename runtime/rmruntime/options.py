@@ -1,10 +1,14 @@
 """How to score and on which engine, as frozen values passed whole; and sizes as people write them: 5GB, 2GiB."""
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from operator import attrgetter
+from typing import Any, Literal, TypeVar, get_args
 
-from rmruntime.option_checks import BYTES, THREADS, TOKENS, check_fields
+from rmruntime.errors import OptionError
+from rmruntime.option_checks import BYTES, THREADS, TOKENS, check_fields, check_value
 
 Aggregate = Literal["mean", "min", "last", "prod"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -73,9 +77,46 @@ class EngineOptions:
         number = self.device.partition(":")[2]
         return int(number) if is_index(number) else 0
 
+    @property
+    def stages_in_turn(self) -> bool:
+        """Whether one device runs the stages, in turn."""
+        return self.stage_memory is not None
+
     def unstaged(self) -> "EngineOptions":
         """The same for a graph that is loaded whole."""
         return replace(self, stage_memory=None)
+
+
+Holder = TypeVar("Holder")
+
+
+def takes_engine_fields(error: type[Exception] = OptionError) -> Callable[[type[Holder]], type[Holder]]:
+    """For options that hold an `engine`: its fields may be given, and read, as if they were theirs.
+
+    `FileOptions(input="a", threads=4)` is `FileOptions(input="a", engine=EngineOptions(threads=4))`. A wrong value
+    given so raises `error`.
+    """
+    names = [field.name for field in fields(EngineOptions)]
+
+    def wrap(kind: type[Holder]) -> type[Holder]:
+        plain: Callable[..., None] = kind.__init__
+
+        @wraps(plain)
+        def init(self: Holder, **given: Any) -> None:
+            own = {name: given.pop(name) for name in names if name in given}
+            engine = given.pop("engine", EngineOptions())
+            check_value("engine", engine, EngineOptions, error=error)
+            try:
+                plain(self, engine=replace(engine, **own) if own else engine, **given)
+            except OptionError as wrong:
+                raise error(str(wrong)) from wrong
+
+        kind.__init__ = init  # type: ignore[assignment] # the dataclass's own knows `engine` alone
+        for name in names:
+            setattr(kind, name, property(attrgetter(f"engine.{name}")))
+        return kind
+
+    return wrap
 
 
 def is_index(text: str) -> bool:

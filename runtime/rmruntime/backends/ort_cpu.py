@@ -42,7 +42,7 @@ def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
     heap = _heap_bytes(bundle, graph)
     if _has_room(bundle, graph, options):
         return EngineFacts(precision="fp32", speed=PACKED, memory=heap)
-    turns = options.stage_memory is not None
+    turns = options.stages_in_turn
     why = "loads stages without packing them" if turns else f"has no room for {heap / 1e9:.1f} GB of packed weights"
     return EngineFacts(precision="fp32", speed=UNPACKED, memory=0, because=f"{NAME} {why}")
 
@@ -98,7 +98,7 @@ class OrtCpuBackend:
 def _has_room(bundle: Bundle, graph: Graph, options: EngineOptions) -> bool:
     """Whether weights are widened and packed at load, rather than read from the page cache in every pass."""
     limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
-    return options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
+    return not options.stages_in_turn and _heap_bytes(bundle, graph) <= limit
 
 
 def _heap_bytes(bundle: Bundle, graph: Graph) -> int:

@@ -19,7 +19,7 @@ def load_executor(bundle: Bundle, options: EngineOptions) -> PassExecutor:
     are asked for, and DeviceMemoryError for a stage that does not fit.
     """
     check_graphs(bundle)
-    if options.stage_memory is not None:
+    if options.stages_in_turn:
         return load_streaming(bundle, options)
     if options.devices[1:]:
         return load_pipeline(bundle, options)
