@@ -8,12 +8,9 @@ here), `facts(bundle, graph, options)` (what it would do with a graph) and `load
 four import the engine. `rmruntime.engine_choice` has the rule by which one of several is chosen.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from rmruntime.backends.base import Backend, BackendModule
 from rmruntime.bundle import Bundle
@@ -21,6 +18,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import NAMED, Candidate, EngineFacts, preferred
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
+from rmruntime.modules import discover, members
 from rmruntime.options import EngineOptions, is_index
 
 
@@ -42,10 +40,7 @@ class EngineChoice:
 @cache
 def backends() -> dict[str, BackendModule]:
     """Every backend module by NAME, the preferred first."""
-    modules: list[Any] = []
-    for info in pkgutil.iter_modules(__path__):
-        if not info.name.startswith("_") and info.name != "base":
-            modules.append(importlib.import_module(f"{__name__}.{info.name}"))
+    modules: list[BackendModule] = discover(__name__, members(BackendModule))
     return {m.NAME: m for m in sorted(modules, key=lambda m: -m.PRIORITY)}
 
 
