@@ -14,8 +14,8 @@ from machine import banner
 from rmexport import ExportOptions, export
 from rmruntime import RewardModel
 from rmruntime.backends import load_backend
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
+from rmruntime.options import EngineOptions
 
 WORDS = "The heron nests by the weir and the river runs quietly past the mill in the morning".split()
 
@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         export(str(EXAMPLE), Path(work) / "bundle", ExportOptions(dtype="bf16"))
         bundle = Bundle.open(Path(work) / "bundle")
-        backend = Timed(load_backend(bundle, BackendOptions(device=arguments.device)))
+        backend = Timed(load_backend(bundle, EngineOptions(device=arguments.device)))
         measure(RewardModel(bundle, backend), backend, arguments.repeats)
 
 

@@ -26,9 +26,10 @@ from measured_process import measure
 from rmexport import ExportOptions, export
 from rmruntime import RewardModel, ScoreOptions
 from rmruntime.backends import choose_backend
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.executors.stage_group import StageSource, stages_of
+from rmruntime.options import EngineOptions
 
 GB = 10**9
 BLOCK = 16 << 20  # bytes of a read that asks for the disk's own speed
@@ -97,7 +98,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, Any]:
 class LoadedStages:
     """All stages of a bundle as one engine."""
 
-    def __init__(self, bundle: Bundle, options: BackendOptions) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         module, self.graph = choose_backend(bundle, options, staged=True)
         source = StageSource(bundle=bundle, module=module, graph=self.graph)
         self._group = source.load(stages_of(self.graph), options)
@@ -113,7 +114,7 @@ class LoadedStages:
 
 def one_after_the_other(bundle: Path) -> RewardModel:
     opened = Bundle.open(bundle)
-    return RewardModel(opened, LoadedStages(opened, BackendOptions(device="openvino")))
+    return RewardModel(opened, LoadedStages(opened, EngineOptions(device="openvino")))
 
 
 def limited(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rmexport.errors import (
     WriteError,
 )
 from rmexport.version import __version__
-from rmruntime.lazy_names import lazy_names
+from rmruntime.modules import lazy_names
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:

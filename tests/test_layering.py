@@ -42,7 +42,7 @@ EXPORT_LAYERS = (
     {"__init__", "__main__", "cli"},
 )
 RUNTIME_LAYERS = (
-    {"errors", "lazy_names", "version"},
+    {"errors", "modules", "version"},
     {"bundle", "commands", "devices", "engine_choice", "option_checks", "options", "sequences"},
     {"records"},
     {"backends", "scores", "text"},

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rmexport.bench.profiles import PROFILES
 from rmexport.errors import OptionError
-from rmruntime.backends.base import Precision
 from rmruntime.option_checks import COUNT, THREADS, TOKENS, Limit, check_fields
+from rmruntime.options import Precision
 
 SCENARIOS = ("single-stream", "server", "offline")
 DEFAULT_PROFILE = "mixed"

@@ -1,24 +1,28 @@
 """Graph flavours, one file each; a file here is found by its `Dialect` subclass and named nowhere else."""
 
-import importlib
-import pkgutil
 from functools import cache
+from types import ModuleType
 
 from rmexport.graph.dialect import Dialect
 from rmruntime.bundle.manifest import Quantization
+from rmruntime.errors import ModuleError
+from rmruntime.modules import discover
 
 
 @cache
 def dialects() -> dict[str, type[Dialect]]:
-    """Every dialect by its NAME."""
-    found: dict[str, type[Dialect]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Dialect) and value.__module__ == module.__name__:
-                found[value.NAME] = value
+    """Every dialect by its NAME. Raises ModuleError for a file that has none."""
+    return {dialect.NAME: dialect for module in discover(__name__, ()) for dialect in _dialects_of(module)}
+
+
+def _dialects_of(module: ModuleType) -> list[type[Dialect]]:
+    own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    found = [kind for kind in own if issubclass(kind, Dialect) and hasattr(kind, "NAME")]
+    if not found:
+        raise ModuleError(
+            f"{module.__file__}: found no subclass of Dialect that has a NAME, which every module of {__name__} "
+            "must have; add one, or begin the file's name with an underscore if it is a helper"
+        )
     return found
 
 

@@ -11,8 +11,6 @@ nothing of tie_word_embeddings and pad_token_id.
 """
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol
@@ -22,6 +20,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.derived_tensors import Derived
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.dialect import Dialect
+from rmruntime.modules import discover, members
 
 
 class FamilyConfig(Protocol):
@@ -57,10 +56,7 @@ class Family(Protocol):
 def families() -> dict[str, Family]:
     """Every family by each model_type that it answers to."""
     found: dict[str, Family] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.name.startswith("_"):
-            continue
-        module: Any = importlib.import_module(f"{__name__}.{info.name}")
+    for module in discover(__name__, members(Family)):
         found |= dict.fromkeys(module.MODEL_TYPES, module)
     return found
 

@@ -10,8 +10,6 @@ it heeds that. A head that is known but gives no score of one conversation has n
 """
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +29,7 @@ from rmexport.prompt.recipe import Recipe, recipes
 from rmexport.prompt.score_position import EndRule, score_position
 from rmexport.prompt.template_probe import ChatText
 from rmruntime.bundle.manifest import Output, PositionRule
+from rmruntime.modules import discover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +120,7 @@ class Head(Protocol):
 @cache
 def heads() -> dict[str, Head]:
     """Every head by its NAME."""
-    found: dict[str, Head] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.name.startswith("_"):
-            continue
-        module: Any = importlib.import_module(f"{__name__}.{info.name}")
-        found[module.NAME] = module
-    return found
+    return {module.NAME: module for module in discover(__name__, ("NAME", "claims", "read_spec"))}
 
 
 HEAD_FIELDS = (

@@ -14,6 +14,7 @@ from rmruntime.bundle.manifest import BosPolicy, Per
 from rmruntime.bundle.regular_files import read_regular
 from rmruntime.bundle.strict_json import decode_dataclass
 from rmruntime.errors import BundleError
+from rmruntime.modules import is_choice
 
 _NEEDED = {  # layout -> the field that it cannot do without
     "graded_turns": "reply",
@@ -108,7 +109,7 @@ def recipes() -> dict[str, Recipe]:
     found = [
         _parse(entry.read_text(), entry.name)
         for entry in folder.iterdir()
-        if entry.name.endswith(".json") and not entry.name.startswith("_")
+        if entry.name.endswith(".json") and is_choice(entry.name)
     ]
     return {recipe.name: recipe for recipe in sorted(found, key=lambda r: r.name)}
 

@@ -9,19 +9,15 @@ if TYPE_CHECKING:
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `verify`."""
-    from rmruntime.backends.base import PRECISIONS
-    from rmruntime.cli import DEVICE_HELP, STAGE_MEMORY_HELP
+    from rmruntime.commands.engine_arguments import add_engine_arguments
 
     parser.add_argument("bundle")
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    parser.add_argument("--stage-memory", help=STAGE_MEMORY_HELP)
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the engine's arithmetic")
+    add_engine_arguments(parser, without=("threads", "check"))
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
     parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
-    parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
     parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
     parser.add_argument(
         "--reference-cache",
@@ -41,8 +37,8 @@ def run_verify_command(arguments: argparse.Namespace) -> int:
     """Verify, and print what was measured; 0 where the bundle passes, else 1."""
     from rmexport.errors import VerificationError
     from rmexport.output.progress import Watcher, count_bar, notify
-    from rmruntime.cli import stage_memory
     from rmruntime.commands.command import say
+    from rmruntime.commands.engine_arguments import engine_options
 
     try:
         from rmexport.verify.options import VerifyOptions
@@ -55,13 +51,10 @@ def run_verify_command(arguments: argparse.Namespace) -> int:
         ) from error
     options = VerifyOptions(
         data=arguments.data,
-        device=arguments.device,
-        precision=arguments.precision,
+        engine=engine_options(arguments),
         conversations=arguments.conversations,
         recipe=arguments.recipe,
         max_batch_tokens=arguments.max_batch_tokens,
-        dialect=arguments.dialect,
-        stage_memory=stage_memory(arguments.stage_memory),
         reference_device=arguments.reference_device,
         quality=arguments.quality,
         against=arguments.against,

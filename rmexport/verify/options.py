@@ -1,22 +1,22 @@
 """What a user may choose for a verification, as one frozen value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rmexport.errors import OptionError
 from rmexport.verify.quality import read_budget
-from rmruntime.backends.base import Precision
-from rmruntime.option_checks import BYTES, TOKENS, Limit, check_fields
+from rmruntime.option_checks import TOKENS, Limit, check_fields
+from rmruntime.options import EngineOptions, takes_engine_fields
 
 CONVERSATIONS = Limit(1, 1_000_000, why="more than the built-in set has different ones")
 
 REFERENCE = "reference"  # what a quantized bundle may be compared with where no engine runs the unquantized one
 
 
+@takes_engine_fields(OptionError)
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """`data` a file of records, else a built-in seeded set of `conversations`; the engine's options as for scoring.
+    """`data` a file of records, else a built-in seeded set of `conversations`; `engine` as for scoring.
 
     `reference_device` is where torch computes the reference: cpu, cuda or cuda:N. `reference_cache` is the folder that
     keeps what it computed, "off" for none, None for the user's cache folder (`rmexport.verify.reference_cache`).
@@ -27,13 +27,10 @@ class VerifyOptions:
     """
 
     data: str | Path | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
+    engine: EngineOptions = field(default_factory=EngineOptions)
     conversations: int = 256
     recipe: str | None = None
     max_batch_tokens: int | None = None
-    dialect: str | None = None
-    stage_memory: int | Literal["auto"] | None = None
     reference_device: str = "cpu"
     reference_cache: str | None = None
     quality: str | None = None
@@ -42,6 +39,6 @@ class VerifyOptions:
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
-        limits = {"conversations": CONVERSATIONS, "max_batch_tokens": TOKENS, "stage_memory": BYTES}
+        limits = {"conversations": CONVERSATIONS, "max_batch_tokens": TOKENS}
         check_fields(self, limits, error=OptionError)
         read_budget(self.quality or "normal")

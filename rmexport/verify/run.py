@@ -61,7 +61,7 @@ def verify(
     options, watcher = options or VerifyOptions(), watcher or Watcher()
     torch_device = reference_device(options.reference_device)  # its errors before anything is loaded
     cache = open_cache(options.reference_cache, watcher.notify)
-    with _load(bundle, options) as model:
+    with RewardModel.load(bundle, options.engine) as model:
         manifest = model.manifest
         _check_options(manifest, options)
         source, exported = _source(manifest, checkpoint, options)
@@ -134,16 +134,6 @@ def _dtypes(manifest: Manifest) -> tuple[str, ...]:
     return ("fp32", *own)
 
 
-def _load(bundle: str | Path, options: VerifyOptions) -> RewardModel:
-    return RewardModel.load(
-        bundle,
-        device=options.device,
-        precision=options.precision,
-        dialect=options.dialect,
-        stage_memory=options.stage_memory,
-    )
-
-
 def _export_options(manifest: Manifest, options: VerifyOptions) -> ExportOptions:
     """The choices of the export, less quantization; a recipe that was a file must be given again if it has moved."""
     given: dict[str, Any] = {name: value for name, value in manifest.options.items() if name != "quantize"}
@@ -203,10 +193,10 @@ def _counterpart_outputs(
     """What the same engine gives without quantization; None where the reference is to stand for it."""
     if options.against == REFERENCE:
         return None
-    device = backend + "".join(options.device.partition(":")[1:])  # the engine that ran, with the user's number
+    device = backend + "".join(options.engine.device.partition(":")[1:])  # the engine that ran, with the user's number
     with (
         unquantized_bundle(other, options.against) as folder,
-        RewardModel.load(folder, device=device, precision=options.precision, dialect=options.dialect) as model,
+        RewardModel.load(folder, replace(options.engine, device=device).unstaged()) as model,
     ):
         return _engine_outputs(model, sequences, ScoreOptions(max_batch_tokens=options.max_batch_tokens), watcher)
 

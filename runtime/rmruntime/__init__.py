@@ -16,7 +16,7 @@ from rmruntime.errors import (
     RecordError,
     RewardModelError,
 )
-from rmruntime.lazy_names import lazy_names
+from rmruntime.modules import lazy_names
 from rmruntime.version import __version__
 
 TYPE_CHECKING = False  # typing's own takes time to import

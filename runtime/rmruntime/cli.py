@@ -11,54 +11,24 @@ TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Literal
 
     from rmruntime.commands.command import Work
-
-DEVICE_HELP = (
-    "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the stages of a "
-    "bundle that was exported with --stages"
-)
-STAGE_MEMORY_HELP = (
-    "run the bundle's stages in turn on one device, with no more weights loaded at a time than this: a size such as "
-    "6GB, or auto for half of the memory there is"
-)
-
-
-def stage_memory(text: str | None) -> int | Literal["auto"] | None:
-    """What `--stage-memory` says. Raises OptionError."""
-    if text is None or text == "auto":
-        return "auto" if text else None
-    from rmruntime.errors import OptionError
-    from rmruntime.options import parse_bytes
-
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise OptionError(f"stage memory: {error}") from error
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `score`, for both command lines."""
-    from rmruntime.backends.base import PRECISIONS
     from rmruntime.cluster.cli import add_cluster_arguments
+    from rmruntime.commands.engine_arguments import add_engine_arguments
 
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
     parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    parser.add_argument("--stage-memory", help=STAGE_MEMORY_HELP)
-    parser.add_argument("--dialect", help="the graph to run, where the engine reads several (default: its best)")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="the engine's arithmetic (default: auto)"
-    )
-    parser.add_argument("--threads", type=int, default=0, help="engine threads (default: the engine decides)")
+    add_engine_arguments(parser)
     parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
     parser.add_argument("--max-length", type=int, help="limit of one sequence in tokens (default: the bundle's)")
     parser.add_argument("--truncate", choices=("left", "right"), help="cut over-long input on this side")
     parser.add_argument("--aggregate", choices=("mean", "min", "last", "prod"), default="mean", help="of step scores")
     parser.add_argument("--strict-content", action="store_true", help="refuse messages that spell a special token")
-    parser.add_argument("--check", choices=("fast", "full"), default="fast", help="full also hashes the weights")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="what a bad record does")
     add_cluster_arguments(parser)
 
@@ -67,6 +37,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
     from rmruntime.cluster.cli import cluster_options, run_on_cluster
     from rmruntime.commands.command import note
+    from rmruntime.commands.engine_arguments import engine_options
     from rmruntime.options import ScoreOptions
     from rmruntime.score_file import FileOptions, score_file
 
@@ -80,12 +51,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     files = FileOptions(
         input=arguments.input,
         output=arguments.output,
-        device=arguments.device,
-        precision=arguments.precision,
-        threads=arguments.threads,
-        dialect=arguments.dialect,
-        stage_memory=stage_memory(arguments.stage_memory),
-        check=arguments.check,
+        engine=engine_options(arguments),
         on_error=arguments.on_error,
     )
     cluster = cluster_options(arguments)

@@ -3,6 +3,7 @@
 RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
 ├── OptionError            an option has a value that it cannot have
+├── ModuleError            a file among the backends or other choices lacks what each of them must have
 ├── OutputError            records cannot be written: a full disk, a closed pipe
 ├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
 ├── BackendError           the engine cannot run what was asked of it
@@ -28,6 +29,10 @@ class BundleError(RewardModelError):
 
 class OptionError(RewardModelError):
     """An option has a value that it cannot have."""
+
+
+class ModuleError(RewardModelError):
+    """A file among the backends or other choices lacks what each of them must have."""
 
 
 class OutputError(RewardModelError):

@@ -6,16 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from rmruntime.backends.base import Backend, BackendOptions, Precision
+from rmruntime.backends.base import Backend
 from rmruntime.batching.batch_plan import plan_batches, plan_padded_batches
 from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
-from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError
+from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, OptionError, RecordError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.option_checks import check_value
-from rmruntime.options import ScoreOptions
+from rmruntime.options import EngineOptions, Precision, ScoreOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
@@ -47,6 +47,7 @@ class RewardModel:
     def load(
         cls,
         folder: str | Path,
+        engine: EngineOptions | None = None,
         *,
         device: str = "auto",
         precision: Precision = "auto",
@@ -56,7 +57,7 @@ class RewardModel:
         dialect: str | None = None,
         stage_memory: int | Literal["auto"] | None = None,
     ) -> Self:
-        """Open and validate a bundle and load its engine.
+        """Open and validate a bundle and load its engine: as `engine` says, or as its fields given one by one do.
 
         `device` is auto, cpu, cuda, cuda:1, or a backend's name; of several engines that a general name allows, the
         fastest here whose weights fit into the free memory is taken (rmruntime.engine_choice). `precision` is auto,
@@ -68,7 +69,7 @@ class RewardModel:
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
         weights loaded than that. Raises OptionError, BundleError, BackendError or EngineNotInstalled.
         """
-        options = BackendOptions(
+        keywords = EngineOptions(
             device=device,
             precision=precision,
             dialect=dialect,
@@ -78,7 +79,8 @@ class RewardModel:
             stage_memory=stage_memory,
         )
         check_value("folder", folder, str | Path)
-        bundle = Bundle.open(Path(folder), check=check)
+        options = _one_of(engine, keywords)
+        bundle = Bundle.open(Path(folder), check=options.check)
         return cls(bundle, load_executor(bundle, options))
 
     @property
@@ -228,6 +230,14 @@ class RewardModel:
             except NonFiniteScore as error:
                 return error
         return _joined(request, self._encoder.join(request, scores), options)
+
+
+def _one_of(engine: EngineOptions | None, keywords: EngineOptions) -> EngineOptions:
+    """The options that were given. Raises OptionError for both, and for an `engine` that is something else."""
+    check_value("engine", engine, EngineOptions | None)
+    if engine is not None and keywords != EngineOptions():
+        raise OptionError("found engine and keywords of its options, expected one of them: put them into the engine")
+    return keywords if engine is None else engine
 
 
 def _listed(name: str, texts: object) -> list[Any]:

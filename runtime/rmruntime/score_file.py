@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from rmruntime.backends.base import Precision
 from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
-from rmruntime.option_checks import BYTES, THREADS, check_fields
-from rmruntime.options import ScoreOptions
+from rmruntime.option_checks import check_fields
+from rmruntime.options import EngineOptions, ScoreOptions, takes_engine_fields
 from rmruntime.records import Request
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.records.reader import Record, read_records
@@ -30,23 +29,19 @@ from rmruntime.text.flags import SUMMARIES, kinds_of
 BAR_DELAY = 1.0  # seconds: short work shows no bar
 
 
+@takes_engine_fields()
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """Where records come from and go to, the engine, and whether a bad record stops the run or is reported in place."""
 
     input: str | Path
     output: str | Path | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
-    threads: int = 0
-    dialect: str | None = None
-    stage_memory: int | Literal["auto"] | None = None
-    check: Literal["fast", "full"] = "fast"
+    engine: EngineOptions = field(default_factory=EngineOptions)
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
-        check_fields(self, {"threads": THREADS, "stage_memory": BYTES})
+        """Raises OptionError for a value that is none of the choices, or of another type."""
+        check_fields(self, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,15 +172,7 @@ def writable(records: Iterable[Record], writer: RecordWriter) -> Iterator[Record
 
 def load_model(bundle: str, files: FileOptions) -> RewardModel:
     """The bundle on the engine that the options name."""
-    return RewardModel.load(
-        bundle,
-        device=files.device,
-        precision=files.precision,
-        threads=files.threads,
-        check=files.check,
-        dialect=files.dialect,
-        stage_memory=files.stage_memory,
-    )
+    return RewardModel.load(bundle, files.engine)
 
 
 @dataclass(frozen=True)

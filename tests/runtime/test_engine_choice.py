@@ -11,12 +11,12 @@ from conversations import ragged_records
 from rmexport import ExportOptions, export
 from rmruntime import BackendError, RewardModel
 from rmruntime.backends import backends, choose_engine
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.cli import main
 from rmruntime.engine_choice import Candidate, EngineFacts, preferred
 from rmruntime.executors import load_executor
+from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, gated
 
 GB = 10**9
@@ -134,10 +134,10 @@ CASES: list[tuple[Any, Any, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("bundle", "here", "options", "engine", "reason"), CASES)
 def test_the_cpu_engines(machine: Any, bundle: Any, here: Any, options: Any, engine: str, reason: str) -> None:
     machine(**here)
-    chosen = choose_engine(bundle_of(*bundle), BackendOptions(**{"device": "cpu", **options}))
+    chosen = choose_engine(bundle_of(*bundle), EngineOptions(**{"device": "cpu", **options}))
     assert f"{chosen.module.NAME} in {chosen.facts.precision}" == engine
     assert chosen.reason.startswith(reason)
-    assert chosen.pinned(BackendOptions(device="cpu")).device == chosen.module.NAME
+    assert chosen.pinned(EngineOptions(device="cpu")).device == chosen.module.NAME
 
 
 def test_an_engine_without_the_precision_gives_way_to_one_that_has_it(
@@ -145,18 +145,18 @@ def test_an_engine_without_the_precision_gives_way_to_one_that_has_it(
 ) -> None:
     machine(bf16=True, free=20)
     bundle = bundle_of(1e8, "bf16")
-    assert choose_engine(bundle, BackendOptions(device="cpu", precision="bf16")).module.NAME == "openvino"
+    assert choose_engine(bundle, EngineOptions(device="cpu", precision="bf16")).module.NAME == "openvino"
     with pytest.raises(BackendError, match="ort-cpu cannot compute this bf16 bundle with precision 'bf16'"):
-        choose_engine(bundle, BackendOptions(device="ort-cpu", precision="bf16"))
+        choose_engine(bundle, EngineOptions(device="ort-cpu", precision="bf16"))
     machine(bf16=False, free=20)
     with pytest.raises(BackendError, match="openvino cannot compute this bf16 bundle with precision 'bf16'"):
-        choose_engine(bundle, BackendOptions(device="cpu", precision="bf16"))
+        choose_engine(bundle, EngineOptions(device="cpu", precision="bf16"))
 
 
 @pytest.mark.parametrize("name", ["ort-cuda", "tensorrt"])
 def test_gpus_come_before_processors(name: str) -> None:
     module: Any = backends()[name]
-    facts = module.facts(None, Graph(file="g", dialect="d", compute_dtype="bf16"), BackendOptions())
+    facts = module.facts(None, Graph(file="g", dialect="d", compute_dtype="bf16"), EngineOptions())
     assert facts.memory == 0 and facts.precision == "bf16"
     cpu = one("cpu", 2, 1)
     assert preferred([Candidate(name=name, facts=facts), cpu], 0).name == name
@@ -186,12 +186,12 @@ def test_a_model_says_why(bundle: Path) -> None:
         if importlib.util.find_spec(backends()[device.partition(",")[0]].PACKAGE) is not None:
             with RewardModel.load(bundle, device=device) as model:
                 assert model.backend_reason == "it was asked for by name"
-    chosen = choose_engine(Bundle.open(bundle), BackendOptions())
+    chosen = choose_engine(Bundle.open(bundle), EngineOptions())
     with RewardModel.load(bundle) as model:
         assert (model.backend, model.backend_reason) == (chosen.module.NAME, chosen.reason)
     with RewardModel.load(bundle, stage_memory=10**9) as model:
         assert model.backend_reason
-    executor = load_executor(Bundle.open(bundle), BackendOptions(device="cpu,cpu"))
+    executor = load_executor(Bundle.open(bundle), EngineOptions(device="cpu,cpu"))
     assert executor.reason and executor.name.endswith("in 2 stages")
     executor.close()
 
@@ -210,7 +210,7 @@ def test_small_sizes_are_shown_as_what_they_are(bundle: Path) -> None:
 
 
 def test_the_choice_is_the_same_in_the_same_state(bundle: Path) -> None:
-    first = choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=GB))
-    assert all(choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=GB)) == first for _ in range(3))
+    first = choose_engine(Bundle.open(bundle), EngineOptions(memory_limit=GB))
+    assert all(choose_engine(Bundle.open(bundle), EngineOptions(memory_limit=GB)) == first for _ in range(3))
     with RewardModel.load(bundle, memory_limit=GB) as model:
         assert model.backend == first.module.NAME and model.score(ragged_records(2))

@@ -12,9 +12,9 @@ from rmexport.diff.comparison import DiffOptions
 from rmexport.errors import OptionError as ExportOptionError
 from rmexport.options import ExportOptions
 from rmruntime import OptionError, RewardModel, ScoreOptions
-from rmruntime.backends.base import BackendOptions
 from rmruntime.cli import main
 from rmruntime.cluster.options import ClusterOptions
+from rmruntime.options import EngineOptions
 from rmruntime.score_file import FileOptions
 
 WRONG: list[tuple[type, dict[str, Any], str]] = [
@@ -29,23 +29,23 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (ScoreOptions, {"max_length": 10**5000}, "max_length is a number of thousands of digits, expected at most"),
     (ScoreOptions, {"max_batch_tokens": 0}, "max_batch_tokens is 0, expected at least 1"),
     (ScoreOptions, {"max_batch_tokens": float("nan")}, "max_batch_tokens is nan"),
-    (BackendOptions, {"threads": 10**9}, r"threads is 1000000000, expected at most 1,024 \(more than any machine"),
-    (BackendOptions, {"threads": -1}, "threads is -1, expected a number of threads, 0 for the engine's choice"),
-    (BackendOptions, {"threads": True}, "threads is True"),
-    (BackendOptions, {"threads": 2.0}, "threads is 2.0"),
-    (BackendOptions, {"memory_limit": "x"}, "memory_limit is 'x', expected a number of bytes or None"),
-    (BackendOptions, {"memory_limit": -1}, "memory_limit is -1"),
-    (BackendOptions, {"memory_limit": False}, "memory_limit is False"),
-    (BackendOptions, {"memory_limit": 1 << 70}, "memory_limit is .*expected at most"),
-    (BackendOptions, {"device": None}, "device is None, expected a text"),
-    (BackendOptions, {"device": 3}, "device is 3"),
-    (BackendOptions, {"precision": "fp8"}, "precision is 'fp8', expected one of auto, fp32, bf16, fp16"),
-    (BackendOptions, {"precision": {}}, "precision is {}"),
-    (BackendOptions, {"dialect": 4}, "dialect is 4"),
-    (BackendOptions, {"check": "ful"}, "check is 'ful', expected one of fast, full"),
-    (BackendOptions, {"check": True}, "check is True"),
-    (BackendOptions, {"stage_memory": "6GB"}, "stage_memory is '6GB', expected a number of bytes or 'auto'"),
-    (BackendOptions, {"stage_memory": True}, "stage_memory is True"),
+    (EngineOptions, {"threads": 10**9}, r"threads is 1000000000, expected at most 1,024 \(more than any machine"),
+    (EngineOptions, {"threads": -1}, "threads is -1, expected a number of threads, 0 for the engine's choice"),
+    (EngineOptions, {"threads": True}, "threads is True"),
+    (EngineOptions, {"threads": 2.0}, "threads is 2.0"),
+    (EngineOptions, {"memory_limit": "x"}, "memory_limit is 'x', expected a number of bytes or None"),
+    (EngineOptions, {"memory_limit": -1}, "memory_limit is -1"),
+    (EngineOptions, {"memory_limit": False}, "memory_limit is False"),
+    (EngineOptions, {"memory_limit": 1 << 70}, "memory_limit is .*expected at most"),
+    (EngineOptions, {"device": None}, "device is None, expected a text"),
+    (EngineOptions, {"device": 3}, "device is 3"),
+    (EngineOptions, {"precision": "fp8"}, "precision is 'fp8', expected one of auto, fp32, bf16, fp16"),
+    (EngineOptions, {"precision": {}}, "precision is {}"),
+    (EngineOptions, {"dialect": 4}, "dialect is 4"),
+    (EngineOptions, {"check": "ful"}, "check is 'ful', expected one of fast, full"),
+    (EngineOptions, {"check": True}, "check is True"),
+    (EngineOptions, {"stage_memory": "6GB"}, "stage_memory is '6GB', expected a number of bytes or 'auto'"),
+    (EngineOptions, {"stage_memory": True}, "stage_memory is True"),
     (FileOptions, {"input": 3}, "input is 3"),
     (FileOptions, {"input": "x", "on_error": "ignore"}, "on_error is 'ignore', expected one of stop, skip"),
     (FileOptions, {"input": "x", "check": "ful"}, "check is 'ful'"),
@@ -79,7 +79,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(kind: type, given: dict[st
 def test_right_values_of_every_kind_are_taken() -> None:
     assert ScoreOptions(truncate="left", max_length=np.int64(5), aggregate="prod").max_length == 5
     assert type(ScoreOptions(max_length=np.int64(5)).max_length) is int  # JSON has no word for numpy's
-    assert BackendOptions(memory_limit=0, stage_memory="auto", threads=1024).threads == 1024
+    assert EngineOptions(memory_limit=0, stage_memory="auto", threads=1024).threads == 1024
     assert FileOptions(input=Path("x"), stage_memory=1).input == Path("x")
 
 

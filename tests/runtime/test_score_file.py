@@ -14,10 +14,11 @@ import pytest
 from rmexport import ExportOptions, export
 from rmruntime import BackendError, DeviceLimit, DeviceMemoryError, InputError, RewardModel, ScoreOptions
 from rmruntime.backends import load_backend
-from rmruntime.backends.base import Backend, BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import Backend, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
 from rmruntime.errors import OptionError, PassTooLarge
+from rmruntime.options import EngineOptions
 from rmruntime.score_file import FileOptions, score_file
 from tiny_checkpoints import causal_lm, gated, sequence_classifier
 
@@ -155,7 +156,7 @@ def cramped(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> list[Cramped]:
     """Every RewardModel that is loaded from now on has such an engine."""
     made: list[Cramped] = []
 
-    def load(opened: Bundle, options: BackendOptions) -> Cramped:
+    def load(opened: Bundle, options: EngineOptions) -> Cramped:
         made.append(Cramped(load_backend(opened, replace(options, device="ort-cpu")), **limits))
         return made[-1]
 

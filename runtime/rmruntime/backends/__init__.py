@@ -8,19 +8,18 @@ here), `facts(bundle, graph, options)` (what it would do with a graph) and `load
 four import the engine. `rmruntime.engine_choice` has the rule by which one of several is chosen.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
-from rmruntime.backends.base import Backend, BackendModule, BackendOptions, is_index
+from rmruntime.backends.base import Backend, BackendModule
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import NAMED, Candidate, EngineFacts, preferred
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
+from rmruntime.modules import discover, members
+from rmruntime.options import EngineOptions, is_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class EngineChoice:
     facts: EngineFacts
     reason: str
 
-    def pinned(self, options: BackendOptions) -> BackendOptions:
+    def pinned(self, options: EngineOptions) -> EngineOptions:
         """The options with this engine in place of a general name."""
         _, colon, index = options.device.partition(":")
         return replace(options, device=f"{self.module.NAME}{colon}{index}")
@@ -41,14 +40,11 @@ class EngineChoice:
 @cache
 def backends() -> dict[str, BackendModule]:
     """Every backend module by NAME, the preferred first."""
-    modules: list[Any] = []
-    for info in pkgutil.iter_modules(__path__):
-        if not info.name.startswith("_") and info.name != "base":
-            modules.append(importlib.import_module(f"{__name__}.{info.name}"))
+    modules: list[BackendModule] = discover(__name__, members(BackendModule))
     return {m.NAME: m for m in sorted(modules, key=lambda m: -m.PRIORITY)}
 
 
-def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
+def load_backend(bundle: Bundle, options: EngineOptions) -> Backend:
     """The engine for `options.device`, loaded with the bundle's graph for it.
 
     Raises EngineNotInstalled naming the extra, EngineUnusable or BackendError when no backend or no graph fits. Never
@@ -58,13 +54,13 @@ def load_backend(bundle: Bundle, options: BackendOptions) -> Backend:
     return choice.module.load(bundle, choice.graph, options)
 
 
-def choose_backend(bundle: Bundle, options: BackendOptions, *, staged: bool = False) -> tuple[BackendModule, Graph]:
+def choose_backend(bundle: Bundle, options: EngineOptions, *, staged: bool = False) -> tuple[BackendModule, Graph]:
     """Engine and graph of `choose_engine`."""
     choice = choose_engine(bundle, options, staged=staged)
     return choice.module, choice.graph
 
 
-def choose_engine(bundle: Bundle, options: BackendOptions, *, staged: bool = False) -> EngineChoice:
+def choose_engine(bundle: Bundle, options: EngineOptions, *, staged: bool = False) -> EngineChoice:
     """The best of the backends that the device names, which nothing keeps from running, and why; loads no weights.
 
     `staged`: only backends that run stages. Raises as `load_backend` does.
@@ -85,7 +81,7 @@ def choose_engine(bundle: Bundle, options: BackendOptions, *, staged: bool = Fal
 
 
 def _preferred(
-    bundle: Bundle, usable: Sequence[BackendModule], options: BackendOptions, missing: Sequence[str]
+    bundle: Bundle, usable: Sequence[BackendModule], options: EngineOptions, missing: Sequence[str]
 ) -> EngineChoice:
     """By the rule, of those that have a graph of the precision asked for."""
     able = [module for module in usable if _graph_keys(bundle, module, options)]
@@ -113,7 +109,7 @@ def _fitting(device: str) -> list[BackendModule]:
     return fitting
 
 
-def _running_stages(fitting: list[BackendModule], options: BackendOptions) -> list[BackendModule]:
+def _running_stages(fitting: list[BackendModule], options: EngineOptions) -> list[BackendModule]:
     able = [module for module in fitting if module.RUNS_STAGES]
     if not able:
         names = " or ".join(name for name, module in backends().items() if module.RUNS_STAGES)
@@ -121,7 +117,7 @@ def _running_stages(fitting: list[BackendModule], options: BackendOptions) -> li
     return able
 
 
-def _check_index(fitting: list[BackendModule], options: BackendOptions) -> None:
+def _check_index(fitting: list[BackendModule], options: EngineOptions) -> None:
     device, colon, index = options.device.partition(":")
     if not colon:
         return
@@ -132,17 +128,17 @@ def _check_index(fitting: list[BackendModule], options: BackendOptions) -> None:
         raise BackendError(f"device {options.device!r}: {name} takes no device number {index!r}; say {expected}")
 
 
-def _readable(bundle: Bundle, module: BackendModule, options: BackendOptions) -> bool:
+def _readable(bundle: Bundle, module: BackendModule, options: EngineOptions) -> bool:
     return bool(_graphs(bundle, module, options))
 
 
-def _graphs(bundle: Bundle, module: BackendModule, options: BackendOptions) -> list[Graph]:
+def _graphs(bundle: Bundle, module: BackendModule, options: EngineOptions) -> list[Graph]:
     """The bundle's graphs that the engine may run."""
     reads = [d for d in module.DIALECTS if options.dialect in (None, d)]
     return [graph for graph in bundle.manifest.graphs if graph.dialect in reads]
 
 
-def _unreadable(bundle: Bundle, fitting: Iterable[BackendModule], options: BackendOptions) -> str:
+def _unreadable(bundle: Bundle, fitting: Iterable[BackendModule], options: EngineOptions) -> str:
     have = ", ".join(sorted({g.dialect for g in bundle.manifest.graphs}))
     reads = " or ".join(f"{m.NAME}, which reads {', '.join(m.DIALECTS)} graphs" for m in fitting)
     asked = "" if options.dialect is None else f" with dialect {options.dialect!r}"
@@ -159,20 +155,20 @@ def _way_out(bundle: Bundle) -> str:
     )
 
 
-def _graph_for(bundle: Bundle, module: BackendModule, options: BackendOptions) -> Graph:
+def _graph_for(bundle: Bundle, module: BackendModule, options: EngineOptions) -> Graph:
     """The best of its graphs that give the precision; there is one."""
     known = {(graph.dialect, graph.compute_dtype): graph for graph in _graphs(bundle, module, options)}
     return known[_graph_keys(bundle, module, options)[0]]
 
 
-def _graph_keys(bundle: Bundle, module: BackendModule, options: BackendOptions) -> list[tuple[str, str]]:
+def _graph_keys(bundle: Bundle, module: BackendModule, options: EngineOptions) -> list[tuple[str, str]]:
     """Dialect and compute dtype of its graphs that give the precision, best first."""
     known = {(graph.dialect, graph.compute_dtype) for graph in _graphs(bundle, module, options)}
     wanted = module.compute_dtypes(bundle.manifest.dtype, options.precision)
     return [key for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted) if key in known]
 
 
-def _imprecise(bundle: Bundle, module: BackendModule, options: BackendOptions) -> str:
+def _imprecise(bundle: Bundle, module: BackendModule, options: EngineOptions) -> str:
     have = ", ".join(sorted({graph.compute_dtype for graph in _graphs(bundle, module, options)}))
     return (
         f"{module.NAME} cannot compute this {bundle.manifest.dtype} bundle with precision {options.precision!r} on "

@@ -2,67 +2,19 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
-from rmruntime.option_checks import BYTES, THREADS, check_fields
+from rmruntime.options import EngineOptions
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS = get_args(Precision)
+BackendOptions = EngineOptions  # the name that backends outside this package may import
 # Index arrays; of a stage also the hidden states, in whatever form the stage before it gave them.
 Feeds = Mapping[str, Any]
 # fp32 arrays; of a stage that is not the last, hidden states that only the same engine's next stage need understand.
 Outputs = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendOptions:
-    """`device` as the user said it; `threads` 0 lets the engine decide; `memory_limit` bytes it should stay under.
-
-    Several devices, with commas between, run one stage after another. `stage_memory`, bytes or "auto" (half of the
-    memory there is), has one device run the stages in turn, holding no more weights than that.
-    `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's dtype; otherwise that
-    arithmetic or an error. `dialect` names the graph to run, where an engine reads several; None: the engine's best.
-    `check` "full" has compiled engines hashed.
-    """
-
-    device: str = "auto"
-    precision: Precision = "auto"
-    dialect: str | None = None
-    check: Literal["fast", "full"] = "fast"
-    threads: int = 0
-    memory_limit: int | None = None
-    stage_memory: int | Literal["auto"] | None = None
-
-    def __post_init__(self) -> None:
-        """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
-        limits = {"threads": THREADS, "memory_limit": BYTES._replace(least=0), "stage_memory": BYTES}
-        check_fields(self, limits)
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Each of the devices."""
-        return tuple(part.strip() for part in self.device.split(","))
-
-    @property
-    def device_name(self) -> str:
-        """The device without its number."""
-        return self.device.partition(":")[0]
-
-    @property
-    def device_index(self) -> int:
-        """The number behind the colon, 0 without one."""
-        number = self.device.partition(":")[2]
-        return int(number) if is_index(number) else 0
-
-
-def is_index(text: str) -> bool:
-    """Whether `text` is the number of a device: decimal, and none that no machine has."""
-    return text.isdecimal() and len(text) < 6
 
 
 class Backend(Protocol):
@@ -105,15 +57,15 @@ class BackendModule(Protocol):
         """Compute dtypes of the graphs that give this precision, best first; empty when it cannot."""
         ...
 
-    def obstacle(self, bundle: Bundle, options: BackendOptions) -> BackendError | None:
+    def obstacle(self, bundle: Bundle, options: EngineOptions) -> BackendError | None:
         """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
         ...
 
-    def facts(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+    def facts(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
         """What it would do with a graph that nothing keeps it from running; cheap, and loads no weights."""
         ...
 
-    def load(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> Backend:
+    def load(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> Backend:
         """The graph, or the stage that `Graph.of_stage` made of it, ready to run."""
         ...
 

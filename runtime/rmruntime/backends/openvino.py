@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rmruntime.backends.base import CPU_BATCH_TOKENS, BackendOptions, Feeds, Outputs, package_obstacle
+from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import HIDDEN_OUT, Graph
 from rmruntime.bundle.safetensors_header import ITEM_BYTES
 from rmruntime.devices.host_memory import available_memory, stage_share
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
+from rmruntime.options import EngineOptions
 
 NAME = "openvino"
 DEVICES = ("cpu",)
@@ -53,12 +54,12 @@ def _processor_flags() -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
     """The package that is missing."""
     return package_obstacle(PACKAGE, EXTRA)
 
 
-def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
     """bf16 products, which other engines do not have on CPUs, or fp32."""
     precision = _precision(graph, options)
     because = "this processor has bf16 products" if precision == "bf16" else ""
@@ -70,7 +71,7 @@ def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
     )
 
 
-def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OpenVinoBackend":
+def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "OpenVinoBackend":
     """The graph compiled for this processor; weights stay memory-mapped until the first pass packs them."""
     return OpenVinoBackend(bundle, graph, options)
 
@@ -81,7 +82,7 @@ class OpenVinoBackend:
     name = NAME
     batch_tokens = CPU_BATCH_TOKENS
 
-    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> None:
         self.graph = graph
         self.precision = _precision(graph, options)
         path = str(bundle.folder / graph.file)
@@ -105,11 +106,11 @@ class OpenVinoBackend:
         self._request, self._outputs = None, {}  # the outputs too keep the model, and the weights mapped
 
 
-def _precision(graph: Graph, options: BackendOptions) -> str:
+def _precision(graph: Graph, options: EngineOptions) -> str:
     return "bf16" if "bf16" in (graph.compute_dtype, options.precision) else "fp32"
 
 
-def _heap_bytes(bundle: Bundle, graph: Graph, options: BackendOptions, precision: str) -> int:
+def _heap_bytes(bundle: Bundle, graph: Graph, options: EngineOptions, precision: str) -> int:
     """Bytes of packed weights; those of another dtype than the arithmetic's are converted whole besides.
 
     Of stages in turn there are no more than the stage memory at a time. Codes of quantized weights stay codes.
@@ -128,7 +129,7 @@ def _heap_bytes(bundle: Bundle, graph: Graph, options: BackendOptions, precision
     return nbytes if stored <= limit else nbytes * limit // stored
 
 
-def _settings(graph: Graph, options: BackendOptions) -> dict[str, Any]:
+def _settings(graph: Graph, options: EngineOptions) -> dict[str, Any]:
     """The graph's own types decide the arithmetic; only bf16 that the graph does not have is left to the engine.
 
     No CACHE_DIR: a graph with a Scan comes back from OpenVINO's cache (2026.4) with wrong results, and compiling, which

@@ -5,20 +5,13 @@ Those of 4 bits never are: there is a product that reads them.
 
 from typing import Any
 
-from rmruntime.backends.base import (
-    CPU_BATCH_TOKENS,
-    BackendOptions,
-    Feeds,
-    Outputs,
-    engine_module,
-    package_obstacle,
-)
+from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError
-from rmruntime.options import shown_bytes
+from rmruntime.options import EngineOptions, shown_bytes
 
 NAME = "ort-cpu"
 DEVICES = ("cpu",)
@@ -39,22 +32,22 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
     return ("fp32",) if precision in ("auto", "fp32") else ()
 
 
-def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
     """The package that is missing."""
     return package_obstacle(PACKAGE, EXTRA)
 
 
-def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
     """fp32 of packed copies, or slower from the page cache where there is no room for them."""
     heap = _heap_bytes(bundle, graph)
     if _has_room(bundle, graph, options):
         return EngineFacts(precision="fp32", speed=PACKED, memory=heap)
-    turns = options.stage_memory is not None
+    turns = options.stages_in_turn
     why = "loads stages without packing them" if turns else f"has no room for {shown_bytes(heap)} of packed weights"
     return EngineFacts(precision="fp32", speed=UNPACKED, memory=0, because=f"{NAME} {why}")
 
 
-def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCpuBackend":
+def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "OrtCpuBackend":
     """A session over the bundle's shards, which stay memory-mapped where the weights are used as stored."""
     return OrtCpuBackend(bundle, graph, options)
 
@@ -66,7 +59,7 @@ class OrtCpuBackend:
     batch_tokens = CPU_BATCH_TOKENS
     precision = "fp32"
 
-    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> None:
         ort = engine_module(PACKAGE)
         self.graph = graph
         settings = ort.SessionOptions()
@@ -102,10 +95,10 @@ class OrtCpuBackend:
         self._session = None
 
 
-def _has_room(bundle: Bundle, graph: Graph, options: BackendOptions) -> bool:
+def _has_room(bundle: Bundle, graph: Graph, options: EngineOptions) -> bool:
     """Whether weights are widened and packed at load, rather than read from the page cache in every pass."""
     limit = options.memory_limit if options.memory_limit is not None else int(HEAP_SHARE * available_memory())
-    return options.stage_memory is None and _heap_bytes(bundle, graph) <= limit
+    return not options.stages_in_turn and _heap_bytes(bundle, graph) <= limit
 
 
 def _heap_bytes(bundle: Bundle, graph: Graph) -> int:

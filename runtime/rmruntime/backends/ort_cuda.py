@@ -13,7 +13,7 @@ from rmruntime.backends._ort_cuda_session import (
     session_error,
 )
 from rmruntime.backends._ort_io_binding import DeviceBinding
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
+from rmruntime.backends.base import Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.bundle.safetensors_header import read_header
@@ -21,6 +21,7 @@ from rmruntime.devices.cuda_driver import CudaDevice, cuda_device, driver_versio
 from rmruntime.devices.host_memory import NARROWER
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
+from rmruntime.options import EngineOptions
 
 NAME = "ort-cuda"
 DEVICES = ("cuda",)
@@ -49,7 +50,7 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
     return (precision,) if precision in (bundle_dtype, "fp32") else ()
 
 
-def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
     """What is missing of driver, GPU, package and graph."""
     try:
         device = cuda_device(options.device_index)
@@ -58,12 +59,12 @@ def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     return package_obstacle(PACKAGE, EXTRA) or _build_obstacle() or _bundle_obstacle(bundle, options, device)
 
 
-def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
     """The graph's own arithmetic, on the GPU."""
     return EngineFacts(precision=graph.compute_dtype, speed=SPEED, memory=0, because="it runs on a GPU")
 
 
-def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "OrtCudaBackend":
+def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "OrtCudaBackend":
     """A session with the weights on the GPU. Raises DeviceMemoryError where it has no room for them and a pass."""
     return OrtCudaBackend(bundle, graph, options)
 
@@ -73,7 +74,7 @@ class OrtCudaBackend:
 
     name = NAME
 
-    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> None:
         ort = engine_module(PACKAGE)
         self.graph, self.precision = graph, graph.compute_dtype
         self.batch_tokens = _room(bundle, graph, options)
@@ -127,7 +128,7 @@ def _build_obstacle() -> BackendError | None:
     return None
 
 
-def _bundle_obstacle(bundle: Bundle, options: BackendOptions, device: CudaDevice) -> BackendError | None:
+def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice) -> BackendError | None:
     """No graph of this precision; only the slow one in fp32, which was not asked for; bf16 on a GPU without it."""
     dtype = bundle.manifest.dtype
     wanted = compute_dtypes(dtype, options.precision)
@@ -155,7 +156,7 @@ def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
     return frozenset() if graph.dialect in OWN_DIALECTS else SIZE_OPS
 
 
-def _room(bundle: Bundle, graph: Graph, options: BackendOptions) -> int:
+def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
     """How many tokens a pass may have beside the weights. Raises DeviceMemoryError where it is too few."""
     device = cuda_device(options.device_index)
     free = free_memory(device.index)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmruntime.backends._cuda_memory import CudaMemory
 from rmruntime.backends._tensorrt_engine import TensorRtEngine
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs, engine_module, package_obstacle
+from rmruntime.backends.base import Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.bundle import file_sha256
 from rmruntime.bundle.engine_record import (
@@ -21,6 +21,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.cuda_driver import CudaDevice, cuda_device
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, BundleError, EngineNotInstalled, EngineUnusable
+from rmruntime.options import EngineOptions
 
 NAME = "tensorrt"
 DEVICES = ("cuda",)
@@ -43,7 +44,7 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
     return (precision,) if precision in (bundle_dtype, "fp32") else ()
 
 
-def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
+def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
     """No driver or GPU, no package, or no engine for this GPU, this bundle and this version of TensorRT."""
     wanted = compute_dtypes(bundle.manifest.dtype, options.precision)
     dialects = [dialect for dialect in DIALECTS if options.dialect in (None, dialect)]
@@ -60,12 +61,12 @@ def obstacle(bundle: Bundle, options: BackendOptions) -> BackendError | None:
     return None
 
 
-def facts(bundle: Bundle, graph: Graph, options: BackendOptions) -> EngineFacts:
+def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
     """The graph's own arithmetic, on the GPU."""
     return EngineFacts(precision=graph.compute_dtype, speed=SPEED, memory=0, because="it runs on a GPU")
 
 
-def load(bundle: Bundle, graph: Graph, options: BackendOptions) -> "TensorRtBackend":
+def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "TensorRtBackend":
     """The engine compiled from this graph for this GPU, its weights read straight onto the device."""
     return TensorRtBackend(bundle, graph, options)
 
@@ -75,7 +76,7 @@ class TensorRtBackend:
 
     name = NAME
 
-    def __init__(self, bundle: Bundle, graph: Graph, options: BackendOptions) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> None:
         folder, record = _choose_engine(bundle, [graph], options)
         if options.check == "full":
             _check_content(folder, record)
@@ -97,7 +98,7 @@ class TensorRtBackend:
         self._memory.close()
 
 
-def _choose_engine(bundle: Bundle, graphs: list[Graph], options: BackendOptions) -> tuple[Path, EngineRecord]:
+def _choose_engine(bundle: Bundle, graphs: list[Graph], options: EngineOptions) -> tuple[Path, EngineRecord]:
     """The folder and record of the engine to run.
 
     Raises EngineUnusable or EngineNotInstalled, which say of each engine what it is for, and how to make one.

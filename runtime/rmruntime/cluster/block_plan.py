@@ -82,7 +82,7 @@ def make_plan(
     size = cluster.block_records or block_size(inputs)
     return Plan(
         manifest=bundle_digest(bundle),
-        options=asdict(options) | {name: getattr(files, name) for name in ENGINE_OPTIONS},
+        options=asdict(options) | {name: getattr(files.engine, name) for name in ENGINE_OPTIONS},
         shards=cluster.shards,
         block_records=size,
         files=tuple(InputFile(name=p.name, size=p.stat().st_size, sha256=_table_digest(p)) for p in inputs),

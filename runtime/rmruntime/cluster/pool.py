@@ -27,9 +27,9 @@ def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
     Raises ClusterError when the cluster has no room for them.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    files = replace(files, device=_device(files.device, nodes))
-    gpus = int(_on_gpu(files.device))
-    cpus = _cpus(files.threads, options.workers, nodes, gpus)
+    engine = replace(files.engine, device=_device(files.engine.device, nodes))
+    gpus = int(_on_gpu(engine.device))
+    cpus = _cpus(engine.threads, options.workers, nodes, gpus)
     room = [_room(node, cpus, gpus) for node in nodes]
     workers = options.workers or sum(room)
     if not workers or workers > sum(room):
@@ -38,8 +38,8 @@ def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
             f"found room for {sum(room)} workers of {each}, expected room for {max(workers, 1)}; choose fewer "
             f"--workers or --threads{', or --device cpu' if gpus else ''}"
         )
-    threads = files.threads if gpus else cpus
-    return Pool(workers=workers, cpus=cpus, gpus=gpus, files=replace(files, threads=threads))
+    engine = replace(engine, threads=engine.threads if gpus else cpus)
+    return Pool(workers=workers, cpus=cpus, gpus=gpus, files=replace(files, engine=engine))
 
 
 def _device(device: str, nodes: Sequence[dict[str, float]]) -> str:

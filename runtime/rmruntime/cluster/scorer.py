@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rmruntime.backends import backends, choose_engine
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.cluster.block_plan import bundle_digest
 from rmruntime.cluster.blocks import Block, read_block
@@ -154,16 +153,9 @@ def _agreed(job: Job) -> tuple[FileOptions, str]:
     cannot run that engine it keeps its own choice, which `Journal.claim_engine` then refuses.
     """
     files, bundle = job.files, Bundle.open(Path(job.bundle))
-    options = BackendOptions(
-        device=files.device,
-        precision=files.precision,
-        dialect=files.dialect,
-        threads=files.threads,
-        stage_memory=files.stage_memory,
-    )
-    staged = files.stage_memory is not None
+    options, staged = files.engine, files.engine.stages_in_turn
     own = choose_engine(bundle, options, staged=staged)
-    if files.device in backends():
+    if options.device in backends():
         return files, own.reason
     agreed = job.journal.agree_on_engine(own.module.NAME)
     if agreed != own.module.NAME:
@@ -172,7 +164,7 @@ def _agreed(job: Job) -> tuple[FileOptions, str]:
         except BackendError:
             agreed = own.module.NAME
     reason = own.reason if agreed == own.module.NAME else "the first worker of the run chose it"
-    return replace(files, device=agreed), reason
+    return replace(files, engine=replace(options, device=agreed)), reason
 
 
 def _deadly(task: Task, attempts: int) -> str:

@@ -1,17 +1,17 @@
 """How passes are run: one engine for the whole graph, a stage for each of several devices, or the stages in turn."""
 
 from rmruntime.backends import choose_engine, load_backend
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_check import check_graphs
 from rmruntime.executors.base import DirectExecutor, PassExecutor
 from rmruntime.executors.pipeline import load_pipeline
 from rmruntime.executors.streaming import load_streaming
+from rmruntime.options import EngineOptions
 
 __all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
 
 
-def load_executor(bundle: Bundle, options: BackendOptions) -> PassExecutor:
+def load_executor(bundle: Bundle, options: EngineOptions) -> PassExecutor:
     """What runs the bundle as the options say.
 
     Its graphs are checked before any engine sees one. Raises BundleError for those that are not as the manifest says,
@@ -19,7 +19,7 @@ def load_executor(bundle: Bundle, options: BackendOptions) -> PassExecutor:
     are asked for, and DeviceMemoryError for a stage that does not fit.
     """
     check_graphs(bundle)
-    if options.stage_memory is not None:
+    if options.stages_in_turn:
         return load_streaming(bundle, options)
     if options.devices[1:]:
         return load_pipeline(bundle, options)

@@ -8,12 +8,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from rmruntime.backends import EngineChoice, choose_engine
-from rmruntime.backends.base import BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
 from rmruntime.executors.stage_group import Job, StageGroup, StageSource, for_devices, stages_of
+from rmruntime.options import EngineOptions
 
 THREAD_NAME = "rmruntime-stage"
 
@@ -21,7 +22,7 @@ THREAD_NAME = "rmruntime-stage"
 _Jobs = queue.SimpleQueue[Job | None]  # None: no more come
 
 
-def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor":
+def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
     """The bundle's stages on the devices that `options` names, in their order.
 
     Raises BackendError where they have no engine in common or fewer stages than devices, and what loading raises.
@@ -41,7 +42,7 @@ def load_pipeline(bundle: Bundle, options: BackendOptions) -> "PipelineExecutor"
     return PipelineExecutor(groups, graph, choice.reason)
 
 
-def _common_engine(bundle: Bundle, own: Sequence[BackendOptions]) -> EngineChoice:
+def _common_engine(bundle: Bundle, own: Sequence[EngineOptions]) -> EngineChoice:
     """The one engine, and graph, of all devices: others would want passes of another shape."""
     chosen = {one.device: choose_engine(bundle, one, staged=True) for one in {one.device: one for one in own}.values()}
     if len({choice.graph.file for choice in chosen.values()}) > 1:

@@ -5,10 +5,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rmruntime.backends.base import Backend, BackendModule, BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import Backend, BackendModule, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Stage
 from rmruntime.errors import BackendError
+from rmruntime.options import EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class StageSource:
     module: BackendModule
     graph: Graph
 
-    def load(self, stages: Sequence[Stage], options: BackendOptions) -> "StageGroup":
+    def load(self, stages: Sequence[Stage], options: EngineOptions) -> "StageGroup":
         """The stages' engines on one device. Raises as `BackendModule.load` does; what was loaded is then freed."""
         engines: list[Backend] = []
         try:

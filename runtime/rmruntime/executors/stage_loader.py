@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle.manifest import Stage, WeightRange
 from rmruntime.executors.stage_group import StageGroup, StageSource
+from rmruntime.options import EngineOptions
 
 THREAD_NAME = "rmruntime-load"
 _BLOCK = 8 << 20  # bytes read at a time
@@ -27,7 +27,7 @@ class StageLoader:
         self,
         source: StageSource,
         groups: Sequence[Sequence[Stage]],
-        options: BackendOptions,
+        options: EngineOptions,
         *,
         ahead: bool,
         forget: bool,

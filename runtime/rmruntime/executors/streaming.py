@@ -4,10 +4,9 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 from rmruntime.backends import choose_engine
-from rmruntime.backends.base import BackendModule, BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import BackendModule, Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph, Stage
 from rmruntime.devices.host_memory import UNLIMITED, available_memory, stage_share
@@ -15,13 +14,14 @@ from rmruntime.errors import BackendError, DeviceMemoryError
 from rmruntime.executors.base import DirectExecutor, PassExecutor, closed_error
 from rmruntime.executors.stage_group import Job, StageSource, for_memory, stages_of
 from rmruntime.executors.stage_loader import StageLoader
+from rmruntime.options import EngineOptions
 
 HIDDEN_SHARE = 0.25  # of the stage memory, which the hidden states of a wave may take besides
 STREAM_BYTES = 4  # of one number of the hidden states
 THREAD_NAME = "rmruntime-stages"
 
 
-def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
+def load_streaming(bundle: Bundle, options: EngineOptions) -> PassExecutor:
     """The bundle's stages in turn, with at most `options.stage_memory` bytes of weights at a time.
 
     Weights that are no more than that in all are loaded once, in the whole graph. Raises DeviceMemoryError for a stage
@@ -36,7 +36,7 @@ def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
     module, graph = choice.module, choice.graph
     limit = _limit(module, options)
     if bundle.manifest.weight_bytes(graph) <= limit:
-        return DirectExecutor(module.load(bundle, graph, replace(options, stage_memory=None)), choice.reason)
+        return DirectExecutor(module.load(bundle, graph, options.unstaged()), choice.reason)
     groups, ahead = _groups(stages_of(graph), limit)
     source = StageSource(bundle=bundle, module=module, graph=graph)
     tokens = int(HIDDEN_SHARE * limit / (STREAM_BYTES * bundle.manifest.backbone.hidden_size))
@@ -45,7 +45,7 @@ def load_streaming(bundle: Bundle, options: BackendOptions) -> PassExecutor:
     return StreamingExecutor(loader, graph, len(groups), tokens, choice.reason)
 
 
-def _limit(module: BackendModule, options: BackendOptions) -> int:
+def _limit(module: BackendModule, options: EngineOptions) -> int:
     """Bytes of weights that may be loaded. Raises BackendError where "auto" has nothing to go by."""
     if isinstance(options.stage_memory, int):
         return options.stage_memory

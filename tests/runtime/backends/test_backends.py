@@ -10,8 +10,8 @@ import pytest
 from rmexport import export
 from rmruntime import BackendError, EngineNotInstalled, OptionError, RewardModel
 from rmruntime.backends import backends, load_backend
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
+from rmruntime.options import EngineOptions
 from tiny_checkpoints import sequence_classifier
 
 
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_backend_keeps_the_contract(bundle: Path, name: str) -> None:
     module: Any = backends()[name]
     assert module.NAME == name and module.DEVICES and module.DIALECTS and module.EXTRA
-    obstacle = module.obstacle(Bundle.open(bundle), BackendOptions(device=name))
+    obstacle = module.obstacle(Bundle.open(bundle), EngineOptions(device=name))
     if obstacle is not None:  # its package, its GPU or its compiled engine is missing
         pytest.skip(str(obstacle))
     with RewardModel.load(bundle, device=name) as model:
@@ -54,11 +54,11 @@ def test_a_graph_that_does_not_load_is_a_backend_error(bundle: Path, tmp_path: P
     broken = Bundle(tmp_path, opened.manifest)
     (tmp_path / graph.file).write_bytes(b"not a graph")
     with pytest.raises(BackendError, match=graph.file):
-        load_backend(broken, BackendOptions(device="ort-cpu"))
+        load_backend(broken, EngineOptions(device="ort-cpu"))
 
 
 def test_a_failing_pass_is_a_backend_error(bundle: Path) -> None:
-    backend = load_backend(Bundle.open(bundle), BackendOptions(device="ort-cpu"))
+    backend = load_backend(Bundle.open(bundle), EngineOptions(device="ort-cpu"))
     with pytest.raises(BackendError, match="pass of 1 tokens"):
         backend.run({"input_ids": np.array([1])})
 

@@ -15,10 +15,10 @@ from rmexport import ExportOptions, export
 from rmruntime import BackendError, EngineNotInstalled, EngineUnusable, RewardModel, Score, ScoreOptions
 from rmruntime.backends import load_backend
 from rmruntime.backends import ort_cuda as backend
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError
+from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, gated
 
 OUT_OF_MEMORY = RuntimeError(
@@ -69,7 +69,7 @@ def only_graph(bundle: Path, dialect: str, **changes: Any) -> Bundle:
 def obstacle(bundle: Bundle, **options: Any) -> str:
     """Why it cannot run, as the user is told who asks for this backend."""
     with pytest.raises(EngineUnusable) as caught:
-        load_backend(bundle, BackendOptions(device="ort-cuda", **options))
+        load_backend(bundle, EngineOptions(device="ort-cuda", **options))
     return str(caught.value)
 
 
@@ -170,7 +170,7 @@ def test_a_driver_for_an_older_cuda(bundles: dict[str, Path], ort: FakeOnnxRunti
     driver.version = 12080
     assert "serves CUDA 12.8, onnxruntime-gpu 1.31.1 wants CUDA 13" in obstacle(Bundle.open(bundles["fp32"]))
     ort.cuda_version = "12.9"  # a newer minor version runs on the driver of an older one
-    load_backend(Bundle.open(bundles["fp32"]), BackendOptions(device="ort-cuda")).close()
+    load_backend(Bundle.open(bundles["fp32"]), EngineOptions(device="ort-cuda")).close()
 
 
 def test_bf16_takes_a_gpu_that_has_it(bundles: dict[str, Path], ort: FakeOnnxRuntime, driver: FakeDriver) -> None:
@@ -189,7 +189,7 @@ def test_a_precision_without_a_graph_is_left_to_other_engines(bundles: dict[str,
 def test_a_bundle_from_before_is_not_run_slowly_in_silence(bundles: dict[str, Path], ort: FakeOnnxRuntime) -> None:
     old = only_graph(bundles["bf16"], "ort-cpu")
     assert "has no ort-cuda graph" in obstacle(old) and "export it again" in obstacle(old)
-    load_backend(old, BackendOptions(device="ort-cuda", precision="fp32")).close()
+    load_backend(old, EngineOptions(device="ort-cuda", precision="fp32")).close()
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -234,14 +234,14 @@ def test_a_pass_is_as_large_as_the_memory_beside_the_weights(
     token = backend.TOKEN_VALUES["rows"] * bundle.manifest.backbone.hidden_size * 4
     for tokens, batch in ((10**6, 16384), (5000, 5000), (512, 512)):
         driver.free = weights + backend.ENGINE_BYTES + tokens * token
-        loaded = load_backend(bundle, BackendOptions(device="ort-cuda"))
+        loaded = load_backend(bundle, EngineOptions(device="ort-cuda"))
         assert loaded.batch_tokens == batch
         loaded.close()
     driver.free -= 1
     with pytest.raises(
         DeviceMemoryError, match=r"needs about 0\.5 GB of cuda:0 .*; 0\.5 GB may be used, 0\.0 GB too little\. Free"
     ):
-        load_backend(bundle, BackendOptions(device="ort-cuda"))
+        load_backend(bundle, EngineOptions(device="ort-cuda"))
     assert len(ort.sessions) == 3
 
 
@@ -250,7 +250,7 @@ def test_too_little_memory_says_how_much_it_takes(bundles: dict[str, Path], ort:
     files = tuple(replace(f, size=16 * GB) if f.role == "weights" else f for f in bundle.manifest.files)
     large = Bundle(bundle.folder, replace(bundle.manifest, files=files))
     with pytest.raises(DeviceMemoryError, match=r"16\.0 GB for weights.*8\.0 GB may be used.*raise the memory limit"):
-        load_backend(large, BackendOptions(device="ort-cuda", memory_limit=8 * GB))
+        load_backend(large, EngineOptions(device="ort-cuda", memory_limit=8 * GB))
 
 
 def test_memory_that_ends_during_load(bundles: dict[str, Path], ort: FakeOnnxRuntime) -> None:
@@ -295,7 +295,7 @@ def test_what_else_fails_a_pass(bundles: dict[str, Path], ort: FakeOnnxRuntime) 
 def fail(bundle: Path, ort: FakeOnnxRuntime, message: str) -> None:
     """One pass that fails with this message of onnxruntime's."""
     ort.failures = [RuntimeError(message)]
-    loaded = load_backend(Bundle.open(bundle), BackendOptions(device="ort-cuda"))
+    loaded = load_backend(Bundle.open(bundle), EngineOptions(device="ort-cuda"))
     loaded.run({value.name: np.zeros((2,) * len(value.shape), np.int64) for value in ort.sessions[-1].get_inputs()})
 
 
@@ -303,7 +303,7 @@ def test_close_lets_go_of_the_session(bundles: dict[str, Path], ort: FakeOnnxRun
     loaded = backend.load(
         Bundle.open(bundles["fp32"]),
         only_graph(bundles["fp32"], "ort-cuda").manifest.graphs[0],
-        BackendOptions(device="ort-cuda"),
+        EngineOptions(device="ort-cuda"),
     )
     loaded.close()
     loaded.close()

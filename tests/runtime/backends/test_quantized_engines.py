@@ -11,12 +11,12 @@ from fake_cuda import FakeDriver, FakeOnnxRuntime
 from rmexport import ExportOptions, export
 from rmruntime import RewardModel, ScoreOptions
 from rmruntime.backends import load_backend, openvino, ort_cpu, ort_cuda
-from rmruntime.backends.base import BackendOptions
 from rmruntime.backends.openvino import openvino_core
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph, Scheme
 from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError
+from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, sequence_classifier
 
 SHAPE = TinyShape(num_hidden_layers=2)
@@ -63,7 +63,7 @@ def test_a_score_does_not_depend_on_its_batch(
 def test_openvino_keeps_weights_narrow(bundles: dict[tuple[str, Scheme], Path], scheme: Scheme, held: str) -> None:
     """The products of the last layer, which stands in no Scan, read codes; the inputs of none are rounded to 8 bits."""
     pytest.importorskip("openvino")
-    settings = openvino._settings(Graph(file="", dialect="", compute_dtype="bf16"), BackendOptions())
+    settings = openvino._settings(Graph(file="", dialect="", compute_dtype="bf16"), EngineOptions())
     compiled = openvino_core().compile_model(bundles["bf16", scheme] / "openvino.bf16.packed.onnx", "CPU", settings)
     assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
     products = [op for op in compiled.get_runtime_model().get_ops() if layer_type(op) == "FullyConnected"]
@@ -123,4 +123,4 @@ def test_a_gpu_needs_room_for_one_widened_matrix(bundles: dict[tuple[str, Scheme
     bundle = Bundle.open(bundles["bf16", "int8"])
     assert ort_cuda._widened(bundle, 2) == 2 * 2 * 64 * 96
     with pytest.raises(DeviceMemoryError, match=r"or --quantize int8 or int4"):
-        load_backend(bundle, BackendOptions(device="ort-cuda", memory_limit=1))
+        load_backend(bundle, EngineOptions(device="ort-cuda", memory_limit=1))

@@ -19,10 +19,10 @@ from fake_tensorrt import DEVICE, ErrorCodeTRT, Machine, compile_engine, profile
 from rmexport import export
 from rmruntime import BackendError, BundleError, EngineNotInstalled, RewardModel, Score, ScoreOptions
 from rmruntime.backends import backends, load_backend
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.devices.cuda_driver import CudaDevice
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, EngineUnusable
+from rmruntime.options import EngineOptions
 from rmruntime.records import parse_record
 from tiny_checkpoints import gated
 
@@ -128,7 +128,7 @@ def test_inputs_have_the_types_of_the_engine(bundle: Path, machine: Machine, exp
 
 def test_outputs_of_16_bits_are_widened(bundle: Path, machine: Machine, expected: list[Score]) -> None:
     compile_engine(bundle, plan={"dtypes": {"score": "HALF"}})
-    backend = load_backend(Bundle.open(bundle), BackendOptions(device="tensorrt"))
+    backend = load_backend(Bundle.open(bundle), EngineOptions(device="tensorrt"))
     with RewardModel(Bundle.open(bundle), backend) as model:
         found = model.score(RECORDS)
     np.testing.assert_allclose([s.value for s in found], [s.value for s in expected], rtol=2**-11)  # type: ignore[union-attr]
@@ -229,7 +229,7 @@ def test_a_damaged_record_is_no_obstacle_to_another_engine(bundle: Path, machine
 def test_the_largest_engine_is_taken(bundle: Path, machine: Machine) -> None:
     for name, tokens in (("a", 1024), ("b", 4096), ("c", 512)):
         compile_engine(bundle, name, batch_tokens=tokens)
-    backend = load_backend(Bundle.open(bundle), BackendOptions(device="tensorrt"))
+    backend = load_backend(Bundle.open(bundle), EngineOptions(device="tensorrt"))
     assert backend.batch_tokens == 4096
     backend.close()
 
@@ -286,7 +286,7 @@ def test_a_precision_that_no_graph_has(bundle: Path, machine: Machine) -> None:
 
 
 def obstacle(bundle: Path, precision: str) -> BackendError | None:
-    options = BackendOptions(device="cuda", precision=precision)
+    options = EngineOptions(device="cuda", precision=precision)
     return backends()["tensorrt"].obstacle(Bundle.open(bundle), options)
 
 
@@ -309,7 +309,7 @@ def test_the_largest_pass_does_not_fit(bundle: Path, machine: Machine) -> None:
 
 def test_a_limit_of_memory_holds_for_the_device(bundle: Path, machine: Machine) -> None:
     record = compile_engine(bundle, plan={"activations": 1000})
-    options = BackendOptions(device="tensorrt", memory_limit=record.size + 999)
+    options = EngineOptions(device="tensorrt", memory_limit=record.size + 999)
     with pytest.raises(DeviceMemoryError, match="largest pass"):
         load_backend(Bundle.open(bundle), options)
     load_backend(Bundle.open(bundle), replace(options, memory_limit=record.size + 1000)).close()
@@ -414,7 +414,7 @@ def test_closing_does_not_hide_why_a_device_was_lost(bundle: Path, machine: Mach
 
 def test_a_pass_without_an_input_that_the_engine_has(bundle: Path, machine: Machine) -> None:
     compile_engine(bundle)
-    backend = load_backend(Bundle.open(bundle), BackendOptions(device="tensorrt"))
+    backend = load_backend(Bundle.open(bundle), EngineOptions(device="tensorrt"))
     with pytest.raises(BackendError, match="needs the input"):
         backend.run({"input_ids": np.array([1])})
     backend.close()

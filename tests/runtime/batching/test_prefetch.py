@@ -11,11 +11,12 @@ from conversations import ragged_records
 from rmexport import export
 from rmruntime import BackendError, InputError, RewardModel, RewardModelError, Run, ScoreOptions
 from rmruntime.backends import load_backend
-from rmruntime.backends.base import Backend, BackendOptions, Feeds, Outputs
+from rmruntime.backends.base import Backend, Feeds, Outputs
 from rmruntime.batching import prefetch
 from rmruntime.batching.prefetch import THREAD_NAME, cut_windows, one_ahead
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
+from rmruntime.options import EngineOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.score_file import FileOptions, score_file
 from rmruntime.text.request_tokenizer import Encoder
@@ -61,7 +62,7 @@ class SteppedBackend:
 
 def stepped(bundle: Path) -> tuple[RewardModel, SteppedBackend]:
     opened = Bundle.open(bundle, check="fast")
-    backend = SteppedBackend(load_backend(opened, BackendOptions(device="cpu")))
+    backend = SteppedBackend(load_backend(opened, EngineOptions(device="cpu")))
     return RewardModel(opened, backend), backend
 
 

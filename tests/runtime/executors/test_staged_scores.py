@@ -14,13 +14,13 @@ from family_checkpoints import family_checkpoint
 from rmexport import ExportOptions, export
 from rmruntime import BackendError, RewardModel, ScoreOptions
 from rmruntime.backends import ort_cuda
-from rmruntime.backends.base import BackendOptions
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
 from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError, OptionError
 from rmruntime.executors import streaming
 from rmruntime.executors.stage_group import for_memory
+from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, gated
 
 ENGINES = [("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -193,7 +193,7 @@ def test_a_stage_that_does_not_fit_says_by_how_much(bundles: dict[str, Path]) ->
     with pytest.raises(DeviceMemoryError, match=r"layers 0 to 0 has .* 0\.000 GB more than the stage memory.*--stages"):
         RewardModel.load(bundles["fp32"], device="ort-cpu", stage_memory=memory)
     with pytest.raises(OptionError, match="stage_memory is -1, expected a number of bytes or 'auto'"):
-        BackendOptions(stage_memory=-1)
+        EngineOptions(stage_memory=-1)
 
 
 def test_an_unknown_amount_of_memory_is_no_amount(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

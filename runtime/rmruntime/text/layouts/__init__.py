@@ -5,14 +5,13 @@ it needs them `given`, `arrange` and `join`; rmruntime.text.layouts.base says wh
 module.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 
 from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError
+from rmruntime.modules import discover
 from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, join_nothing
 
 
@@ -30,12 +29,7 @@ def find_layout(form: Format) -> Layout:
 
 @cache
 def _layouts() -> Mapping[str, Layout]:
-    names = [
-        f"{__name__}.{info.name}"
-        for info in pkgutil.iter_modules(__path__)
-        if not info.name.startswith("_") and info.name != "base"
-    ]
-    found = [_layout(importlib.import_module(name)) for name in names]
+    found = [_layout(module) for module in discover(__name__, ("LAYOUT", "UNITS", "check", "lay_out"))]
     return {layout.name: layout for layout in found}
 
 

@@ -1,0 +1,54 @@
+"""The arguments of commands that load an engine: added to a parser, and read back as one EngineOptions."""
+
+import argparse
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from rmruntime.errors import OptionError
+from rmruntime.options import PRECISIONS, EngineOptions, parse_bytes
+
+_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "device": {
+        "default": "auto",
+        "help": "auto, cpu, cuda, cuda:1, or a backend's name (default: auto); several, as in cuda:0,cuda:1, share the "
+        "stages of a bundle that was exported with --stages",
+    },
+    "stage_memory": {
+        "help": "run the bundle's stages in turn on one device, with no more weights loaded at a time than this: a "
+        "size such as 6GB, or auto for half of the memory there is",
+    },
+    "dialect": {"help": "the graph to run, where the engine reads several (default: its best)"},
+    "precision": {"choices": PRECISIONS, "default": "auto", "help": "the engine's arithmetic (default: auto)"},
+    "threads": {"type": int, "default": 0, "help": "engine threads (default: the engine decides)"},
+    "check": {"choices": ("fast", "full"), "default": "fast", "help": "full also hashes the weights"},
+}
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """An argument for each engine option that commands have; `without` are the options that this one has not."""
+    for name, argument in _ARGUMENTS.items():
+        if name not in without:
+            parser.add_argument("--" + name.replace("_", "-"), **argument)
+
+
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """The engine options among parsed arguments, the others at their defaults. Raises OptionError."""
+    names = [field.name for field in fields(EngineOptions) if hasattr(arguments, field.name)]
+    return EngineOptions(**{name: _READ.get(name, _as_given)(getattr(arguments, name)) for name in names})
+
+
+def _stage_memory(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return "auto" if text else None
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise OptionError(f"stage memory: {error}") from error
+
+
+def _as_given(value: Any) -> Any:
+    return value
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {"stage_memory": _stage_memory}

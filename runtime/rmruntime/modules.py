@@ -1,0 +1,78 @@
+"""Modules that nothing imports by name: a package's own when they are first used, and those found in its folder.
+
+Importing a package takes no time then, so that a command heeds signals before what it needs is imported. For the same
+reason this imports nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from types import ModuleType
+    from typing import Any
+else:
+    ModuleType = type(sys)
+
+
+def discover(package: str, *contracts: Collection[str]) -> list[Any]:
+    """The modules in the folder of `package`, one a choice, in the order of their names.
+
+    Each must have every attribute of one of the `contracts`. Raises ModuleError, which names the file and what it
+    lacks.
+    """
+    import pkgutil
+
+    names = [info.name for info in pkgutil.iter_modules(sys.modules[package].__path__) if is_choice(info.name)]
+    found = [importlib.import_module(f"{package}.{name}") for name in names]
+    for module in found:
+        _check(module, package, contracts)
+    return found
+
+
+def is_choice(name: str) -> bool:
+    """Whether a file in a folder of choices is one, not a helper of theirs, nor `base`, which says what they are."""
+    return not name.startswith("_") and name != "base"
+
+
+def members(contract: type) -> tuple[str, ...]:
+    """What a module has that is a `contract`, a Protocol: its variables and functions."""
+    functions = [name for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]
+    return (*contract.__annotations__, *functions)
+
+
+def _check(module: ModuleType, package: str, contracts: Collection[Collection[str]]) -> None:
+    from rmruntime.errors import ModuleError
+
+    lacks = min(([name for name in names if not hasattr(module, name)] for names in contracts), key=len)
+    if lacks:
+        raise ModuleError(
+            f"{module.__file__}: found no {', '.join(lacks)}, which every module of {package} must have; add what "
+            "is missing, or begin the file's name with an underscore if it is a helper"
+        )
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package; `homes` says in which of its modules a name is."""
+    module = sys.modules[package]
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        module.__dict__[name] = found
+        return found
+
+    module.__class__ = _Package
+    return find
+
+
+class _Package(ModuleType):
+    """Importing a module binds it in its package, over what the package itself has under that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in self.__dict__.get("__all__", ())):
+            super().__setattr__(name, value)

@@ -1,0 +1,72 @@
+"""Choices are found in their folders: helpers are passed over, and a file that lacks something is named with it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rmexport import dialects, families, heads
+from rmexport.bench import peers
+from rmexport.bench.worker.scorer import PeerModule
+from rmruntime import RewardModelError, backends
+from rmruntime.errors import ModuleError
+from rmruntime.modules import discover, is_choice, members
+from rmruntime.text import layouts
+
+AXES: dict[ModuleType, tuple[Callable[[], Any], str]] = {
+    families: (families.families, "MODEL_TYPES, EMBEDDING, LM_HEAD, IGNORED, read_config, backbone"),
+    heads: (heads.heads, "NAME, claims"),
+    dialects: (dialects.dialects, "subclass of Dialect that has a NAME"),
+    backends: (backends.backends, "NAME, DEVICES, PRIORITY, HAS_INDEX, PACKAGE, EXTRA, DIALECTS, RUNS_STAGES, "),
+    layouts: (layouts._layouts, "LAYOUT, UNITS, check, lay_out"),
+    peers: (peers.peers, "NAME, PACKAGES, DISTRIBUTIONS, DTYPES, HEADS, load"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that every package of choices has besides its own."""
+    before = set(sys.modules)
+    for package, (found, _) in AXES.items():
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+        found.cache_clear()  # type: ignore[attr-defined]
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == tmp_path:
+            del sys.modules[name]
+    for found, _ in AXES.values():
+        found.cache_clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)
+def test_a_file_that_lacks_what_it_must_have_is_named_with_it(folder: Path, package: ModuleType) -> None:
+    (folder / "unready.py").write_text('"""Begun."""\n')
+    found, lacks = AXES[package]
+    with pytest.raises(ModuleError, match=rf"unready\.py: found no {lacks}"):
+        found()
+    assert issubclass(ModuleError, RewardModelError)
+
+
+@pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)
+def test_helpers_are_passed_over(folder: Path, package: ModuleType) -> None:
+    (folder / "_helper.py").write_text("raise AssertionError")
+    assert AXES[package][0]()
+
+
+def test_only_what_is_missing_is_named_of_the_contract_that_is_nearest(folder: Path) -> None:
+    text = "\n".join(f"{name} = ()" for name in members(PeerModule) if name != "load")
+    (folder / "unready.py").write_text(text)
+    with pytest.raises(ModuleError, match=r"found no load, which every module of rmexport\.bench\.peers must have"):
+        discover(peers.__name__, members(PeerModule), ("NAME", "close", "refuse"))
+    (folder / "unready.py").write_text(text + "\nclose = refuse = None")
+    del sys.modules[f"{peers.__name__}.unready"]
+    found = discover(peers.__name__, members(PeerModule), ("NAME", "close", "refuse"))
+    assert found[-1].__name__ == f"{peers.__name__}.unready"
+
+
+@pytest.mark.parametrize(("name", "choice"), [("llama", True), ("_ort_base", False), ("base", False), ("based", True)])
+def test_what_is_a_choice(name: str, choice: bool) -> None:
+    assert is_choice(name) is choice
