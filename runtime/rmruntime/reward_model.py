@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from rmruntime.backends.base import Backend, BackendOptions, Precision
-from rmruntime.batching.batch_plan import plan_batches, plan_padded_batches
+from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
 from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
+from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError
@@ -194,8 +195,7 @@ class RewardModel:
 
         A sequence that the device cannot compute has a DeviceLimit instead.
         """
-        budget = options.max_batch_tokens or self.batch_tokens
-        return self._passes.run(sequences, self._plan(sequences, budget) if sequences else [], advance)
+        return self._passes.run(sequences, self._plan(sequences, options), advance)
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
@@ -209,12 +209,17 @@ class RewardModel:
     ) -> None:
         self.close()
 
-    def _plan(self, sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[int]]:
+    def _plan(self, sequences: Sequence[TokenSequence], options: ScoreOptions) -> BatchPlan:
+        budget = options.max_batch_tokens or self.batch_tokens
+        if not sequences:
+            return BatchPlan(batches=())
         if self._executor.graph.layout == "padded":
-            return plan_padded_batches([len(s.ids) for s in sequences], max_tokens)
+            return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
         backbone = self.manifest.backbone
         rope_class = backbone.rope_class if backbone.rope_length is not None else None
-        return plan_batches([s.ids for s in sequences], max_tokens, rope_class)
+        ids = [s.ids for s in sequences]
+        prefixes = PrefixOrder(ids)
+        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
 
     def _result(
         self, request: Request, pairs: Sequence[tuple[TokenSequence, Outcome]], options: ScoreOptions
