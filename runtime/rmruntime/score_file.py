@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from rmruntime.backends.base import Precision
 from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.batching.source import IterableSource
@@ -23,8 +21,6 @@ from rmruntime.records.writer import RecordWriter, open_writer
 from rmruntime.reward_model import RewardModel, Scored, ScoredWindow
 from rmruntime.scores import Score
 from rmruntime.text.flags import SUMMARIES, kinds_of
-
-BAR_DELAY = 1.0  # seconds: short work shows no bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,24 +111,21 @@ class Summary:
         return "\n".join(lines)
 
 
-def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summary:
+def score_file(bundle: str, files: FileOptions, options: ScoreOptions, advance: Advance | None = None) -> Summary:
     """Score `files.input` with a bundle.
 
-    Raises InputError for a bad record unless `on_error` is "skip", OutputError when results cannot be written, and
-    what loading and reading raise. Whatever ends the run, the results that there are by then are kept, and the error
-    says where.
+    `advance` is told 0 once the bundle is loaded, then the number of sequences after each pass. Raises InputError for
+    a bad record unless `on_error` is "skip", OutputError when results cannot be written, and what loading and reading
+    raise. Whatever ends the run, the results that there are by then are kept, and the error says where.
     """
     check_distinct(files.input, files.output)
-    with (
-        load_model(bundle, files) as model,
-        open_writer(files.output) as writer,
-        tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
-    ):
+    with load_model(bundle, files) as model, open_writer(files.output) as writer:
         begin = time.perf_counter()
         with salvaged(writer):
-            summary = score_records(
-                model, read_records(files.input), writer, options, on_error=files.on_error, advance=bar.update
-            )
+            if advance is not None:
+                advance(0)
+            records = read_records(files.input)
+            summary = score_records(model, records, writer, options, on_error=files.on_error, advance=advance)
             writer.finish()
     return replace(summary, seconds=time.perf_counter() - begin)
 
