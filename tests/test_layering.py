@@ -95,6 +95,14 @@ def test_torch_and_transformers_stay_in_their_files(path: Path) -> None:
         assert package not in top or relative(path) in allowed
 
 
+def test_only_commands_draw_bars() -> None:
+    """What they call takes callbacks."""
+    drawing = {"rmexport/output/progress.py", "runtime/rmruntime/commands/progress_bars.py"}
+    for path in sources(EXPORT) + sources(RUNTIME):
+        if path.name != "cli.py" and relative(path) not in drawing:
+            assert "tqdm" not in {name.partition(".")[0] for name in imports(path)}, relative(path)
+
+
 def layer_of(layers: tuple[set[str], ...], part: str) -> int:
     return next(i for i, names in enumerate(layers) if part in names)
 

@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import shlex
@@ -256,6 +257,11 @@ def test_extras_exist_and_are_all_mentioned() -> None:
 
 def test_python_reference_matches_the_code() -> None:
     assert {s for row in table("`rmruntime`", "field") for s in spans(row[0])} == _fields(Score)
+    for name, said in re.findall(r"^\| `(?:rm|RewardModel)\.(\w+)\((.*?)\)` \|", section("`rmruntime`"), re.MULTILINE):
+        parameters = list(inspect.signature(getattr(RewardModel, name)).parameters)
+        assert [p.partition("=")[0] for p in said.split(", ") if p not in ("", "*")] == [
+            p for p in parameters if p != "self"
+        ], name
     for options_class, title in ((ScoreOptions, "`rmruntime`"), (ExportOptions, "`rmexport`")):
         said = re.search(rf"`{options_class.__name__}\((.*?)\)`", section(title), re.DOTALL)
         assert said is not None

@@ -38,6 +38,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     from rmruntime.cluster.cli import cluster_options, run_on_cluster
     from rmruntime.commands.command import note
     from rmruntime.commands.engine_arguments import engine_options
+    from rmruntime.commands.progress_bars import sequence_bar
     from rmruntime.options import ScoreOptions
     from rmruntime.score_file import FileOptions, score_file
 
@@ -56,7 +57,8 @@ def run_score(arguments: argparse.Namespace) -> int:
     )
     cluster = cluster_options(arguments)
     if cluster is None:
-        text = score_file(arguments.bundle, files, options).text()
+        with sequence_bar() as advance:
+            text = score_file(arguments.bundle, files, options, advance).text()
     else:
         text = run_on_cluster(arguments.bundle, files, options, cluster)
     note(text)
@@ -76,6 +78,7 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     from functools import partial
 
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
+    from rmruntime.commands import progress_bars  # noqa: F401 # as above
     from rmruntime.commands.command import CommandParser
     from rmruntime.version import __version__
 

@@ -1,15 +1,18 @@
 """The public class: a bundle, its text half and an engine, composed into one thread-safe `score()`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self
 
 from rmruntime.backends.base import Backend
-from rmruntime.batching.batch_plan import plan_batches, plan_padded_batches
-from rmruntime.batching.prefetch import cut_windows, one_ahead
+from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
+from rmruntime.batching.prefetch import one_ahead
 from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
+from rmruntime.batching.source import Entry, IterableSource, RequestSource, Tag
+from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, OptionError, RecordError
@@ -31,6 +34,25 @@ class Run:
 
     results: list[Scored | InputError]
     statistics: Statistics
+
+
+@dataclass(frozen=True)
+class ScoredWindow(Generic[Tag]):
+    """Entries of a source that were scored together, and the result of each: a score, or why there is none."""
+
+    entries: Sequence[Entry[Tag]]
+    results: list[Scored | InputError]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Requests that are ready to run: what `RewardModel.encode` gave for each, and the passes of all sequences."""
+
+    requests: Sequence[Request]
+    encoded: Encoded
+    sequences: Sequence[TokenSequence]
+    plan: BatchPlan
 
 
 class RewardModel:
@@ -145,6 +167,34 @@ class RewardModel:
         assert isinstance(score, Score)  # one solution, one score
         return score
 
+    def stream(
+        self,
+        records: Iterable[Mapping[str, Any] | Request],
+        options: ScoreOptions | None = None,
+        advance: Advance | None = None,
+    ) -> Generator[Scored | InputError, None, None]:
+        """Results in input order, as `score` gives them; a record that cannot be scored has its InputError instead.
+
+        `records`, which may be endless, are read two windows of rmruntime.batching.prefetch.WINDOW ahead at most: one
+        is tokenized and planned while the engine computes the other. `advance` is told the number of sequences after
+        each pass. Closing the iterator, or an error of the engine or of `records`, ends the work that was begun.
+        Raises RecordError for a lone record in place of several, OptionError and BundleError; BackendError when the
+        engine fails.
+        """
+        source = IterableSource(_entries(_several(records)))
+        return self._flat(self.stream_windows(source, options or ScoreOptions(), advance))
+
+    def stream_windows(
+        self, source: RequestSource[Tag], options: ScoreOptions, advance: Advance | None = None
+    ) -> Generator[ScoredWindow[Tag], None, None]:
+        """The loop that all scoring of requests stands on: the source's windows, scored, in order.
+
+        The next window is drawn, tokenized and planned while the engine computes this one, and of its passes the next
+        is packed while one computes. `advance` and errors are those of `stream`.
+        """
+        check_value("options", options, ScoreOptions)
+        return self._scored_windows(source, options, advance)
+
     def run(self, requests: Sequence[Request], options: ScoreOptions, advance: Advance | None = None) -> Run:
         """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
 
@@ -152,37 +202,22 @@ class RewardModel:
         rmruntime.batching.prefetch.WINDOW requests, of which the next is tokenized while the engine runs. Raises
         BackendError when the engine fails.
         """
-        parts = list(cut_windows(requests))
-        if len(parts) <= 1:
-            return self.run_encoded(requests, self.encode(requests, options), options, advance)
         results: list[Scored | InputError] = []
         statistics = Statistics()
-        with one_ahead(lambda part: self.encode(part, options), parts) as ahead:
-            for part, encoded in zip(parts, ahead, strict=True):
-                run = self.run_encoded(part, encoded, options, advance)
-                results += run.results
-                statistics += run.statistics
+        with closing(self.stream_windows(IterableSource(list(enumerate(requests))), options, advance)) as windows:
+            for window in windows:
+                results += window.results
+                statistics += window.statistics
         return Run(results, statistics)
 
     def run_encoded(
         self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions, advance: Advance | None = None
     ) -> Run:
-        """`run` from what `encode` gave for the same requests and options.
+        """`run` from what `encode` gave for the same requests and options, in one window.
 
         Raises BundleError where the weights' files are no longer those that were loaded.
         """
-        self._bundle.check_unchanged()
-        flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
-        outcomes, statistics = self.outputs(flat, options, advance)
-        self._bundle.check_unchanged()  # nor were they changed meanwhile
-        pairs = iter(zip(flat, outcomes, strict=True))
-        results: list[Scored | InputError] = []
-        for request, sequences in zip(requests, encoded, strict=True):
-            if isinstance(sequences, InputError):
-                results.append(sequences)
-            else:
-                results.append(self._result(request, [next(pairs) for _ in sequences], options))
-        return Run(results, statistics)
+        return self._run_planned(self._planned(requests, encoded, options), options, advance)
 
     def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
         """Token sequences of each request, with the positions that the head reads."""
@@ -196,8 +231,7 @@ class RewardModel:
 
         A sequence that the device cannot compute has a DeviceLimit instead.
         """
-        budget = options.max_batch_tokens or self.batch_tokens
-        return self._passes.run(sequences, self._plan(sequences, budget) if sequences else [], advance)
+        return self._passes.run(sequences, self._plan(sequences, options), advance)
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
@@ -211,12 +245,53 @@ class RewardModel:
     ) -> None:
         self.close()
 
-    def _plan(self, sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[int]]:
+    def _flat(self, windows: Generator[ScoredWindow[Any], None, None]) -> Generator[Scored | InputError, None, None]:
+        with closing(windows):
+            for window in windows:
+                yield from window.results
+
+    def _scored_windows(
+        self, source: RequestSource[Tag], options: ScoreOptions, advance: Advance | None
+    ) -> Generator[ScoredWindow[Tag], None, None]:
+        def prepared(entries: Sequence[Entry[Tag]]) -> tuple[Sequence[Entry[Tag]], _Planned]:
+            requests = [request for _, request in entries if not isinstance(request, InputError)]
+            return entries, self._planned(requests, self.encode(requests, options), options)
+
+        with one_ahead(prepared, source.windows()) as ahead:
+            for entries, planned in ahead:
+                run = self._run_planned(planned, options, advance)
+                scored = iter(run.results)
+                results = [request if isinstance(request, InputError) else next(scored) for _, request in entries]
+                yield ScoredWindow(entries, results, run.statistics)
+
+    def _planned(self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions) -> _Planned:
+        flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
+        return _Planned(requests, encoded, flat, self._plan(flat, options))
+
+    def _run_planned(self, planned: _Planned, options: ScoreOptions, advance: Advance | None) -> Run:
+        self._bundle.check_unchanged()
+        outcomes, statistics = self._passes.run(planned.sequences, planned.plan, advance)
+        self._bundle.check_unchanged()  # nor were they changed meanwhile
+        pairs = iter(zip(planned.sequences, outcomes, strict=True))
+        results: list[Scored | InputError] = []
+        for request, sequences in zip(planned.requests, planned.encoded, strict=True):
+            if isinstance(sequences, InputError):
+                results.append(sequences)
+            else:
+                results.append(self._result(request, [next(pairs) for _ in sequences], options))
+        return Run(results, statistics)
+
+    def _plan(self, sequences: Sequence[TokenSequence], options: ScoreOptions) -> BatchPlan:
+        budget = options.max_batch_tokens or self.batch_tokens
+        if not sequences:
+            return BatchPlan(batches=())
         if self._executor.graph.layout == "padded":
-            return plan_padded_batches([len(s.ids) for s in sequences], max_tokens)
+            return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
         backbone = self.manifest.backbone
         rope_class = backbone.rope_class if backbone.rope_length is not None else None
-        return plan_batches([s.ids for s in sequences], max_tokens, rope_class)
+        ids = [s.ids for s in sequences]
+        prefixes = PrefixOrder(ids)
+        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
 
     def _result(
         self, request: Request, pairs: Sequence[tuple[TokenSequence, Outcome]], options: ScoreOptions
@@ -247,13 +322,24 @@ def _listed(name: str, texts: object) -> list[Any]:
     raise RecordError(f"{name}: found {type(texts).__name__}, expected a list of strings: put a lone one into one")
 
 
-def _several(records: object) -> list[Any]:
+def _several(records: object) -> Iterable[Any]:
     """The records of a call. Raises RecordError for one record, or a text, in place of several."""
     if isinstance(records, Iterable) and not isinstance(records, (str, bytes, Mapping)):
-        return list(records)
+        return records
     raise RecordError(
         f"records: found {type(records).__name__}, expected a list of records; put a lone one into a list"
     )
+
+
+def _entries(records: Iterable[Mapping[str, Any] | Request]) -> Iterator[Entry[int]]:
+    """Parsed as they are drawn; the error of a record that is none takes its place."""
+    for index, record in enumerate(records):
+        request: Request | InputError
+        try:
+            request = record if isinstance(record, Request) else parse_record(record)
+        except InputError as error:
+            request = error
+        yield index, request
 
 
 def _parsed(index: int, record: Mapping[str, Any]) -> Request:

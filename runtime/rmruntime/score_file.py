@@ -1,20 +1,15 @@
-"""Scores a file of records into a file of results, in input order, a window of records at a time.
-
-The next window is read before this one is scored, and tokenized meanwhile.
-"""
+"""Scores a file of records into a file of results, in input order, a window of records at a time."""
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
-from rmruntime.batching.prefetch import cut_windows, one_ahead
 from rmruntime.batching.runner import Advance, Statistics
+from rmruntime.batching.source import IterableSource
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
 from rmruntime.option_checks import check_fields
 from rmruntime.options import EngineOptions, ScoreOptions, takes_engine_fields
@@ -22,11 +17,9 @@ from rmruntime.records import Request
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.records.reader import Record, read_records
 from rmruntime.records.writer import RecordWriter, open_writer
-from rmruntime.reward_model import Encoded, RewardModel, Run, Scored
+from rmruntime.reward_model import RewardModel, Scored, ScoredWindow
 from rmruntime.scores import Score
 from rmruntime.text.flags import SUMMARIES, kinds_of
-
-BAR_DELAY = 1.0  # seconds: short work shows no bar
 
 
 @takes_engine_fields()
@@ -113,24 +106,21 @@ class Summary:
         return "\n".join(lines)
 
 
-def score_file(bundle: str, files: FileOptions, options: ScoreOptions) -> Summary:
+def score_file(bundle: str, files: FileOptions, options: ScoreOptions, advance: Advance | None = None) -> Summary:
     """Score `files.input` with a bundle.
 
-    Raises InputError for a bad record unless `on_error` is "skip", OutputError when results cannot be written, and
-    what loading and reading raise. Whatever ends the run, the results that there are by then are kept, and the error
-    says where.
+    `advance` is told 0 once the bundle is loaded, then the number of sequences after each pass. Raises InputError for
+    a bad record unless `on_error` is "skip", OutputError when results cannot be written, and what loading and reading
+    raise. Whatever ends the run, the results that there are by then are kept, and the error says where.
     """
     check_distinct(files.input, files.output)
-    with (
-        load_model(bundle, files) as model,
-        open_writer(files.output) as writer,
-        tqdm(unit=" seq", desc="scoring", disable=None, delay=BAR_DELAY) as bar,
-    ):
+    with load_model(bundle, files) as model, open_writer(files.output) as writer:
         begin = time.perf_counter()
         with salvaged(writer):
-            summary = score_records(
-                model, read_records(files.input), writer, options, on_error=files.on_error, advance=bar.update
-            )
+            if advance is not None:
+                advance(0)
+            records = read_records(files.input)
+            summary = score_records(model, records, writer, options, on_error=files.on_error, advance=advance)
             writer.finish()
     return replace(summary, seconds=time.perf_counter() - begin)
 
@@ -146,13 +136,11 @@ def score_records(
 ) -> Summary:
     """Score records and write their results, a window at a time; raises as `score_file` does."""
     summary = Summary(backend=model.backend, precision=model.precision, reason=model.backend_reason)
-    windows = cut_windows(writable(records, writer))
-    with one_ahead(lambda window: _encoded(model, window, options), windows) as ahead:
-        for window in ahead:
-            run = model.run_encoded(window.requests, window.sequences, options, advance=advance)
-            results = _in_place(window.records, run)
-            _write(writer, window.records, results, on_error)
-            summary = _added(summary, window.records, results, run)
+    source = IterableSource(writable(records, writer))
+    with closing(model.stream_windows(source, options, advance)) as windows:
+        for window in windows:
+            _write(writer, window, on_error)
+            summary = _added(summary, window)
     return summary
 
 
@@ -175,26 +163,6 @@ def load_model(bundle: str, files: FileOptions) -> RewardModel:
     return RewardModel.load(bundle, files.engine)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Records in their order, and of those that could be read the requests and their token sequences."""
-
-    records: list[Record]
-    requests: list[Request]
-    sequences: Encoded
-
-
-def _encoded(model: RewardModel, records: list[Record], options: ScoreOptions) -> _Window:
-    requests = [request for _, request in records if not isinstance(request, InputError)]
-    return _Window(records, requests, model.encode(requests, options))
-
-
-def _in_place(window: Sequence[Record], run: Run) -> list[Scored | InputError]:
-    """One result a record: the run's, or the error of a record that could not be read."""
-    scored = iter(run.results)
-    return [request if isinstance(request, InputError) else next(scored) for _, request in window]
-
-
 @contextmanager
 def salvaged(writer: RecordWriter) -> Iterator[None]:
     """What was scored is kept, whatever ends the run: a record, the engine, the disk, or the user."""
@@ -213,11 +181,9 @@ def salvaged(writer: RecordWriter) -> Iterator[None]:
         raise
 
 
-def _write(
-    writer: RecordWriter, window: Sequence[Record], results: Sequence[Scored | InputError], on_error: str
-) -> None:
+def _write(writer: RecordWriter, window: ScoredWindow[int], on_error: str) -> None:
     late: list[tuple[int, InputError]] = []  # known only once the window's other records have their scores
-    for (number, request), result in zip(window, results, strict=True):
+    for (number, request), result in zip(window.entries, window.results, strict=True):
         if isinstance(result, (DeviceLimit, NonFiniteScore)):
             late.append((number, result))  # all that have scores are written first
         elif isinstance(result, InputError) and on_error == "stop":
@@ -271,10 +237,11 @@ def _fields(score: Score) -> dict[str, object]:
     return fields | {key: value for key, value in optional.items() if value is not None}
 
 
-def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored | InputError], run: Run) -> Summary:
+def _added(summary: Summary, window: ScoredWindow[int]) -> Summary:
+    results = window.results
     judged = [
         (request, result)
-        for (_, request), result in zip(window, results, strict=True)
+        for (_, request), result in zip(window.entries, results, strict=True)
         if isinstance(request, Request) and isinstance(result, list)
     ]
     pairs = _rights((result, 1) for request, result in judged if request.kind == "pair")
@@ -282,7 +249,7 @@ def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored 
     scores = [r if isinstance(r, list) else [r] for r in results if not isinstance(r, InputError)]
     return replace(
         summary,
-        records=summary.records + len(window),
+        records=summary.records + len(window.entries),
         errors=summary.errors + sum(isinstance(r, InputError) for r in results),
         pairs=summary.pairs + len(pairs),
         pairs_right=summary.pairs_right + sum(pairs),
@@ -290,7 +257,7 @@ def _added(summary: Summary, window: Sequence[Record], results: Sequence[Scored 
         sets_right=summary.sets_right + sum(sets),
         truncated=summary.truncated + sum(any(s.truncated for s in group) for group in scores),
         flagged=dict(Counter(summary.flagged) + Counter(kind for group in scores for kind in _kinds(group))),
-        statistics=summary.statistics + run.statistics,
+        statistics=summary.statistics + window.statistics,
     )
 
 

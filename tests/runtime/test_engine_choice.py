@@ -205,7 +205,7 @@ def test_the_summary_of_score_says_why(bundle: Path, tmp_path: Path, capsys: pyt
 
 
 def test_small_sizes_are_shown_as_what_they_are(bundle: Path) -> None:
-    reason = choose_engine(Bundle.open(bundle), BackendOptions(memory_limit=1000)).reason
+    reason = choose_engine(Bundle.open(bundle), EngineOptions(memory_limit=1000)).reason
     assert "where 1000 bytes are free" in reason and "0.0" not in reason
 
 

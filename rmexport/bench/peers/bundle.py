@@ -103,6 +103,8 @@ def watch(model: Any, clock: PartClock) -> None:
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
     model._encoder = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
     passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
+    if hasattr(passes, "_prepare"):
+        passes._prepare = clock.timed("plan", passes._prepare)
     owner = getattr(passes, "_executor", passes)  # nor this one
     owner._backend = Watched(owner._backend, clock, {"run": "engine"})
     for module, name in (("rmruntime.reward_model", "plan_batches"), (type(passes).__module__, "pack")):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rmruntime.batching.trie import common_prefix, lexicographic_order
+from rmruntime.batching.trie import PrefixOrder
 
 Ints = NDArray[np.int64]
 OPEN_BATCHES = 3  # earlier passes that a later family may still fill up: like lengths stay together
@@ -15,26 +15,39 @@ WORTH_SHARING = 0.25  # of the shorter sequence: a common chat header alone make
 PASS_COST = 32  # padded tokens that a pass of its own is worth; DeBERTa-v3-base on two cores measures 20 to 30
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The indices of the sequences of each pass, and how those of a packed graph share tokens.
+
+    `prefixes` is of all sequences, whatever their passes; None where each is computed in a row of its own.
+    """
+
+    batches: Sequence[Sequence[int]]
+    prefixes: PrefixOrder | None = None
+
+
 def plan_batches(
-    sequences: Sequence[Ints], max_tokens: int, rope_class: Callable[[int], int] | None = None
+    sequences: Sequence[Ints],
+    max_tokens: int,
+    rope_class: Callable[[int], int] | None = None,
+    prefixes: PrefixOrder | None = None,
 ) -> list[list[int]]:
     """Indices of the sequences of each pass of a packed graph, longest families first.
 
     A pass computes at most `max_tokens` trie tokens, unless a single sequence is longer than that. What shares a prefix
     stays in one pass where it fits, so that the prefix is computed once. Sequences whose lengths have different classes
-    (Backbone.rope_class) have other rotary frequencies and never share a pass.
+    (Backbone.rope_class) have other rotary frequencies and never share a pass. `prefixes` are those of `sequences`, for
+    callers that read them afterwards.
     """
+    prefixes = prefixes or PrefixOrder(sequences)
+    if len(sequences) == 1:
+        return [[0]]
     if rope_class is None:
-        return _plan(sequences, max_tokens)
+        return _plan(prefixes, prefixes.order, max_tokens)
     alike: dict[int, list[int]] = {}
-    for i, sequence in enumerate(sequences):
-        alike.setdefault(rope_class(len(sequence)), []).append(i)
-    planned = (
-        (group, batch)
-        for _, group in sorted(alike.items(), reverse=True)
-        for batch in _plan([sequences[i] for i in group], max_tokens)
-    )
-    return [[group[i] for i in batch] for group, batch in planned]
+    for i in prefixes.order:
+        alike.setdefault(rope_class(len(sequences[i])), []).append(i)
+    return [batch for _, group in sorted(alike.items(), reverse=True) for batch in _plan(prefixes, group, max_tokens)]
 
 
 def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -61,11 +74,10 @@ def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[in
     return batches[::-1]
 
 
-def _plan(sequences: Sequence[Ints], max_tokens: int) -> list[list[int]]:
-    if len(sequences) == 1:
-        return [[0]]
-    families = sorted(_families(sequences), key=lambda f: -max(len(sequences[i]) for i in f))
-    pieces = [piece for family in families for piece in _pieces(sequences, family, max_tokens)]
+def _plan(prefixes: PrefixOrder, ordered: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """The passes of those sequences that are named in `ordered`, in lexicographic order."""
+    families = sorted(_families(prefixes, ordered), key=lambda f: -max(len(prefixes.sequences[i]) for i in f))
+    pieces = [piece for family in families for piece in _pieces(prefixes, family, max_tokens)]
     batches: list[_Batch] = []
     for piece in pieces:
         fitting = next((b for b in batches[-OPEN_BATCHES:] if b.tokens + piece.tokens <= max_tokens), None)
@@ -85,34 +97,35 @@ class _Batch:
     members: list[int]
 
 
-def _pieces(sequences: Sequence[Ints], family: Sequence[int], max_tokens: int) -> list[_Batch]:
+def _pieces(prefixes: PrefixOrder, family: Sequence[int], max_tokens: int) -> list[_Batch]:
     """A family cut, only where it must be, into parts that fit into a pass each."""
     pieces: list[_Batch] = []
-    for i, cost in _costs(sequences, family):
+    for i, cost in _costs(prefixes, family):
         if pieces and pieces[-1].tokens + cost <= max_tokens:
             pieces[-1].tokens += cost
             pieces[-1].members.append(i)
         else:
-            pieces.append(_Batch(len(sequences[i]), [i]))
+            pieces.append(_Batch(len(prefixes.sequences[i]), [i]))
     return pieces
 
 
-def _families(sequences: Sequence[Ints]) -> list[list[int]]:
-    """Runs, in lexicographic order, of sequences that share a worthwhile prefix with their neighbour."""
+def _families(prefixes: PrefixOrder, ordered: Sequence[int]) -> list[list[int]]:
+    """Runs of sequences that share a worthwhile prefix with their neighbour."""
     families: list[list[int]] = []
-    for i in lexicographic_order(sequences):
+    for i in ordered:
         if families:
-            own, previous = sequences[i], sequences[families[-1][-1]]
-            if common_prefix(previous, own) > WORTH_SHARING * min(len(own), len(previous)):
+            previous = families[-1][-1]
+            shorter = min(len(prefixes.sequences[i]), len(prefixes.sequences[previous]))
+            if prefixes.shared(previous, i) > WORTH_SHARING * shorter:
                 families[-1].append(i)
                 continue
         families.append([i])
     return families
 
 
-def _costs(sequences: Sequence[Ints], family: Sequence[int]) -> list[tuple[int, int]]:
+def _costs(prefixes: PrefixOrder, family: Sequence[int]) -> list[tuple[int, int]]:
     """Each member with the tokens it adds to those before it."""
-    costs = [(family[0], len(sequences[family[0]]))]
+    costs = [(family[0], len(prefixes.sequences[family[0]]))]
     for previous, i in pairwise(family):
-        costs.append((i, len(sequences[i]) - common_prefix(sequences[previous], sequences[i])))
+        costs.append((i, len(prefixes.sequences[i]) - prefixes.shared(previous, i)))
     return costs

@@ -1,4 +1,4 @@
-"""The index arrays of one pass over a token trie: what the packed graphs take as inputs (design section 3)."""
+"""The index arrays of one pass over a token trie: what the packed graphs take as inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +73,13 @@ class _Row:
     keys: Ints
 
 
-def pack(sequences: Sequence[TokenSequence], shape: RowShape, *, share: bool = True) -> PassInputs:
+def pack(sequences: Sequence[TokenSequence], shape: RowShape, trie: TokenTrie | None = None) -> PassInputs:
     """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P].
 
-    Without `share` no token is computed for two sequences.
+    `trie` is that of the sequences, in their order; without one what they share is found here.
     """
-    trie = build_trie([s.ids for s in sequences], share=share)
+    if trie is None:
+        trie = build_trie([s.ids for s in sequences])
     feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
     attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, shape)
     slots = sum(array.size for name, array in attention.items() if name.startswith(("query_index", "page_tokens")))

@@ -1,7 +1,7 @@
-"""Windows of records: the next is prepared on a thread while the engine, which frees Python's lock, has this one."""
+"""Work one item ahead: the next is prepared on a thread while the engine, which frees Python's lock, has this one."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -22,13 +22,16 @@ def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 @contextmanager
-def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
+def one_ahead(work: Callable[[Item], Result], items: Iterable[Item | None]) -> Iterator[Iterator[Result]]:
     """Results of `work` on every item, in order; the next item's is computed while the caller is busy with one.
 
-    Items are drawn on the caller's thread, because a read that waits for input cannot be ended from outside. What
-    drawing or `work` raises comes after the results before it. Leaving the context, in whatever way, waits for the
-    thread.
+    Items are drawn on the caller's thread, because a read that waits for input cannot be ended from outside. None among
+    them says that no item is ready yet: all results so far come before the next item is asked for. What drawing or
+    `work` raises comes after the results before it. Leaving the context, in whatever way, waits for the thread.
     """
+    if isinstance(items, Sequence) and len(items) < 2:  # a thread is not worth its start
+        yield (work(item) for item in items if item is not None)
+        return
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME)
     try:
         yield _in_order(pool, work, iter(items))
@@ -36,17 +39,24 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], source: Iterator[Item]) -> Iterator[Result]:
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], source: Iterator[Item | None]
+) -> Iterator[Result]:
     begun: deque[Future[Result]] = deque()
     failure: Exception | None = None
     while failure is None:
+        ahead = 1
         try:
-            begun.append(pool.submit(work, next(source)))
+            item = next(source)
+            if item is None:
+                ahead = 0
+            else:
+                begun.append(pool.submit(work, item))
         except StopIteration:
             break
         except Exception as error:  # of any type: it is only held back until its turn
             failure = error
-        if len(begun) > 1:
+        while len(begun) > ahead:
             yield begun.popleft().result()
     while begun:
         yield begun.popleft().result()

@@ -3,16 +3,17 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 
 from rmruntime.backends.base import Outputs
+from rmruntime.batching.batch_plan import BatchPlan
 from rmruntime.batching.packing import PassInputs, pack, row_shape
 from rmruntime.batching.padding import pad
 from rmruntime.batching.prefetch import one_ahead
+from rmruntime.batching.trie import PrefixOrder
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Arrays
@@ -20,7 +21,6 @@ from rmruntime.sequences import TokenSequence
 
 Advance = Callable[[int], object]
 Outcome = Arrays | DeviceLimit
-_Prepared = tuple[Sequence[int], Sequence[TokenSequence], PassInputs]  # a batch: numbers, sequences, inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,30 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A submitted pass: which sequences it computes, under which numbers their results go, whether they share."""
+class _Batch:
+    """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to."""
 
-    batch: Sequence[int]
+    numbers: Sequence[int]
     sequences: Sequence[TokenSequence]
+    prefixes: PrefixOrder | None
+    share: bool = True
+
+    def part(self, places: Sequence[int], *, share: bool) -> "_Batch":
+        """Some of its sequences."""
+        numbers, sequences = [self.numbers[i] for i in places], [self.sequences[i] for i in places]
+        return _Batch(numbers, sequences, self.prefixes, share)
+
+
+_Prepared = tuple[_Batch, PassInputs]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A submitted pass."""
+
+    batch: _Batch
     inputs: PassInputs
     future: Future[Outputs]
-    share: bool = True
 
 
 class Passes:
@@ -66,38 +82,34 @@ class Passes:
         self._rows = row_shape(executor.graph)
 
     def run(
-        self, sequences: Sequence[TokenSequence], batches: Sequence[Sequence[int]], advance: Advance | None = None
+        self, sequences: Sequence[TokenSequence], plan: BatchPlan, advance: Advance | None = None
     ) -> tuple[list[Outcome], Statistics]:
-        """What the engine gives for each sequence, in their order; `batches` are the indices of each pass.
+        """What the engine gives for each sequence, in their order, in the passes of `plan`.
 
         A sequence whose pass does not fit into the device, nor a smaller one, has a DeviceLimit instead. `advance` is
         told the number of sequences after each batch. Raises BackendError when the engine fails otherwise.
         """
         found: dict[int, Outcome] = {}
         statistics = Statistics()
-        parts = [[sequences[i] for i in batch] for batch in batches]
-        # A thread is not worth its start for one pass.
-        ahead: AbstractContextManager[Iterable[PassInputs]] = (
-            one_ahead(self._prepare, parts) if len(parts) > 1 else nullcontext(map(self._prepare, parts))
-        )
-        with ahead as prepared:
-            for begun in self._in_order(zip(batches, parts, prepared, strict=True)):
+        batches = [_Batch(numbers, [sequences[i] for i in numbers], plan.prefixes) for numbers in plan.batches]
+        with one_ahead(self._prepare, batches) as prepared:
+            for begun in self._in_order(prepared):
                 outcomes, one = self._sound(begun)
-                found |= dict(zip(begun.batch, outcomes, strict=True))
+                found |= dict(zip(begun.batch.numbers, outcomes, strict=True))
                 statistics += one
                 if advance is not None:
-                    advance(len(begun.batch))
+                    advance(len(begun.batch.numbers))
         return [found[i] for i in range(len(sequences))], statistics
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
         self._executor.close()
 
-    def _prepare(self, sequences: Sequence[TokenSequence], *, share: bool = True) -> PassInputs:
+    def _prepare(self, batch: _Batch) -> _Prepared:
         graph = self._executor.graph
-        if graph.layout == "padded":
-            return pad(sequences, graph.pad_id)
-        return pack(sequences, self._rows, share=share)
+        if batch.prefixes is None:
+            return batch, pad(batch.sequences, graph.pad_id)
+        return batch, pack(batch.sequences, self._rows, batch.prefixes.trie(batch.numbers, share=batch.share))
 
     def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
         """Every pass once it is submitted, with as many submitted behind it as keep the executor busy."""
@@ -115,16 +127,16 @@ class Passes:
         tokens = 0
         for one in prepared:
             wave.append(one)
-            tokens += one[2].computed
+            tokens += one[1].computed
             if tokens >= self._executor.wave_tokens:
                 yield wave
                 wave, tokens = [], 0
         if wave:
             yield wave
 
-    def _submit(self, wave: Sequence[_Prepared], *, share: bool = True) -> list[_Begun]:
-        futures = self._executor.submit([inputs.feeds for _, _, inputs in wave])
-        return [_Begun(*one, future, share) for one, future in zip(wave, futures, strict=True)]
+    def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
+        futures = self._executor.submit([inputs.feeds for _, inputs in wave])
+        return [_Begun(*one, future) for one, future in zip(wave, futures, strict=True)]
 
     def _sound(self, begun: _Begun) -> tuple[list[Outcome], Statistics]:
         """What a batch gives, where what is not finite is computed again apart.
@@ -134,11 +146,11 @@ class Passes:
         """
         outcomes, statistics = self._outcomes(begun)
         spoiled = [i for i, outcome in enumerate(outcomes) if not _finite(outcome)]
-        if not spoiled or len(outcomes) == 1 or self._executor.graph.layout == "padded":
+        if not spoiled or len(outcomes) == 1 or begun.batch.prefixes is None:
             return outcomes, statistics
-        for group in _groups([len(begun.sequences[i].ids) for i in spoiled], spoiled, begun.inputs.computed):
-            part = [begun.sequences[i] for i in group]
-            [again] = self._submit([(group, part, self._prepare(part, share=False))], share=False)
+        lengths = [len(begun.batch.sequences[i].ids) for i in spoiled]
+        for group in _groups(lengths, spoiled, begun.inputs.computed):
+            [again] = self._submit([self._prepare(begun.batch.part(group, share=False))])
             found, one = self._outcomes(again)
             statistics += replace(one, sequences=0, given=0)
             for i, outcome in zip(group, found, strict=True):
@@ -147,7 +159,7 @@ class Passes:
 
     def _outcomes(self, begun: _Begun, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
         """What one submitted batch gives, in one pass, or in more where the device does not take it."""
-        sequences, inputs = begun.sequences, begun.inputs
+        batch, sequences = begun.batch, begun.batch.sequences
         try:
             return _read(begun, begun.future.result())
         except PassTooLarge as error:  # of known limits: halves are tried until they fit
@@ -157,13 +169,13 @@ class Passes:
             problem = error
             again, retry = retry, False
         if not again or len(sequences) == 1:
-            return [_limit(problem, sequences, inputs) for _ in sequences], Statistics()
+            return [_limit(problem, sequences, begun.inputs) for _ in sequences], Statistics()
         outcomes: list[Outcome] = []
         statistics = Statistics()
         middle = len(sequences) // 2
-        halves = [(begun.batch[cut], sequences[cut]) for cut in (slice(middle), slice(middle, None))]
-        prepared = [(batch, part, self._prepare(part, share=begun.share)) for batch, part in halves]
-        for half in self._submit(prepared, share=begun.share):
+        halves = (range(middle), range(middle, len(sequences)))
+        prepared = [self._prepare(batch.part(half, share=batch.share)) for half in halves]
+        for half in self._submit(prepared):
             found, one = self._outcomes(half, retry=retry)
             outcomes += found
             statistics += one
@@ -172,11 +184,11 @@ class Passes:
 
 def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
     """The rows of each sequence."""
-    inputs = begun.inputs
+    inputs, sequences = begun.inputs, len(begun.batch.sequences)
     ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
     arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
     return arrays, Statistics(
-        sequences=len(begun.sequences), given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
+        sequences=sequences, given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
     )
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,21 +45,57 @@ def common_prefix(a: Ints, b: Ints) -> int:
     return first if n and different[first] else n
 
 
-def build_trie(sequences: Sequence[Ints], *, share: bool = True) -> TokenTrie:
-    """The trie of a batch; without `share` one whose sequences have no token in common.
+class PrefixOrder:
+    """Sequences in lexicographic order: each shares most with its predecessor, and with any earlier one no more than
+    the neighbours between them share.
 
-    In lexicographic order a sequence shares most with its predecessor, so one comparison finds its place.
+    Sorted and compared once, when first asked; the batch plan and the trie of every batch then read it.
     """
-    paths: list[Ints] = [np.empty(0, np.int64)] * len(sequences)
-    shared, starts = np.zeros(len(sequences), np.int64), np.zeros(len(sequences), np.int64)
-    ids, positions, offset, previous = [], [], 0, -1
-    for i in lexicographic_order(sequences):
-        own = sequences[i]
-        depth = common_prefix(sequences[previous], own) if share and previous >= 0 else 0
-        fresh = np.arange(offset, offset + len(own) - depth)
-        paths[i] = np.concatenate([paths[previous][:depth], fresh]) if depth else fresh
-        shared[i], starts[i] = depth, offset
-        ids.append(own[depth:])
-        positions.append(np.arange(depth, len(own)))
-        offset, previous = offset + len(fresh), i
-    return TokenTrie(np.concatenate(ids), np.concatenate(positions), tuple(paths), shared, starts)
+
+    def __init__(self, sequences: Sequence[Ints]) -> None:
+        self.sequences = sequences
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Indices of the sequences, in order."""
+        return lexicographic_order(self.sequences)
+
+    @cached_property
+    def places(self) -> list[int]:
+        """The place of each sequence in the order."""
+        places = [0] * len(self.order)
+        for place, i in enumerate(self.order):
+            places[i] = place
+        return places
+
+    def shared(self, earlier: int, later: int) -> int:
+        """How many leading ids two sequences share, of which `earlier` is not behind `later` in the order."""
+        first, last = self.places[earlier], self.places[later]
+        return self._depths[last] if last == first + 1 else min(self._depths[first + 1 : last + 1])
+
+    def trie(self, members: Sequence[int], *, share: bool = True) -> TokenTrie:
+        """The trie of the sequences at the indices `members`; without `share` no token is in two of its paths."""
+        paths: list[Ints] = [np.empty(0, np.int64)] * len(members)
+        shared, starts = np.zeros(len(members), np.int64), np.zeros(len(members), np.int64)
+        ids, positions, offset, previous = [], [], 0, -1
+        for at in sorted(range(len(members)), key=lambda at: self.places[members[at]]):
+            own = self.sequences[members[at]]
+            depth = self.shared(members[previous], members[at]) if share and previous >= 0 else 0
+            fresh = np.arange(offset, offset + len(own) - depth)
+            paths[at] = np.concatenate([paths[previous][:depth], fresh]) if depth else fresh
+            shared[at], starts[at] = depth, offset
+            ids.append(own[depth:])
+            positions.append(np.arange(depth, len(own)))
+            offset, previous = offset + len(fresh), at
+        return TokenTrie(np.concatenate(ids), np.concatenate(positions), tuple(paths), shared, starts)
+
+    @cached_property
+    def _depths(self) -> list[int]:
+        """How many leading ids each sequence of the order shares with the one before it."""
+        ordered = [self.sequences[i] for i in self.order]
+        return [0, *(common_prefix(a, b) for a, b in pairwise(ordered))]
+
+
+def build_trie(sequences: Sequence[Ints]) -> TokenTrie:
+    """The trie of sequences that nothing is known of yet."""
+    return PrefixOrder(sequences).trie(range(len(sequences)))

@@ -46,5 +46,7 @@ def cluster_options(arguments: argparse.Namespace) -> ClusterOptions | None:
 def run_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, cluster: ClusterOptions) -> str:
     """Score on a cluster; the summary's text."""
     from rmruntime.cluster.run import score_on_cluster
+    from rmruntime.commands.progress_bars import record_bar
 
-    return score_on_cluster(bundle, files, options, cluster).text()
+    with record_bar() as show:
+        return score_on_cluster(bundle, files, options, cluster, show).text()

@@ -3,12 +3,10 @@
 import json
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-
-from tqdm import tqdm
 
 from rmruntime import errors
 from rmruntime.cluster.block_plan import Plan, differences, make_plan
@@ -22,7 +20,9 @@ from rmruntime.cluster.session import connected, import_ray, outcomes
 from rmruntime.errors import ClusterError, OptionError, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.records.distinct_files import check_distinct
-from rmruntime.score_file import BAR_DELAY, FileOptions, Summary
+from rmruntime.score_file import FileOptions, Summary
+
+Progress = Callable[[int, int], object]  # told how many records are done, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,16 @@ class ClusterRun:
         return "\n".join(lines)
 
 
-def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, cluster: ClusterOptions) -> ClusterRun:
+def score_on_cluster(
+    bundle: str,
+    files: FileOptions,
+    options: ScoreOptions,
+    cluster: ClusterOptions,
+    progress: Progress | None = None,
+) -> ClusterRun:
     """Score `files.input` (a file, a folder or a pattern) into shards in the folder `files.output`.
 
+    `progress` is told the records that are done and those in total, once the cluster is there and after each block.
     Raises ClusterError, and what scoring a file raises; blocks that are done by then stay, and the same call goes on
     with the others.
     """
@@ -76,7 +83,14 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
     journal = open_journal(output, plan)
     done = journal.done(plan)
     _check_skipped(output, done.values(), files)
-    run = _Run(bundle=str(Path(bundle).resolve()), inputs=inputs, files=files, options=options, cluster=cluster)
+    run = _Run(
+        bundle=str(Path(bundle).resolve()),
+        inputs=inputs,
+        files=files,
+        options=options,
+        cluster=cluster,
+        progress=progress,
+    )
     try:
         report = _scored(run, plan, journal, done)
     finally:
@@ -87,13 +101,14 @@ def score_on_cluster(bundle: str, files: FileOptions, options: ScoreOptions, clu
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What the user asked for, with paths that hold on every machine."""
+    """What the caller asked for, with paths that hold on every machine."""
 
     bundle: str
     inputs: tuple[Path, ...]
     files: FileOptions
     options: ScoreOptions
     cluster: ClusterOptions
+    progress: Progress | None
 
 
 def _output_folder(files: FileOptions) -> Path:
@@ -164,7 +179,8 @@ def _scored_tasks(
     run: _Run, plan: Plan, journal: Journal, tasks: Sequence[Task], done: dict[int, Summary], report: ClusterRun
 ) -> ClusterRun:
     """Have the workers do the tasks; what is done is added to `done`."""
-    with connected(run.cluster.address) as ray, _bar(plan, done) as bar:
+    with connected(run.cluster.address) as ray:
+        _tell(run, plan, done)
         pool = pool_for(ray, run.files, run.cluster)
         job = _job(run, plan, journal, pool)
         report = replace(report, workers=min(pool.workers, len(tasks)))
@@ -179,14 +195,14 @@ def _scored_tasks(
             first = report.start_seconds or max(0.0, now - outcome.seconds)
             died = report.died + min(outcome.attempts, ATTEMPTS)
             report = replace(report, start_seconds=first, died=died)
-            bar.update(plan.blocks[outcome.index].count)
+            _tell(run, plan, done)
         seconds = time.perf_counter() - begin - report.start_seconds
     return replace(report, machines=len(hosts), summary=replace(report.summary, seconds=seconds))
 
 
-def _bar(plan: Plan, done: dict[int, Summary]) -> "tqdm[None]":
-    counts = [plan.blocks[index].count for index in done]
-    return tqdm(unit=" records", desc="scoring", total=plan.records, initial=sum(counts), disable=None, delay=BAR_DELAY)
+def _tell(run: _Run, plan: Plan, done: dict[int, Summary]) -> None:
+    if run.progress is not None:
+        run.progress(sum(plan.blocks[index].count for index in done), plan.records)
 
 
 def _job(run: _Run, plan: Plan, journal: Journal, pool: Pool) -> Job:

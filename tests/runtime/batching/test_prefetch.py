@@ -4,12 +4,13 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conversations import ragged_records
 from rmexport import export
-from rmruntime import BackendError, InputError, RewardModel, RewardModelError, Run, ScoreOptions
+from rmruntime import BackendError, InputError, RecordError, RewardModel, RewardModelError, Run, ScoreOptions
 from rmruntime.backends import load_backend
 from rmruntime.backends.base import Backend, Feeds, Outputs
 from rmruntime.batching import prefetch
@@ -91,6 +92,24 @@ def test_results_come_in_order_and_at_most_one_item_is_drawn_ahead() -> None:
     assert drawn == list(range(6))
 
 
+def test_where_no_item_is_ready_all_results_come_first() -> None:
+    seen: list[int] = []
+
+    def source() -> Iterator[int | None]:
+        yield from (1, 2, None)
+        assert seen == [1, 2]
+        yield from (None, 3)
+
+    with one_ahead(lambda number: number, source()) as results:
+        seen.extend(results)
+    assert seen == [1, 2, 3]
+
+
+def test_one_item_needs_no_thread() -> None:
+    with one_ahead(lambda number: threading.current_thread(), [1]) as results:
+        assert list(results) == [threading.current_thread()]
+
+
 def test_errors_of_items_and_of_work_come_after_the_results_before_them() -> None:
     def source() -> Iterator[int]:
         yield from (1, 2)
@@ -153,6 +172,44 @@ def test_windows_change_no_result(bundle: Path, monkeypatch: pytest.MonkeyPatch)
         assert sum(told) == parts.statistics.sequences == whole.statistics.sequences
         assert parts.statistics.given == whole.statistics.given
         assert model.run([], ScoreOptions()).results == []
+
+
+def test_a_stream_gives_what_a_run_gives_and_reads_two_windows_ahead_at_most(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "WINDOW", 3)
+    good = ragged_records(9)
+    mixed: list[object] = [*good[:4], {"prompt": "a"}, parse_record(good[4]), {"input_ids": [10**6]}, *good[5:], "text"]
+    drawn = 0
+
+    def source() -> Iterator[Any]:
+        nonlocal drawn
+        for record in mixed:
+            drawn += 1
+            yield record
+
+    with RewardModel.load(bundle, device="cpu") as model:
+        expected = iter(model.score(good))
+        told: list[int] = []
+        for place, result in enumerate(model.stream(source(), advance=told.append)):
+            assert drawn <= 3 * (place // 3 + 2)
+            if place in (4, 6, 11):
+                assert isinstance(result, InputError)
+            else:
+                assert result == next(expected)
+        assert place == len(mixed) - 1 and sum(told) == len(good)
+        with pytest.raises(RecordError, match="put a lone one into a list"):
+            model.stream(good[0])  # type: ignore[arg-type]
+
+
+def test_a_stream_that_is_left_begins_nothing_more(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "WINDOW", 2)
+    model, backend = stepped(bundle)
+    with model:
+        results = model.stream(ragged_records(20))
+        next(results)
+        results.close()
+    assert backend.passes == 1
 
 
 def shown(run: Run) -> list[str]:
