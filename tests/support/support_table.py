@@ -17,7 +17,7 @@ from rmexport.dialects import dialects
 from rmexport.encoders.spec import ARCHITECTURES
 from rmexport.encoders.store import COMPUTE_DTYPE, DIALECT
 from rmexport.families import families
-from rmexport.heads import heads
+from rmexport.heads import RefusedHead, heads
 from rmexport.prompt.recipe import recipes
 from rmruntime.backends import backends
 
@@ -82,12 +82,12 @@ def family_rows() -> Rows:
 
 def supported_heads() -> list[Any]:
     """Heads that give a score, by name."""
-    return sorted((head for head in heads().values() if hasattr(head, "build")), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if not isinstance(head, RefusedHead)), key=lambda head: head.NAME)
 
 
 def refused_heads() -> list[Any]:
     """Heads that are recognised and refused."""
-    return sorted((head for head in heads().values() if not hasattr(head, "build")), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if isinstance(head, RefusedHead)), key=lambda head: head.NAME)
 
 
 def head_rows() -> Rows:
