@@ -1,18 +1,18 @@
 """What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
 
 A head module has NAME, `claims(facts)` naming the tensors (and what config.json says) by which it recognises itself,
-`read_spec(facts)` giving a HeadSpec, `build(dialect, spec, hidden)` adding the graph's outputs, and `reference(spec,
-hidden, weights)`, the published formula on torch tensors for the parity gate. DEFAULT_RECIPE, where it has one, names
-the recipe that says how its conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS
-are the fields of a recipe that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position`
-alone. One with FALLBACK is asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and
-it heeds that. A head that is known but gives no score of one conversation has `refuse(candidate)` in place of all but
-NAME and `claims`, which says why.
+and `read(facts)` giving a `Head`, a frozen dataclass with the head's settings that adds the graph's outputs and knows
+the published formula for the parity gate. DEFAULT_RECIPE, where it has one, names the recipe that says how its
+conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS are the fields of a recipe
+that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position` alone. One with FALLBACK is
+asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and it heeds that. A head that
+is known but gives no score of one conversation has `refuse(candidate)` in place of `read`, which says why.
 """
 
 import difflib
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,9 +33,9 @@ __all__ = [
     "HEAD_FIELDS",
     "Candidate",
     "ChosenHead",
+    "Head",
     "HeadFacts",
     "HeadModule",
-    "HeadSpec",
     "RefusedHead",
     "check_recipe",
     "head_of",
@@ -46,8 +46,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadSpec:
-    """A head as data: where it reads, what it gives, and its own settings.
+class Head(ABC):
+    """A checkpoint's head: where it reads, what it gives, and in its own class how that is computed.
 
     `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
     checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
@@ -56,25 +56,30 @@ class HeadSpec:
     """
 
     positions: Mapping[str, PositionRule]
-    outputs: tuple[Output, ...]
-    score: str | None
-    settings: Any
+    outputs: tuple[Output, ...] = (Output(name="score", per="sequence"),)
+    score: str | None = "score"
     derived: Mapping[str, Derived] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=dict)
     append: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @abstractmethod
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """Add the graph's outputs, all fp32, [P] or [P, labels], to `hidden` [N, hidden_size]."""
+
+    @abstractmethod
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published formula on torch tensors: every output by name, from `hidden[role]` [P, hidden_size]."""
+
 
 class HeadModule(Protocol):
-    """A head module."""
+    """The module of a head."""
 
     NAME: str
 
-    def claims(self, facts: HeadFacts) -> tuple[str, ...]: ...
-    def read_spec(self, facts: HeadFacts) -> HeadSpec: ...
-    def build(self, dialect: Dialect, spec: HeadSpec, hidden: ir.Value) -> None: ...
-    def reference(self, spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]: ...
+    def claims(self, facts: HeadFacts, /) -> tuple[str, ...]: ...
+    def read(self, facts: HeadFacts, /) -> Head: ...
 
 
 @runtime_checkable
@@ -88,9 +93,9 @@ class RefusedHead(Protocol):
 
 
 @cache
-def heads() -> dict[str, HeadModule]:
+def heads() -> dict[str, HeadModule | RefusedHead]:
     """Every head by its NAME."""
-    found: dict[str, HeadModule] = {}
+    found: dict[str, HeadModule | RefusedHead] = {}
     for info in pkgutil.iter_modules(__path__):
         if info.name.startswith("_"):
             continue
@@ -113,7 +118,7 @@ HEAD_FIELDS = (
 )
 
 
-def check_recipe(head: HeadModule, recipe: Recipe, options: ExportOptions) -> None:
+def check_recipe(head: HeadModule | RefusedHead, recipe: Recipe, options: ExportOptions) -> None:
     """Raise OptionError for a recipe or an option that sets what the head would not heed."""
     heeded = getattr(head, "RECIPE_FIELDS", ("position",))
     asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in heeded]
@@ -130,7 +135,7 @@ def check_recipe(head: HeadModule, recipe: Recipe, options: ExportOptions) -> No
 class ChosenHead:
     """A head, why it is this one, and the facts that it reads: under its own recipe where nobody chose one."""
 
-    module: HeadModule
+    module: HeadModule | RefusedHead
     reason: str
     facts: HeadFacts
 
@@ -147,13 +152,13 @@ def head_of(facts: HeadFacts) -> ChosenHead:
     return ChosenHead(module=module, reason=reason, facts=facts)
 
 
-def read_head(chosen: ChosenHead) -> HeadSpec:
-    """The settings of a chosen head. Raises as `check_recipe` does, and what the head says of what it cannot use."""
+def read_head(chosen: ChosenHead) -> Head:
+    """A chosen head with its settings. Raises as `check_recipe` does, and what the head says of what it cannot use."""
     module, facts = chosen.module, chosen.facts
     check_recipe(module, facts.recipe or PLAIN, facts.options)
     if isinstance(module, RefusedHead):
         module.refuse(facts)
-    return module.read_spec(facts)
+    return module.read(facts)
 
 
 def _chosen(facts: HeadFacts) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import Recipe, recipes
 from rmexport.prompt.score_position import EndRule, score_position
 from rmexport.prompt.template_probe import ChatText
-from rmruntime.bundle.manifest import PositionRule
+from rmruntime.bundle.manifest import Per, PositionRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,11 @@ class HeadFacts(Candidate):
     lm_head: str
     tied: bool
     pad_id: int | None
+
+    @property
+    def unit(self) -> Per:
+        """What the recipe has a score for, a whole conversation where there is none."""
+        return self.recipe.unit if self.recipe else "sequence"
 
     def score_rule(self, default: EndRule) -> PositionRule:
         """Where the score is read; `default` for whole conversations, when the recipe does not say."""

@@ -26,7 +26,7 @@ from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
 from rmexport.graph.dialect import Dialect, LayerSpan
 from rmexport.graph.writer import GraphWriter
-from rmexport.heads import Candidate, HeadFacts, HeadModule, HeadSpec, head_of, read_head, refuse_known
+from rmexport.heads import Candidate, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
 from rmexport.prompt.recipe import Recipe, recipe_for
@@ -47,8 +47,8 @@ class ModelSpec:
 
     family: Family
     config: FamilyConfig
-    head: HeadModule
-    head_spec: HeadSpec
+    head_name: str
+    head: Head
     reason: str
     prefixes: Mapping[str, str]
     recipe: Recipe | None
@@ -72,23 +72,23 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     family = _family(candidate)
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
-    head, facts, head_spec = chosen.module, chosen.facts, read_head(chosen)
-    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head_spec.prefixes}
+    name, facts, head = chosen.module.NAME, chosen.facts, read_head(chosen)
+    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
-    requests = dry_run(family, config, head, head_spec)
-    derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
-    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
+    requests = dry_run(family, config, head)
+    derived = _derived(requests, {**derived_weights(family, config), **head.derived}, prefixes)
+    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head.ignored))]
     check_binding(requests, checkpoint.tensors, derived, ignored)
     dtype = _dtype(checkpoint, requests, derived, options)
     stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
-    layout, format_notes = read_format(facts.text, facts.tokenizer, facts.recipe, options, head_spec.append)
-    if mixed := sorted({output.per for output in head_spec.outputs} - {layout.unit}):
-        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {head.NAME} scores a {mixed[0]} at a time")
+    layout, format_notes = read_format(facts.text, facts.tokenizer, facts.recipe, options, head.append)
+    if mixed := sorted({output.per for output in head.outputs} - {layout.unit}):
+        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {name} scores a {mixed[0]} at a time")
     return ModelSpec(
         family=family,
         config=config,
+        head_name=name,
         head=head,
-        head_spec=head_spec,
         reason=chosen.reason,
         prefixes=prefixes,
         recipe=facts.recipe,
@@ -99,7 +99,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         requests=requests,
         stored=stored,
         quantization=_quantization(stored, options.quantize),
-        notes=(*checkpoint.notes, *head_spec.notes, *format_notes, *facts.tokenizer.notes),
+        notes=(*checkpoint.notes, *head.notes, *format_notes, *facts.tokenizer.notes),
     )
 
 
@@ -169,17 +169,17 @@ def build_graph(
     words.span = span or words.span
     hidden = spec.family.backbone(words, spec.config)
     if words.span.end is None:
-        spec.head.build(words, spec.head_spec, hidden)
+        spec.head.build(words, hidden)
     else:
         words.hand_over(hidden, spec.config.hidden_size)
     return writer
 
 
-def dry_run(family: Family, config: FamilyConfig, head: HeadModule, spec: HeadSpec) -> dict[str, WeightRequest]:
+def dry_run(family: Family, config: FamilyConfig, head: Head) -> dict[str, WeightRequest]:
     """Which weights a graph of this family and head reads: built once without weights, so never declared twice."""
     writer = GraphWriter(None)
     words = next(iter(dialects().values()))(writer, "fp32")
-    head.build(words, spec, family.backbone(words, config))
+    head.build(words, family.backbone(words, config))
     return writer.requests
 
 

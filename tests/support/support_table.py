@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from transformers import CONFIG_MAPPING
 
@@ -98,8 +98,9 @@ def head_rows() -> Rows:
 
 
 def gives(head: Any) -> str:
-    """What its `build` says of its outputs, without their shapes."""
-    text = " ".join((head.build.__doc__ or "").split()).rstrip(".")
+    """What `build` of the class that it reads says of its outputs, without their shapes."""
+    build = get_type_hints(head.read)["return"].build
+    text = " ".join((build.__doc__ or "").split()).rstrip(".")
     return prose(re.sub(r" \[P[^\]]*\]", "", text))
 
 
