@@ -55,8 +55,8 @@ def transformers_accuracy(bundles: dict[str, Path]) -> float:
 def test_the_checkpoint_is_small_and_named() -> None:
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 8e6
     spec = read_spec(open_checkpoint(str(CHECKPOINT)), ExportOptions())
-    assert spec.head.NAME == "gated_objectives" and spec.dtype == "bf16"
-    labels = spec.head_spec.outputs[1].labels
+    assert spec.head_name == "gated_objectives" and spec.dtype == "bf16"
+    labels = spec.head.outputs[1].labels
     assert labels is not None and len(labels) >= 5 and not any(name.startswith("objective_") for name in labels)
 
 

@@ -290,8 +290,8 @@ def test_links_lead_somewhere() -> None:
 def test_contributing_names_what_modules_must_and_may_have() -> None:
     may = {"derived", "reference_config", "reference_tensor", "TIED_BY_DEFAULT", "DEFAULT_PAD_ID"}
     assert {*families.Family.__annotations__, "read_config", "backbone"} | may == contract("Add a family")
-    must = {"NAME", "claims", "read_spec", "build", "reference", *_fields(heads.HeadSpec)}
-    assert must | {"DEFAULT_RECIPE", "RECIPE_FIELDS", "HeadSpec"} == contract("Add a head") - contract("Add a layout")
+    must = {"NAME", "claims", "read", "build", "reference", *_fields(heads.Head)}
+    assert must | {"DEFAULT_RECIPE", "RECIPE_FIELDS", "Head"} == contract("Add a head") - contract("Add a layout")
     assert {"LAYOUT", "UNITS", *_fields(Layout)} - {"name", "units"} == contract("Add a layout")
 
 
@@ -386,7 +386,7 @@ def test_the_recipe_works(page: Page, tmp_path: Path) -> None:
     tests = page.test_module("tests/rmexport/heads/test_ensemble.py")
     spec = spec_of(tests.checkpoint_in(tmp_path / "checkpoint"), str(tmp_path / "recipe.json"))
     assert spec.recipe is not None and spec.recipe.name == Path(path).stem
-    assert (spec.head.NAME, spec.format.bos) == ("ensemble", "one")
+    assert (spec.head_name, spec.format.bos) == ("ensemble", "one")
 
 
 def test_the_dialect_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

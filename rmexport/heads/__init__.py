@@ -1,93 +1,51 @@
 """What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
 
 A head module has NAME, `claims(facts)` naming the tensors (and what config.json says) by which it recognises itself,
-`read_spec(facts)` giving a HeadSpec, `build(dialect, spec, hidden)` adding the graph's outputs, and `reference(spec,
-hidden, weights)`, the published formula on torch tensors for the parity gate. DEFAULT_RECIPE, where it has one, names
-the recipe that says how its conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS
-are the fields of a recipe that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position`
-alone. One with FALLBACK is asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and
-it heeds that. A head that is known but gives no score of one conversation has no `build`, and its `read_spec` says why.
+and `read(facts)` giving a `Head`, a frozen dataclass with the head's settings that adds the graph's outputs and knows
+the published formula for the parity gate. DEFAULT_RECIPE, where it has one, names the recipe that says how its
+conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS are the fields of a recipe
+that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position` alone. One with FALLBACK is
+asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and it heeds that. A head that
+is known but gives no score of one conversation has `refuse(candidate)` in place of `read`, which says why.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import onnx_ir as ir
 
-from rmexport.checkpoint import TensorInfo
-from rmexport.checkpoint.config_fields import architectures
 from rmexport.checkpoint.derived_tensors import Derived, found_prefix, rename
-from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.graph.dialect import Dialect
-from rmexport.graph.feed_forward import FeedForward, linear_value, one_row_layers
+from rmexport.heads._facts import Candidate, HeadFacts
 from rmexport.options import ExportOptions
-from rmexport.prompt.recipe import Recipe, recipes
-from rmexport.prompt.score_position import EndRule, score_position
-from rmexport.prompt.template_probe import ChatText
+from rmexport.prompt.recipe import PLAIN, Recipe, recipes
 from rmruntime.bundle.manifest import Output, PositionRule
-from rmruntime.modules import discover
+from rmruntime.modules import discover, members
+
+__all__ = [
+    "HEAD_FIELDS",
+    "Candidate",
+    "ChosenHead",
+    "Head",
+    "HeadFacts",
+    "HeadModule",
+    "RefusedHead",
+    "check_recipe",
+    "head_of",
+    "heads",
+    "read_head",
+    "refuse_known",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadFacts:
-    """What a head may look at to recognise itself and to read its settings.
-
-    `embedding` and `lm_head` are the family's names of those two weights; `tied` says that they are one.
-    `pad_id` is what config.json, or transformers where it is silent, takes for padding.
-    """
-
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorInfo]
-    hidden_size: int
-    text: ChatText
-    recipe: Recipe | None
-    options: ExportOptions
-    embedding: str = "model.embed_tokens.weight"
-    lm_head: str = "lm_head.weight"
-    tied: bool = False
-    pad_id: int | None = None
-
-    @property
-    def architecture(self) -> str:
-        """The class that config.json names, "?" where it names none."""
-        return (*architectures(self.config), "?")[0]
-
-    @property
-    def one_row_layers(self) -> dict[str, TensorInfo]:
-        """What could be a head by its shape: weights of one row outside the backbone, by layer."""
-        return one_row_layers(self.tensors, self.hidden_size, self.embedding)
-
-    def score_rule(self, default: EndRule) -> PositionRule:
-        """Where the score is read; `default` for whole conversations, when the recipe does not say."""
-        joiner = self.options.step_joiner
-        return score_position(self.recipe, self.text, self.pad_id, default, step_joiner=joiner)
-
-    def linear_value(self, layer: str) -> FeedForward:
-        """One layer with one output, `layer.weight` and, where the checkpoint has it, `layer.bias`."""
-        return linear_value(layer, self.hidden_size, bias=f"{layer}.bias" in self.tensors)
-
-    def objective_names(self, count: int, *, stem: str, published: Sequence[str] = ()) -> tuple[str, ...]:
-        """Names of `count` objectives; those of a recipe that was asked for must be as many, those of one that was
-        found count where they are. Raises CheckpointError."""
-        named = self.recipe.objectives if self.recipe else ()
-        asked = named if self.options.recipe else ()
-        return label_names(self.config, count, stem=stem, stated=asked, published=named or published)
-
-    def tensor(self, name: str) -> TensorInfo:
-        """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""
-        if name not in self.tensors:
-            asked = f"recipe {self.recipe.name!r}" if self.recipe else "this head"
-            raise UnsupportedModel(f"{asked} needs the tensor {name}, which the checkpoint does not have")
-        return self.tensors[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSpec:
-    """A head as data: where it reads, what it gives, and its own settings.
+class Head(ABC):
+    """A checkpoint's head: where it reads, what it gives, and in its own class how that is computed.
 
     `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
     checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
@@ -96,31 +54,46 @@ class HeadSpec:
     """
 
     positions: Mapping[str, PositionRule]
-    outputs: tuple[Output, ...]
-    score: str | None
-    settings: Any
+    outputs: tuple[Output, ...] = (Output(name="score", per="sequence"),)
+    score: str | None = "score"
     derived: Mapping[str, Derived] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=dict)
     append: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @abstractmethod
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """Add the graph's outputs, all fp32, [P] or [P, labels], to `hidden` [N, hidden_size]."""
 
-class Head(Protocol):
-    """A head module."""
+    @abstractmethod
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published formula on torch tensors: every output by name, from `hidden[role]` [P, hidden_size]."""
+
+
+class HeadModule(Protocol):
+    """The module of a head."""
 
     NAME: str
 
-    def claims(self, facts: HeadFacts) -> tuple[str, ...]: ...
-    def read_spec(self, facts: HeadFacts) -> HeadSpec: ...
-    def build(self, dialect: Dialect, spec: HeadSpec, hidden: ir.Value) -> None: ...
-    def reference(self, spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]: ...
+    def claims(self, facts: HeadFacts, /) -> tuple[str, ...]: ...
+    def read(self, facts: HeadFacts, /) -> Head: ...
+
+
+@runtime_checkable
+class RefusedHead(Protocol):
+    """The module of a head that is known and gives no score of one conversation, whatever its backbone."""
+
+    NAME: str
+
+    def claims(self, facts: Candidate, /) -> tuple[str, ...]: ...
+    def refuse(self, facts: Candidate, /) -> NoReturn: ...
 
 
 @cache
-def heads() -> dict[str, Head]:
+def heads() -> dict[str, HeadModule | RefusedHead]:
     """Every head by its NAME."""
-    return {module.NAME: module for module in discover(__name__, ("NAME", "claims", "read_spec"))}
+    return {module.NAME: module for module in discover(__name__, members(HeadModule), members(RefusedHead))}
 
 
 HEAD_FIELDS = (
@@ -137,7 +110,7 @@ HEAD_FIELDS = (
 )
 
 
-def check_recipe(head: Head, recipe: Recipe, options: ExportOptions) -> None:
+def check_recipe(head: HeadModule | RefusedHead, recipe: Recipe, options: ExportOptions) -> None:
     """Raise OptionError for a recipe or an option that sets what the head would not heed."""
     heeded = getattr(head, "RECIPE_FIELDS", ("position",))
     asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in heeded]
@@ -150,12 +123,13 @@ def check_recipe(head: Head, recipe: Recipe, options: ExportOptions) -> None:
         raise OptionError(f"the head {head.NAME} has one score: leave out --score-label {options.score_label}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChosenHead:
-    """A head, and why it is this one."""
+    """A head, why it is this one, and the facts that it reads: under its own recipe where nobody chose one."""
 
-    head: Head
+    module: HeadModule | RefusedHead
     reason: str
+    facts: HeadFacts
 
 
 def head_of(facts: HeadFacts) -> ChosenHead:
@@ -164,14 +138,31 @@ def head_of(facts: HeadFacts) -> ChosenHead:
     A head whose claimed tensors are all among another's gives way to it. Raises UnsupportedModel when none is left or
     several, naming the candidates and `--recipe`; OptionError for a recipe that names no head.
     """
+    name, reason = _chosen(facts)
+    module = heads()[name]
+    facts = facts.with_default_recipe(getattr(module, "DEFAULT_RECIPE", None))
+    return ChosenHead(module=module, reason=reason, facts=facts)
+
+
+def read_head(chosen: ChosenHead) -> Head:
+    """A chosen head with its settings. Raises as `check_recipe` does, and what the head says of what it cannot use."""
+    module, facts = chosen.module, chosen.facts
+    check_recipe(module, facts.recipe or PLAIN, facts.options)
+    if isinstance(module, RefusedHead):
+        module.refuse(facts)
+    return module.read(facts)
+
+
+def _chosen(facts: HeadFacts) -> tuple[str, str]:
+    """The name of the head, and why it is this one."""
     if facts.recipe is not None and facts.recipe.head is not None:
-        return ChosenHead(_named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so")
+        return _named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so"
     named = facts.recipe is not None and facts.recipe.head_tensor is not None
     claims = {} if named else _claims(facts, fallback=False)
     claims = claims or _claims(facts, fallback=True)
     best = [name for name, claimed in claims.items() if not any(claimed < other for other in claims.values())]
     if len(best) == 1:
-        return ChosenHead(heads()[best[0]], _reason(claims, best[0]))
+        return best[0], _reason(claims, best[0])
     raise UnsupportedModel(_no_single_head(facts, best))
 
 
@@ -182,17 +173,17 @@ def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
     return {name: claimed for name, claimed in found.items() if claimed}
 
 
-def refuse_known(facts: HeadFacts) -> None:
-    """Raise the UnsupportedModel of a head that is known and has no score of one conversation (it has no `build`)."""
+def refuse_known(candidate: Candidate) -> None:
+    """Raise the UnsupportedModel of a head that is known and gives no score of one conversation."""
     for head in heads().values():
-        if not hasattr(head, "build") and head.claims(facts):
-            head.read_spec(facts)
+        if isinstance(head, RefusedHead) and head.claims(candidate):
+            head.refuse(candidate)
 
 
-def _named(recipe: Recipe, name: str) -> Head:
+def _named(recipe: Recipe, name: str) -> str:
     if name not in heads():
         raise OptionError(f"recipe {recipe.name!r} names the head {name!r}; known: {', '.join(sorted(heads()))}")
-    return heads()[name]
+    return name
 
 
 def _reason(claims: Mapping[str, frozenset[str]], chosen: str) -> str:

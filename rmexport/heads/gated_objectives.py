@@ -16,7 +16,7 @@ from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output, PositionRule
 
@@ -48,13 +48,34 @@ PUBLISHED_OBJECTIVES = (  # in the order of the checkpoint's rows (RLHFlow/RLHF-
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class GatedObjectives(Head):
     """`gate` ends in one output an objective."""
 
     objectives: int
     hidden_size: int
     temperature: float
     gate: FeedForward
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], rewards [P, objectives] before the transform, gating [P, objectives] = softmax x logit_scale."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        rewards = d.head_linear(read, REGRESSION.removesuffix(".weight"), (self.objectives, self.hidden_size))
+        gating = self._gate(d, d.w.op("Gather", hidden, d.head_index("gate")))
+        adjusted = d.w.op("MatMul", rewards, d.fp32_weight(TRANSFORM, (self.objectives, self.objectives)))
+        d.w.output("score", d.row_sum(d.w.op("Mul", gating, adjusted), self.objectives), ["P"])
+        d.w.output("rewards", rewards, ["P", self.objectives])
+        d.w.output("gating", gating, ["P", self.objectives])
+
+    def _gate(self, d: Dialect, z: ir.Value) -> ir.Value:
+        z = d.w.op("Div", self.gate.build(d, z), d.w.constant("gating_temperature", self.temperature, "fp32"))
+        return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published forward, on torch tensors; the dtype is the caller's."""
+        rewards = hidden["score"] @ weights[REGRESSION].T
+        gating = (self.gate.reference(hidden["gate"], weights) / self.temperature).softmax(-1) * weights[SCALE][0]
+        score = (gating * (rewards @ weights[TRANSFORM])).sum(-1)
+        return {"score": score, "rewards": rewards, "gating": gating}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -67,11 +88,11 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (*needed, *(name for name in facts.tensors if name.startswith("gating.")))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> GatedObjectives:
     """Gate layers from the tensors there are; the gate's position from the chat template."""
     objectives = facts.tensor(REGRESSION).shape[0]
     names = facts.objective_names(objectives, stem="objective", published=PUBLISHED_OBJECTIVES)
-    return HeadSpec(
+    return GatedObjectives(
         positions={
             "score": PositionRule(rule="last"),
             "gate": prompt_end(facts.text),
@@ -81,40 +102,11 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             Output(name="rewards", per="sequence", labels=names),
             Output(name="gating", per="sequence", labels=names),
         ),
-        score="score",
-        settings=Settings(
-            objectives=objectives,
-            hidden_size=facts.hidden_size,
-            temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
-            gate=_gate_layers(facts),
-        ),
+        objectives=objectives,
+        hidden_size=facts.hidden_size,
+        temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
+        gate=_gate_layers(facts),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], rewards [P, objectives] before the transform, gating [P, objectives] = softmax x logit_scale."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    rewards = d.head_linear(read, REGRESSION.removesuffix(".weight"), (s.objectives, s.hidden_size))
-    gating = _gate(d, s, d.w.op("Gather", hidden, d.head_index("gate")))
-    adjusted = d.w.op("MatMul", rewards, d.fp32_weight(TRANSFORM, (s.objectives, s.objectives)))
-    d.w.output("score", d.row_sum(d.w.op("Mul", gating, adjusted), s.objectives), ["P"])
-    d.w.output("rewards", rewards, ["P", s.objectives])
-    d.w.output("gating", gating, ["P", s.objectives])
-
-
-def _gate(d: Dialect, s: Settings, z: ir.Value) -> ir.Value:
-    z = d.w.op("Div", s.gate.build(d, z), d.w.constant("gating_temperature", s.temperature, "fp32"))
-    return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    rewards = hidden["score"] @ weights[REGRESSION].T
-    gating = (s.gate.reference(hidden["gate"], weights) / s.temperature).softmax(-1) * weights[SCALE][0]
-    score = (gating * (rewards @ weights[TRANSFORM])).sum(-1)
-    return {"score": score, "rewards": rewards, "gating": gating}
 
 
 def _gate_layers(facts: HeadFacts) -> FeedForward:

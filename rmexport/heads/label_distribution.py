@@ -17,7 +17,7 @@ from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "label_distribution"
@@ -27,13 +27,41 @@ GATING = tuple(f"gating_layer.network.{i}" for i in (0, 3, 6))  # a dropout stan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class LabelDistribution(Head):
     """`regression` ends in ten outputs an objective, `gate` in one; `temperature` None where no softmax is taken."""
 
     objectives: int
     regression: FeedForward
     gate: FeedForward
     temperature: float | None
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], rewards [P, objectives], each distribution's mean, and gating [P, objectives]."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        flat = d.w.op("Reshape", self.regression.build(d, read), d.w.constant("by_level", [-1, LEVELS]))
+        worth = d.w.constant("worth", np.linspace(0, 1, LEVELS), "fp32")
+        expected = d.row_sum(d.w.op("Mul", d.w.op("Softmax", flat, axis=-1), worth), LEVELS)
+        rewards = d.w.op("Reshape", expected, d.w.constant("by_objective", [-1, self.objectives]))
+        gating = self._gate(d, read)
+        d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), self.objectives), ["P"])
+        d.w.output("rewards", rewards, ["P", self.objectives])
+        d.w.output("gating", gating, ["P", self.objectives])
+
+    def _gate(self, d: Dialect, read: ir.Value) -> ir.Value:
+        z = self.gate.build(d, read)
+        if self.temperature is None:
+            return z
+        return d.w.op("Softmax", d.w.op("Div", z, d.w.constant("temperature", self.temperature, "fp32")), axis=-1)
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published forward, on torch tensors; the dtype is the caller's."""
+        bins = self.regression.reference(hidden["score"], weights).reshape(-1, self.objectives, LEVELS).softmax(-1)
+        gating = self.gate.reference(hidden["score"], weights)
+        if self.temperature is not None:
+            gating = (gating / self.temperature).softmax(-1)
+        worth = bins.new_tensor([level / (LEVELS - 1) for level in range(LEVELS)])
+        mixed = (gating[:, :, None] * bins).sum(1)
+        return {"score": (mixed * worth).sum(-1), "rewards": (bins * worth).sum(-1), "gating": gating}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -43,7 +71,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return tuple(name for name in facts.tensors if name.startswith(("regression_layer.", "gating_layer.")))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> LabelDistribution:
     """Layers from the tensors there are. Raises CheckpointError where the two disagree about the objectives."""
     regression = read_feed_forward(facts.tensors, REGRESSION, facts.hidden_size, "leaky_relu")
     gate = read_feed_forward(facts.tensors, GATING, facts.hidden_size, "leaky_relu")
@@ -55,47 +83,16 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
         )
     names = label_names(facts.config, objectives, stem="objective")
     temperature = number(facts.config, "temperature", FACTOR, default=1.0) if flag(facts.config, "softmax") else None
-    return HeadSpec(
+    return LabelDistribution(
         positions={"score": facts.score_rule("before_first_pad")},
         outputs=(
             Output(name="score", per="sequence"),
             Output(name="rewards", per="sequence", labels=names),
             Output(name="gating", per="sequence", labels=names),
         ),
-        score="score",
-        settings=Settings(objectives=objectives, regression=regression, gate=gate, temperature=temperature),
+        objectives=objectives,
+        regression=regression,
+        gate=gate,
+        temperature=temperature,
         ignored=(facts.lm_head,),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], rewards [P, objectives], each distribution's mean, and gating [P, objectives]."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    flat = d.w.op("Reshape", s.regression.build(d, read), d.w.constant("by_level", [-1, LEVELS]))
-    worth = d.w.constant("worth", np.linspace(0, 1, LEVELS), "fp32")
-    expected = d.row_sum(d.w.op("Mul", d.w.op("Softmax", flat, axis=-1), worth), LEVELS)
-    rewards = d.w.op("Reshape", expected, d.w.constant("by_objective", [-1, s.objectives]))
-    gating = _gate(d, s, read)
-    d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), s.objectives), ["P"])
-    d.w.output("rewards", rewards, ["P", s.objectives])
-    d.w.output("gating", gating, ["P", s.objectives])
-
-
-def _gate(d: Dialect, s: Settings, read: ir.Value) -> ir.Value:
-    z = s.gate.build(d, read)
-    if s.temperature is None:
-        return z
-    return d.w.op("Softmax", d.w.op("Div", z, d.w.constant("temperature", s.temperature, "fp32")), axis=-1)
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    bins = s.regression.reference(hidden["score"], weights).reshape(-1, s.objectives, LEVELS).softmax(-1)
-    gating = s.gate.reference(hidden["score"], weights)
-    if s.temperature is not None:
-        gating = (gating / s.temperature).softmax(-1)
-    worth = bins.new_tensor([level / (LEVELS - 1) for level in range(LEVELS)])
-    mixed = (gating[:, :, None] * bins).sum(1)
-    return {"score": (mixed * worth).sum(-1), "rewards": (bins * worth).sum(-1), "gating": gating}

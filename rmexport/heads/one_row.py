@@ -4,15 +4,10 @@ Source: microsoft/DeepSpeedExamples, DeepSpeed-Chat's `RewardModel` (`v_head` be
 at the last token before padding); trainers of one's own differ from it in the name, the bias and nothing else.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import onnx_ir as ir
-
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
-from rmexport.graph.feed_forward import FeedForward, linear_value
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.graph.feed_forward import linear_value
+from rmexport.heads import HeadFacts
+from rmexport.heads._linear import LinearHead
 from rmruntime.bundle.manifest import Output
 
 NAME = "one_row"
@@ -30,7 +25,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (f"{_layer(facts)}.weight" if named is None else named,)
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> LinearHead:
     """One value; other layers of one row and the language model's head are left out.
 
     Raises CheckpointError where the layer that a recipe names is no such layer, or none is named and several are there.
@@ -42,26 +37,13 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
     ignored = [f"{other}.{kind}" for other in others for kind in ("weight", "bias")]
     ignored += [f"{layer}.bias"] if bias and not kept else []
     ignored += [name for name in facts.tensors if f".{name}".endswith(f".{facts.lm_head}")]
-    return HeadSpec(
+    return LinearHead(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per=facts.recipe.unit if facts.recipe else "sequence"),),
-        score="score",
-        settings=linear_value(layer, facts.hidden_size, bias=kept),
+        outputs=(Output(name="score", per=facts.unit),),
+        value=linear_value(layer, facts.hidden_size, bias=kept),
         ignored=tuple(ignored),
         notes=_notes(layer, others, bias=bias, kept=kept),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], raw."""
-    s: FeedForward = spec.settings
-    d.w.output("score", s.build_value(d, hidden), ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer's value, on torch tensors; the dtype is the caller's."""
-    s: FeedForward = spec.settings
-    return {"score": s.reference(hidden["score"], weights)[:, 0]}
 
 
 def _layers(facts: HeadFacts) -> list[str]:

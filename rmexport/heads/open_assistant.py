@@ -4,16 +4,9 @@ Source: LAION-AI/Open-Assistant, model/model_training/models/reward_model.py (`G
 score = out_proj(h[last attended]).
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import onnx_ir as ir
-
 from rmexport.errors import UnsupportedModel
-from rmexport.graph.dialect import Dialect
-from rmexport.graph.feed_forward import FeedForward
-from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.bundle.manifest import Output
+from rmexport.heads import HeadFacts
+from rmexport.heads._linear import LinearHead
 
 NAME = "open_assistant"
 LAYER = "out_proj"
@@ -25,7 +18,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return names if all(name in facts.tensors for name in names) else ()
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> LinearHead:
     """One value at the last token; raises UnsupportedModel for a model that averages over all tokens."""
     facts.tensor(f"{LAYER}.weight")
     if (pooling := facts.config.get("pooling") or "last") != "last":
@@ -34,22 +27,8 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             "token, and graphs compute that layer for the tokens that are read alone; with padding the published mean "
             "also fails (its mask does not broadcast), so there is nothing to agree with"
         )
-    return HeadSpec(
+    return LinearHead(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per="sequence"),),
-        score="score",
-        settings=facts.linear_value(LAYER),
+        value=facts.linear_value(LAYER),
         ignored=(facts.lm_head,),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]."""
-    s: FeedForward = spec.settings
-    d.w.output("score", s.build_value(d, hidden), ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's."""
-    s: FeedForward = spec.settings
-    return {"score": s.reference(hidden["score"], weights)[:, 0]}

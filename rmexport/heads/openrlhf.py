@@ -16,8 +16,7 @@ from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, flag, number
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward
-from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.bundle.manifest import Output
+from rmexport.heads import Head, HeadFacts
 
 NAME = "openrlhf"
 RECIPE_FIELDS = ("position", "normalize")
@@ -26,12 +25,25 @@ FOREIGN_CLASS = "LlamaRewardModel"  # UltraRM's and Ziya's, never OpenRLHF's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class NormalizedValue(Head):
     """`mean` and `std` are 0 and 1 where the raw reward is wanted."""
 
     value: FeedForward
     mean: float
     std: float
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P]."""
+        values = self.value.build_value(d, hidden)
+        if (self.mean, self.std) != (0.0, 1.0):
+            values = d.w.op("Sub", values, d.w.constant("reward_mean", self.mean, "fp32"))
+            values = d.w.op("Div", values, d.w.constant("reward_std", self.std, "fp32"))
+        d.w.output("score", values, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """RewardModel.forward in evaluation mode, on torch tensors; the dtype is the caller's."""
+        values = self.value.reference(hidden["score"], weights)[:, 0]
+        return {"score": (values - self.mean) / self.std}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -44,36 +56,19 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (f"{_layer(facts)}.weight", *bias, *named)
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> NormalizedValue:
     """One value at the last token; raises CheckpointError where normalising it needs numbers that config.json lacks."""
     facts.tensor(f"{_layer(facts)}.weight")
     normalize = flag(facts.config, "normalize_reward") or (facts.recipe is not None and facts.recipe.normalize)
     mean, std = _statistics(facts) if normalize else (0.0, 1.0)
-    return HeadSpec(
+    return NormalizedValue(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per="sequence"),),
-        score="score",
-        settings=Settings(value=facts.linear_value(_layer(facts)), mean=mean, std=std),
+        value=facts.linear_value(_layer(facts)),
+        mean=mean,
+        std=std,
         ignored=(facts.lm_head,),
         notes=_notes(facts, normalize=normalize),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]."""
-    s: Settings = spec.settings
-    values = s.value.build_value(d, hidden)
-    if (s.mean, s.std) != (0.0, 1.0):
-        values = d.w.op("Sub", values, d.w.constant("reward_mean", s.mean, "fp32"))
-        values = d.w.op("Div", values, d.w.constant("reward_std", s.std, "fp32"))
-    d.w.output("score", values, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """RewardModel.forward in evaluation mode, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    values = s.value.reference(hidden["score"], weights)[:, 0]
-    return {"score": (values - s.mean) / s.std}
 
 
 def _layer(facts: HeadFacts) -> str:

@@ -4,18 +4,20 @@ Source: llm-blender/PairRM-hf (`DebertaV2PairRM`; a copy is in reward-bench, rew
 on the states of three prefix tokens, source with each candidate; left minus right, less that of the swapped order.
 """
 
+from typing import NoReturn
+
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Candidate
 
 NAME = "pair_ranker"
 
 
-def claims(facts: HeadFacts) -> tuple[str, ...]:
+def claims(candidate: Candidate) -> tuple[str, ...]:
     """The MLP `head_layer`."""
-    return tuple(name for name in facts.tensors if name.startswith("head_layer."))
+    return tuple(name for name in candidate.tensors if name.startswith("head_layer."))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def refuse(candidate: Candidate) -> NoReturn:
     """Raises UnsupportedModel."""
     raise UnsupportedModel(
         "a PairRM (tensors head_layer.*): it reads the prompt and two candidates as one text of three segments, "

@@ -3,19 +3,21 @@
 Source: InternLM/POLAR, README.md ("Data format": prompt, reference, output).
 """
 
+from typing import NoReturn
+
 from rmexport.checkpoint.config_fields import ROPE_BASE, number, section
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Candidate
 
 NAME = "polar"
 WEIGHT, ARCHITECTURE = "v_head.weight", "InternLM2ForRewardModel"
 REWARD_ROPE_THETA = 1e6  # of internlm2-reward; POLAR-7B's base has 5e7
 
 
-def claims(facts: HeadFacts) -> tuple[str, ...]:
+def claims(candidate: Candidate) -> tuple[str, ...]:
     """InternLM2's reward class with a longer rope base than its reward models have."""
-    rope = section(facts.config, "rope_parameters") or facts.config  # transformers 5 moved it
-    if WEIGHT not in facts.tensors or facts.architecture != ARCHITECTURE:
+    rope = section(candidate.config, "rope_parameters") or candidate.config  # transformers 5 moved it
+    if WEIGHT not in candidate.tensors or candidate.architecture != ARCHITECTURE:
         return ()
     theta = number(rope, "rope_theta", ROPE_BASE, default=REWARD_ROPE_THETA)
     if theta <= REWARD_ROPE_THETA:
@@ -23,7 +25,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (WEIGHT, f"rope_theta {theta:g} in config.json")
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def refuse(candidate: Candidate) -> NoReturn:
     """Raises UnsupportedModel."""
     raise UnsupportedModel(
         "this is a POLAR model (InternLM2ForRewardModel, as internlm2-reward, but with POLAR's rope_theta or name): it "

@@ -6,18 +6,39 @@ drops those that are exactly 0, which shifts all that follow; here each is read 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "process_reward"
 DEFAULT_RECIPE = "qwen2.5-math-prm"
 LAYERS = ("score.0", "score.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessReward(Head):
+    """`layers` end in two logits, of a bad and of a good step."""
+
+    layers: FeedForward
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], the probability of a good step, and logit [P], its log-odds."""
+        logits = self.layers.build(d, d.w.op("Gather", hidden, d.head_index("score")))
+        bad, good = (d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(2))
+        logit = d.w.op("Sub", good, bad)
+        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
+        d.w.output("logit", logit, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published forward and its softmax, on torch tensors; the dtype is the caller's."""
+        logits = self.layers.reference(hidden["score"], weights)
+        return {"score": logits.softmax(-1)[:, 1], "logit": logits[:, 1] - logits[:, 0]}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -28,35 +49,16 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return tuple(name for name in facts.tensors if name.startswith("score."))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> ProcessReward:
     """The layers; where steps end is the recipe's to say. The unused language model's head is left out.
 
     Raises CheckpointError for a tag that the tokenizer makes several tokens of: its last one may stand elsewhere too.
     """
     if facts.recipe and facts.recipe.layout == "tagged_steps":
         facts.text.single_token(facts.recipe.step_tag or "")
-    unit = facts.recipe.unit if facts.recipe else "sequence"
-    return HeadSpec(
+    return ProcessReward(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per=unit), Output(name="logit", per=unit)),
-        score="score",
-        settings=read_feed_forward(facts.tensors, LAYERS, facts.hidden_size),
+        outputs=(Output(name="score", per=facts.unit), Output(name="logit", per=facts.unit)),
+        layers=read_feed_forward(facts.tensors, LAYERS, facts.hidden_size),
         ignored=(facts.lm_head,),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], the probability of a good step, and logit [P], its log-odds."""
-    s: FeedForward = spec.settings
-    logits = s.build(d, d.w.op("Gather", hidden, d.head_index("score")))
-    bad, good = (d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(2))
-    logit = d.w.op("Sub", good, bad)
-    d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-    d.w.output("logit", logit, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward and its softmax, on torch tensors; the dtype is the caller's."""
-    s: FeedForward = spec.settings
-    logits = s.reference(hidden["score"], weights)
-    return {"score": logits.softmax(-1)[:, 1], "logit": logits[:, 1] - logits[:, 0]}

@@ -18,7 +18,7 @@ from rmexport.checkpoint.config_fields import FACTOR, LABELS, integer, number, o
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output
 
@@ -38,7 +38,7 @@ class GateStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class QuantileGated(Head):
     """`gate` ends in one output an objective; its last stage has neither ReLU nor norm."""
 
     objectives: int
@@ -46,6 +46,48 @@ class Settings:
     hidden_size: int
     temperature: float
     gate: tuple[GateStage, ...]
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], rewards [P, objectives] after the transform, gating [P, objectives] = softmax x logit_scale."""
+        means = self._means(d, d.w.op("Gather", hidden, d.head_index("score")))
+        rewards = d.w.op("MatMul", means, d.fp32_weight(TRANSFORM, (self.objectives, self.objectives)))
+        gating = self._gate(d, d.w.op("Gather", hidden, d.head_index("gate")))
+        d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), self.objectives), ["P"])
+        d.w.output("rewards", rewards, ["P", self.objectives])
+        d.w.output("gating", gating, ["P", self.objectives])
+
+    def _means(self, d: Dialect, read: ir.Value) -> ir.Value:
+        """The mean of each objective's quantiles, [P, objectives]; the rows of the layer are objective by objective."""
+        quantiles = d.head_linear(
+            read, REGRESSION.removesuffix(".weight"), (self.objectives * self.quantiles, self.hidden_size)
+        )
+        flat = d.w.op("Reshape", quantiles, d.w.constant("by_quantile", [-1, self.quantiles]))
+        sums = d.w.op("Reshape", d.row_sum(flat, self.quantiles), d.w.constant("by_objective", [-1, self.objectives]))
+        return d.w.op("Div", sums, d.w.constant("quantiles", self.quantiles, "fp32"))
+
+    def _gate(self, d: Dialect, z: ir.Value) -> ir.Value:
+        for stage in self.gate[:-1]:
+            z = d.w.op("Relu", stage.linear.build(d, z))
+            z = _batch_norm(d, z, stage.norm, stage.linear.layers[0].outputs) if stage.norm else z
+        z = d.w.op(
+            "Div", self.gate[-1].linear.build(d, z), d.w.constant("gating_temperature", self.temperature, "fp32")
+        )
+        return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published forward, on torch tensors; the dtype is the caller's."""
+        quantiles = (hidden["score"] @ weights[REGRESSION].T).reshape(-1, self.objectives, self.quantiles)
+        rewards = quantiles.mean(2) @ weights[TRANSFORM]
+        z = hidden["gate"]
+        for stage in self.gate[:-1]:
+            z = stage.linear.reference(z, weights).relu()
+            if stage.norm:
+                mean, variance = weights[f"{stage.norm}.running_mean"], weights[f"{stage.norm}.running_var"]
+                normal = (z - mean) / (variance + EPSILON).sqrt()
+                z = normal * weights[f"{stage.norm}.weight"] + weights[f"{stage.norm}.bias"]
+        z = self.gate[-1].linear.reference(z, weights)
+        gating = (z / self.temperature).softmax(-1) * weights[SCALE][0]
+        return {"score": (gating * rewards).sum(-1), "rewards": rewards, "gating": gating}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -56,7 +98,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (*needed, *(name for name in facts.tensors if name.startswith("gating.")))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> QuantileGated:
     """Quantiles and objectives from config.json, gate stages from the tensors, its position from the chat template.
 
     Raises CheckpointError where the regression layer has not a row for every quantile of every objective.
@@ -70,7 +112,7 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             f"{objectives * quantiles} rows: do config and weights belong together?"
         )
     names = facts.objective_names(objectives, stem="objective")
-    return HeadSpec(
+    return QuantileGated(
         positions={
             "score": facts.score_rule("before_first_pad"),
             "gate": prompt_end(facts.text),
@@ -80,44 +122,14 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             Output(name="rewards", per="sequence", labels=names),
             Output(name="gating", per="sequence", labels=names),
         ),
-        score="score",
-        settings=Settings(
-            objectives=objectives,
-            quantiles=quantiles,
-            hidden_size=facts.hidden_size,
-            temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
-            gate=_gate_stages(facts, objectives),
-        ),
+        objectives=objectives,
+        quantiles=quantiles,
+        hidden_size=facts.hidden_size,
+        temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
+        gate=_gate_stages(facts, objectives),
         ignored=tuple(name for name in facts.tensors if name.endswith(".num_batches_tracked")),
         notes=("rewards are those after the transform matrix, as the published class gives them",),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], rewards [P, objectives] after the transform, gating [P, objectives] = softmax x logit_scale."""
-    s: Settings = spec.settings
-    means = _means(d, s, d.w.op("Gather", hidden, d.head_index("score")))
-    rewards = d.w.op("MatMul", means, d.fp32_weight(TRANSFORM, (s.objectives, s.objectives)))
-    gating = _gate(d, s, d.w.op("Gather", hidden, d.head_index("gate")))
-    d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), s.objectives), ["P"])
-    d.w.output("rewards", rewards, ["P", s.objectives])
-    d.w.output("gating", gating, ["P", s.objectives])
-
-
-def _means(d: Dialect, s: Settings, read: ir.Value) -> ir.Value:
-    """The mean of each objective's quantiles, [P, objectives]; the rows of the layer are objective by objective."""
-    quantiles = d.head_linear(read, REGRESSION.removesuffix(".weight"), (s.objectives * s.quantiles, s.hidden_size))
-    flat = d.w.op("Reshape", quantiles, d.w.constant("by_quantile", [-1, s.quantiles]))
-    sums = d.w.op("Reshape", d.row_sum(flat, s.quantiles), d.w.constant("by_objective", [-1, s.objectives]))
-    return d.w.op("Div", sums, d.w.constant("quantiles", s.quantiles, "fp32"))
-
-
-def _gate(d: Dialect, s: Settings, z: ir.Value) -> ir.Value:
-    for stage in s.gate[:-1]:
-        z = d.w.op("Relu", stage.linear.build(d, z))
-        z = _batch_norm(d, z, stage.norm, stage.linear.layers[0].outputs) if stage.norm else z
-    z = d.w.op("Div", s.gate[-1].linear.build(d, z), d.w.constant("gating_temperature", s.temperature, "fp32"))
-    return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
 
 
 def _batch_norm(d: Dialect, x: ir.Value, name: str, size: int) -> ir.Value:
@@ -127,23 +139,6 @@ def _batch_norm(d: Dialect, x: ir.Value, name: str, size: int) -> ir.Value:
     )
     spread = d.w.op("Sqrt", d.w.op("Add", variance, d.w.constant("batch_norm_epsilon", EPSILON, "fp32")))
     return d.w.op("Add", d.w.op("Mul", d.w.op("Div", d.w.op("Sub", x, mean), spread), scale), shift)
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    quantiles = (hidden["score"] @ weights[REGRESSION].T).reshape(-1, s.objectives, s.quantiles)
-    rewards = quantiles.mean(2) @ weights[TRANSFORM]
-    z = hidden["gate"]
-    for stage in s.gate[:-1]:
-        z = stage.linear.reference(z, weights).relu()
-        if stage.norm:
-            mean, variance = weights[f"{stage.norm}.running_mean"], weights[f"{stage.norm}.running_var"]
-            normal = (z - mean) / (variance + EPSILON).sqrt()
-            z = normal * weights[f"{stage.norm}.weight"] + weights[f"{stage.norm}.bias"]
-    z = s.gate[-1].linear.reference(z, weights)
-    gating = (z / s.temperature).softmax(-1) * weights[SCALE][0]
-    return {"score": (gating * rewards).sum(-1), "rewards": rewards, "gating": gating}
 
 
 def _gate_stages(facts: HeadFacts, objectives: int) -> tuple[GateStage, ...]:

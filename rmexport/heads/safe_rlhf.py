@@ -14,8 +14,7 @@ from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, Range, flag,
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward
-from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.bundle.manifest import Output
+from rmexport.heads import Head, HeadFacts
 
 NAME = "safe_rlhf"
 RECIPE_FIELDS = ("position", "negate")
@@ -27,7 +26,7 @@ _BY_SCORE_TYPE: Mapping[str, Normalize] = {"reward": "affine", "cost": "scale", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class BeaverScore(Head):
     """`mean` and `variance` are the config's, None where the checkpoint has them as tensors."""
 
     value: FeedForward
@@ -35,6 +34,28 @@ class Settings:
     mean: float | None
     variance: float | None
     negate: bool
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P]."""
+        values = self.value.build_value(d, hidden)
+        if self.normalize == "affine":
+            values = d.w.op("Sub", values, _number(d, MEAN, self.mean))
+        if self.normalize != "identity":
+            deviation = d.w.op("Sqrt", _number(d, VARIANCE, self.variance))
+            values = d.w.op("Div", values, d.w.op("Add", deviation, d.w.constant("epsilon", EPSILON, "fp32")))
+        if self.negate:
+            values = d.w.op("Neg", values)
+        d.w.output("score", values, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """ScoreModelMixin.get_scores at the end index, on torch tensors; the dtype is the caller's."""
+        values = self.value.reference(hidden["score"], weights)[:, 0]
+        if self.normalize == "affine":
+            values = values - (weights[MEAN] if self.mean is None else self.mean)
+        if self.normalize != "identity":
+            variance = weights[VARIANCE] if self.variance is None else self.variance
+            values = values / (variance**0.5 + EPSILON)
+        return {"score": -values if self.negate else values}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -44,53 +65,23 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return tuple(name for name in facts.tensors if name.startswith((f"{LAYER}.", "normalizer.")))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> BeaverScore:
     """One value at the last token; a recipe may turn a cost into a reward."""
     facts.tensor(f"{LAYER}.weight")
     kind = facts.config.get("score_type") or "reward"
     if not isinstance(kind, str) or kind not in _BY_SCORE_TYPE:
         raise CheckpointError(f"config.json: score_type is {shown(kind)}, expected one of {', '.join(_BY_SCORE_TYPE)}")
     negate = facts.recipe is not None and facts.recipe.negate
-    return HeadSpec(
+    return BeaverScore(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per="sequence"),),
-        score="score",
-        settings=Settings(
-            value=facts.linear_value(LAYER),
-            normalize=_BY_SCORE_TYPE[kind] if flag(facts.config, "do_normalize") else "identity",
-            mean=_stated(facts, "mean", MEAN, STATISTIC, default=0.0),
-            variance=_stated(facts, "var", VARIANCE, Range(0, DEVIATION.most), default=1.0),
-            negate=negate,
-        ),
+        value=facts.linear_value(LAYER),
+        normalize=_BY_SCORE_TYPE[kind] if flag(facts.config, "do_normalize") else "identity",
+        mean=_stated(facts, "mean", MEAN, STATISTIC, default=0.0),
+        variance=_stated(facts, "var", VARIANCE, Range(0, DEVIATION.most), default=1.0),
+        negate=negate,
         ignored=("normalizer.*", facts.lm_head),
         notes=_notes(kind, negate=negate),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]."""
-    s: Settings = spec.settings
-    values = s.value.build_value(d, hidden)
-    if s.normalize == "affine":
-        values = d.w.op("Sub", values, _number(d, MEAN, s.mean))
-    if s.normalize != "identity":
-        deviation = d.w.op("Sqrt", _number(d, VARIANCE, s.variance))
-        values = d.w.op("Div", values, d.w.op("Add", deviation, d.w.constant("epsilon", EPSILON, "fp32")))
-    if s.negate:
-        values = d.w.op("Neg", values)
-    d.w.output("score", values, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """ScoreModelMixin.get_scores at the end index, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    values = s.value.reference(hidden["score"], weights)[:, 0]
-    if s.normalize == "affine":
-        values = values - (weights[MEAN] if s.mean is None else s.mean)
-    if s.normalize != "identity":
-        variance = weights[VARIANCE] if s.variance is None else s.variance
-        values = values / (variance**0.5 + EPSILON)
-    return {"score": -values if s.negate else values}
 
 
 def _number(d: Dialect, name: str, stated: float | None) -> ir.Value:

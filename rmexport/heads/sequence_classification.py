@@ -10,7 +10,7 @@ from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, s
 from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError
 from rmexport.graph.dialect import Dialect
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "sequence_classification"
@@ -19,7 +19,7 @@ WEIGHT, BIAS = "score.weight", "score.bias"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SequenceClassification(Head):
     """`labels` rows of the score matrix; `score_row` is the one that is the score, None when nobody said.
 
     `bias`: the checkpoint has one, as no class of transformers saves it, and it counts.
@@ -30,13 +30,29 @@ class Settings:
     score_row: int | None
     bias: bool
 
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P] and, with several labels, rewards [P, labels]: raw logits, no activation."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        logits = d.head_linear(read, "score", (self.labels, self.hidden_size), bias=self.bias)
+        if self.score_row is not None:
+            d.w.output("score", d.w.op("Gather", logits, d.w.constant("score_row", self.score_row), axis=1), ["P"])
+        if self.labels > 1:
+            d.w.output("rewards", logits, ["P", self.labels])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """transformers' GenericForSequenceClassification, `logits = score(hidden)`, and the bias that it leaves out."""
+        logits = hidden["score"] @ weights[WEIGHT].T
+        logits = logits + weights[BIAS] if self.bias else logits
+        outputs = {"rewards": logits} if self.labels > 1 else {}
+        return outputs | ({} if self.score_row is None else {"score": logits[:, self.score_row]})
+
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
     """A `score.weight`."""
     return (WEIGHT,) if WEIGHT in facts.tensors else ()
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> SequenceClassification:
     """Labels from `score.weight`'s rows, names from id2label, the pad id that HF's pooling skips."""
     rows = facts.tensor(WEIGHT).shape[0]
     names = label_names(facts.config, rows, stem="label")
@@ -45,34 +61,17 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
     outputs: tuple[Output, ...] = (Output(name="score", per="sequence"),) if score_row is not None else ()
     if rows > 1:
         outputs += (Output(name="rewards", per="sequence", labels=names),)
-    return HeadSpec(
+    return SequenceClassification(
         positions={"score": facts.score_rule("last_not_pad")},
         outputs=outputs,
         score="score" if score_row is not None else None,
-        settings=Settings(labels=rows, hidden_size=facts.hidden_size, score_row=score_row, bias=bias),
+        labels=rows,
+        hidden_size=facts.hidden_size,
+        score_row=score_row,
+        bias=bias,
         ignored=(facts.lm_head, BIAS),  # some trainers leave the first in the file
         notes=_notes(facts, rows, score_row),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P] and, with several labels, rewards [P, labels]: raw logits, no activation."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    logits = d.head_linear(read, "score", (s.labels, s.hidden_size), bias=s.bias)
-    if s.score_row is not None:
-        d.w.output("score", d.w.op("Gather", logits, d.w.constant("score_row", s.score_row), axis=1), ["P"])
-    if s.labels > 1:
-        d.w.output("rewards", logits, ["P", s.labels])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' GenericForSequenceClassification, `logits = score(hidden)`, and the bias that it leaves out."""
-    s: Settings = spec.settings
-    logits = hidden["score"] @ weights[WEIGHT].T
-    logits = logits + weights[BIAS] if s.bias else logits
-    outputs = {"rewards": logits} if s.labels > 1 else {}
-    return outputs | ({} if s.score_row is None else {"score": logits[:, s.score_row]})
 
 
 def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:

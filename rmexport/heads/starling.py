@@ -6,15 +6,9 @@ second time under `model.model.`; its example takes PAD_ID from a tokenizer call
 that it reads padding in a batch, and the last token, as here, of a conversation alone.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import onnx_ir as ir
-
-from rmexport.graph.dialect import Dialect
-from rmexport.graph.feed_forward import FeedForward
-from rmexport.heads import HeadFacts, HeadSpec
-from rmruntime.bundle.manifest import Output, PositionRule
+from rmexport.heads import HeadFacts
+from rmexport.heads._linear import LinearHead
+from rmruntime.bundle.manifest import PositionRule
 
 NAME = "starling"
 LAYER, BACKBONE = "v_head", "transformer."
@@ -28,29 +22,15 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (f"{LAYER}.weight",)
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> LinearHead:
     """One value; the state dict's second copy of the backbone and the language model's head are left out."""
     facts.tensor(f"{LAYER}.weight")
-    return HeadSpec(
+    return LinearHead(
         positions={"score": _position(facts)},
-        outputs=(Output(name="score", per="sequence"),),
-        score="score",
-        settings=facts.linear_value(LAYER),
+        value=facts.linear_value(LAYER),
         prefixes={"model.": BACKBONE},
         ignored=("model.*", facts.lm_head),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]."""
-    s: FeedForward = spec.settings
-    d.w.output("score", s.build_value(d, hidden), ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's."""
-    s: FeedForward = spec.settings
-    return {"score": s.reference(hidden["score"], weights)[:, 0]}
 
 
 def _position(facts: HeadFacts) -> PositionRule:

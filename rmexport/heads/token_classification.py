@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.dialect import Dialect
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "token_classification"
@@ -23,12 +23,27 @@ LAYERS = ("score", "classifier")  # families of transformers name it one way or 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class StepClassification(Head):
     """The linear layer's name and whether it has a bias, as transformers' generic class does by default."""
 
     layer: str
     hidden_size: int
     bias: bool
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], the probability of label 1, and logit [P], its log-odds."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        logits = d.head_linear(read, self.layer, (LABELS, self.hidden_size), bias=self.bias)
+        wrong, right = (d.w.op("Gather", logits, d.w.constant(f"label_{i}", i), axis=1) for i in range(LABELS))
+        logit = d.w.op("Sub", right, wrong)
+        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
+        d.w.output("logit", logit, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """transformers' GenericForTokenClassification and a softmax, on torch tensors; the dtype is the caller's."""
+        logits = hidden["score"] @ weights[f"{self.layer}.weight"].T
+        logits = logits + weights[f"{self.layer}.bias"] if self.bias else logits
+        return {"score": logits.softmax(-1)[:, 1], "logit": logits[:, 1] - logits[:, 0]}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -40,7 +55,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (*(name for name in names if name in facts.tensors), f"{facts.architecture} in config.json")
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> StepClassification:
     """The probability of a right step where its separator ends, and its log-odds.
 
     Raises UnsupportedModel for other labels than wrong and right.
@@ -52,32 +67,14 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             "and which of these would be a reward is nowhere written"
         )
     unit = facts.recipe.unit if facts.recipe else "step"
-    return HeadSpec(
+    return StepClassification(
         positions={"score": facts.score_rule("last")},
         outputs=(Output(name="score", per=unit), Output(name="logit", per=unit)),
-        score="score",
-        settings=Settings(layer=layer, hidden_size=facts.hidden_size, bias=f"{layer}.bias" in facts.tensors),
+        layer=layer,
+        hidden_size=facts.hidden_size,
+        bias=f"{layer}.bias" in facts.tensors,
         ignored=(facts.lm_head,),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], the probability of label 1, and logit [P], its log-odds."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    logits = d.head_linear(read, s.layer, (LABELS, s.hidden_size), bias=s.bias)
-    wrong, right = (d.w.op("Gather", logits, d.w.constant(f"label_{i}", i), axis=1) for i in range(LABELS))
-    logit = d.w.op("Sub", right, wrong)
-    d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-    d.w.output("logit", logit, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers' GenericForTokenClassification and a softmax, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    logits = hidden["score"] @ weights[f"{s.layer}.weight"].T
-    logits = logits + weights[f"{s.layer}.bias"] if s.bias else logits
-    return {"score": logits.softmax(-1)[:, 1], "logit": logits[:, 1] - logits[:, 0]}
 
 
 def _layer(facts: HeadFacts) -> str | None:

@@ -15,7 +15,7 @@ from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.checkpoint.derived_tensors import TensorRows
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.graph.dialect import Dialect
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "token_logits"
@@ -24,12 +24,36 @@ WEIGHT = "token_logits.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class TokenLogits(Head):
     """The ids of the good and the bad token, or of the only one, for the record; what bounds logits (Gemma 2)."""
 
     hidden_size: int
     token_ids: tuple[int, ...]
     softcap: float | None = None
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P]: the only token's raw logit; of two the good one's probability, and logit [P], its log-odds."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        logits = d.head_linear(read, WEIGHT.removesuffix(".weight"), (len(self.token_ids), self.hidden_size))
+        if self.softcap is not None:
+            cap = d.w.constant("logit_softcap", self.softcap, "fp32")
+            logits = d.w.op("Mul", d.w.op("Tanh", d.w.op("Div", logits, cap)), cap)
+        rows = [d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(len(self.token_ids))]
+        if len(rows) == 1:
+            d.w.output("score", rows[0], ["P"])
+            return
+        logit = d.w.op("Sub", *rows)
+        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
+        d.w.output("logit", logit, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published scripts: logits of the whole vocabulary in the model's dtype, two columns, softmax."""
+        logits = hidden["score"] @ weights[WEIGHT].T
+        if self.softcap is not None:
+            logits = (logits / self.softcap).tanh() * self.softcap
+        if logits.shape[1] == 1:
+            return {"score": logits[:, 0]}
+        return {"score": logits.softmax(-1)[:, 0], "logit": logits[:, 0] - logits[:, 1]}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -37,16 +61,16 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return ()
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> TokenLogits:
     """The rows of the lm_head that the recipe's tokens choose; one row gives its raw logit, two a probability."""
     ids = _token_ids(facts)
-    unit = facts.recipe.unit if facts.recipe else "sequence"
-    outputs = (Output(name="score", per=unit),)
-    return HeadSpec(
+    outputs = (Output(name="score", per=facts.unit),)
+    return TokenLogits(
         positions={"score": facts.score_rule("last")},
-        outputs=outputs + ((Output(name="logit", per=unit),) if len(ids) == 2 else ()),
-        score="score",
-        settings=Settings(hidden_size=facts.hidden_size, token_ids=ids, softcap=_softcap(facts)),
+        outputs=outputs + ((Output(name="logit", per=facts.unit),) if len(ids) == 2 else ()),
+        hidden_size=facts.hidden_size,
+        token_ids=ids,
+        softcap=_softcap(facts),
         derived={WEIGHT: TensorRows(source=_source(facts), rows=ids)},
         ignored=(facts.lm_head,),
         notes=(_compared(facts, ids),),
@@ -57,34 +81,6 @@ def _compared(facts: HeadFacts, ids: tuple[int, ...]) -> str:
     """What the ids are in this tokenizer: ids of another one would read other tokens."""
     named = [f"{facts.text.tokenizer.id_to_token(token)!r} (id {token})" for token in ids]
     return f"the score is the logit of {named[0]}" if len(named) == 1 else f"the score is {named[0]} against {named[1]}"
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]: the only token's raw logit; of two the good one's probability, and logit [P], its log-odds."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    logits = d.head_linear(read, WEIGHT.removesuffix(".weight"), (len(s.token_ids), s.hidden_size))
-    if s.softcap is not None:
-        cap = d.w.constant("logit_softcap", s.softcap, "fp32")
-        logits = d.w.op("Mul", d.w.op("Tanh", d.w.op("Div", logits, cap)), cap)
-    rows = [d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(len(s.token_ids))]
-    if len(rows) == 1:
-        d.w.output("score", rows[0], ["P"])
-        return
-    logit = d.w.op("Sub", *rows)
-    d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-    d.w.output("logit", logit, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published scripts: logits of the whole vocabulary in the model's dtype, two columns, softmax."""
-    s: Settings = spec.settings
-    logits = hidden["score"] @ weights[WEIGHT].T
-    if s.softcap is not None:
-        logits = (logits / s.softcap).tanh() * s.softcap
-    if logits.shape[1] == 1:
-        return {"score": logits[:, 0]}
-    return {"score": logits.softmax(-1)[:, 0], "logit": logits[:, 0] - logits[:, 1]}
 
 
 def _token_ids(facts: HeadFacts) -> tuple[int, ...]:

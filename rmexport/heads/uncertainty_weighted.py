@@ -14,7 +14,7 @@ import onnx_ir as ir
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "uncertainty_weighted"
@@ -24,12 +24,28 @@ WEIGHTING = ("weights.fc.0", "weights.fc.2", "weights.fc.4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class UncertaintyWeighted(Head):
     """`weighting` ends in one output an attribute; the score layer has two rows for each, mean and spread."""
 
     attributes: int
     hidden_size: int
     weighting: FeedForward
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P], rewards [P, attributes], the means, and gating [P, attributes], their weights."""
+        read = d.w.op("Gather", hidden, d.head_index("score"))
+        pairs = d.head_linear(read, SCORE, (2 * self.attributes, self.hidden_size))
+        means = d.w.op("Gather", pairs, d.w.constant("means", [2 * i for i in range(self.attributes)]), axis=1)
+        weights = self.weighting.build(d, read)
+        d.w.output("score", d.row_sum(d.w.op("Mul", means, weights), self.attributes), ["P"])
+        d.w.output("rewards", means, ["P", self.attributes])
+        d.w.output("gating", weights, ["P", self.attributes])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The published forward, on torch tensors; the dtype is the caller's (published: fp16 for weights.fc)."""
+        means = (hidden["score"] @ weights[f"{SCORE}.weight"].T).reshape(-1, self.attributes, 2)[:, :, 0]
+        gating = self.weighting.reference(hidden["score"], weights)
+        return {"score": (means * gating).sum(-1), "rewards": means, "gating": gating}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -38,7 +54,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return (f"{SCORE}.weight", *own) if own and f"{SCORE}.weight" in facts.tensors else ()
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> UncertaintyWeighted:
     """Attributes by the layers' widths. Raises CheckpointError where the two layers disagree about their number."""
     rows = facts.tensor(f"{SCORE}.weight").shape[0]
     weighting = read_feed_forward(facts.tensors, WEIGHTING, facts.hidden_size, "selu")
@@ -48,33 +64,14 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
             "rows: a mean and a spread an attribute"
         )
     names = facts.objective_names(attributes, stem="attribute")
-    return HeadSpec(
+    return UncertaintyWeighted(
         positions={"score": facts.score_rule("last")},
         outputs=(
             Output(name="score", per="sequence"),
             Output(name="rewards", per="sequence", labels=names),
             Output(name="gating", per="sequence", labels=names),
         ),
-        score="score",
-        settings=Settings(attributes=attributes, hidden_size=facts.hidden_size, weighting=weighting),
+        attributes=attributes,
+        hidden_size=facts.hidden_size,
+        weighting=weighting,
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P], rewards [P, attributes], the means, and gating [P, attributes], their weights."""
-    s: Settings = spec.settings
-    read = d.w.op("Gather", hidden, d.head_index("score"))
-    pairs = d.head_linear(read, SCORE, (2 * s.attributes, s.hidden_size))
-    means = d.w.op("Gather", pairs, d.w.constant("means", [2 * i for i in range(s.attributes)]), axis=1)
-    weights = s.weighting.build(d, read)
-    d.w.output("score", d.row_sum(d.w.op("Mul", means, weights), s.attributes), ["P"])
-    d.w.output("rewards", means, ["P", s.attributes])
-    d.w.output("gating", weights, ["P", s.attributes])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The published forward, on torch tensors; the dtype is the caller's (published: fp16 for weights.fc)."""
-    s: Settings = spec.settings
-    means = (hidden["score"] @ weights[f"{SCORE}.weight"].T).reshape(-1, s.attributes, 2)[:, :, 0]
-    gating = s.weighting.reference(hidden["score"], weights)
-    return {"score": (means * gating).sum(-1), "rewards": means, "gating": gating}

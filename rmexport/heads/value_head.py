@@ -16,7 +16,7 @@ import onnx_ir as ir
 from rmexport.errors import CheckpointError
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
-from rmexport.heads import HeadFacts, HeadSpec
+from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
 NAME = "value_head"
@@ -25,11 +25,23 @@ LAYER = r"(v_head\.summary(?:\.\d+)?)\.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ValueHead(Head):
     """`value` ends in one output; `sigmoid` makes it a probability."""
 
     value: FeedForward
     sigmoid: bool
+
+    def build(self, d: Dialect, hidden: ir.Value) -> None:
+        """score [P]; with a sigmoid also logit [P], the value itself."""
+        value = self.value.build_value(d, hidden)
+        d.w.output("score", d.w.op("Sigmoid", value) if self.sigmoid else value, ["P"])
+        if self.sigmoid:
+            d.w.output("logit", value, ["P"])
+
+    def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+        """ValueHead.forward without dropout, on torch tensors; the dtype is the caller's."""
+        value = self.value.reference(hidden["score"], weights)[:, 0]
+        return {"score": value.sigmoid(), "logit": value} if self.sigmoid else {"score": value}
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -39,7 +51,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
     return tuple(name for name in facts.tensors if name.startswith("v_head.summary"))
 
 
-def read_spec(facts: HeadFacts) -> HeadSpec:
+def read(facts: HeadFacts) -> ValueHead:
     """Layers from the tensors there are; a recipe says whether steps are judged, and whether by a probability.
 
     Raises CheckpointError where the last layer has more than one output.
@@ -49,34 +61,17 @@ def read_spec(facts: HeadFacts) -> HeadSpec:
     value = read_feed_forward(facts.tensors, names, facts.hidden_size)
     if value.layers[-1].outputs != 1:
         raise CheckpointError(f"{names[-1]}.weight has {value.layers[-1].outputs} rows, expected 1: a value head's")
-    unit = facts.recipe.unit if facts.recipe else "sequence"
     sigmoid = facts.recipe is not None and facts.recipe.activation == "sigmoid"
-    outputs = (Output(name="score", per=unit), *((Output(name="logit", per=unit),) if sigmoid else ()))
+    outputs = (Output(name="score", per=facts.unit), *((Output(name="logit", per=facts.unit),) if sigmoid else ()))
     unasked = "the value at the last token is the score; a process reward model needs --recipe skywork-o1-prm or a file"
-    return HeadSpec(
+    return ValueHead(
         positions={"score": facts.score_rule("last")},
         outputs=outputs,
-        score="score",
-        settings=Settings(value=value, sigmoid=sigmoid),
+        value=value,
+        sigmoid=sigmoid,
         ignored=tuple(name for name in facts.tensors if name.endswith(facts.lm_head)),
         notes=() if facts.recipe or len(names) > 1 else (unasked,),
     )
-
-
-def build(d: Dialect, spec: HeadSpec, hidden: ir.Value) -> None:
-    """score [P]; with a sigmoid also logit [P], the value itself."""
-    s: Settings = spec.settings
-    value = s.value.build_value(d, hidden)
-    d.w.output("score", d.w.op("Sigmoid", value) if s.sigmoid else value, ["P"])
-    if s.sigmoid:
-        d.w.output("logit", value, ["P"])
-
-
-def reference(spec: HeadSpec, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """ValueHead.forward without dropout, on torch tensors; the dtype is the caller's."""
-    s: Settings = spec.settings
-    value = s.value.reference(hidden["score"], weights)[:, 0]
-    return {"score": value.sigmoid(), "logit": value} if s.sigmoid else {"score": value}
 
 
 def _layer_names(facts: HeadFacts) -> list[str]:

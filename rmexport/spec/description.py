@@ -41,14 +41,14 @@ def describe(spec: ModelSpec) -> Description:
     template = "its chat template" if spec.tokenizer.template else "no chat template: conversations come rendered"
     return Description(
         family=spec.family.MODEL_TYPES[0],
-        head=spec.head.NAME,
+        head=spec.head_name,
         recipe=spec.recipe.name if spec.recipe else None,
         dtype=spec.dtype,
         backbone=spec.backbone,
         format=spec.format,
-        positions=spec.head_spec.positions,
-        outputs=spec.head_spec.outputs,
-        score=spec.head_spec.score,
+        positions=spec.head.positions,
+        outputs=spec.head.outputs,
+        score=spec.head.score,
         tokenizer=spec.tokenizer,
         because={
             "family": _model_type(spec.backbone),

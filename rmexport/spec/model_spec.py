@@ -26,11 +26,10 @@ from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
 from rmexport.graph.dialect import Dialect, LayerSpan
 from rmexport.graph.writer import GraphWriter
-from rmexport.heads import Head, HeadFacts, HeadSpec, check_recipe, head_of, refuse_known
+from rmexport.heads import Candidate, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
-from rmexport.prompt.recipe import PLAIN, Recipe, recipe_for, recipes
-from rmexport.prompt.template_probe import ChatText
+from rmexport.prompt.recipe import Recipe, recipe_for
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import StoredTensor
 from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
@@ -48,8 +47,8 @@ class ModelSpec:
 
     family: Family
     config: FamilyConfig
+    head_name: str
     head: Head
-    head_spec: HeadSpec
     reason: str
     prefixes: Mapping[str, str]
     recipe: Recipe | None
@@ -69,68 +68,65 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
     """
     refuse_quantized(checkpoint.config, checkpoint.tensors)
-    tokenizer = checkpoint.read_tokenizer()
-    facts = _facts(checkpoint, tokenizer, options)
-    family = _family(facts)
+    candidate = _candidate(checkpoint, options)
+    family = _family(candidate)
     config = family.read_config(checkpoint.config)
-    facts = _with_family(facts, family, config)
-    chosen = head_of(facts)
-    head, facts = chosen.head, _with_default_recipe(facts, chosen.head, tokenizer)
-    recipe, tokenizer = facts.recipe, _with_template(tokenizer, facts.recipe)
-    check_recipe(head, recipe or PLAIN, options)
-    head_spec = head.read_spec(facts)
-    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head_spec.prefixes}
+    chosen = head_of(_facts(candidate, family, config))
+    name, facts, head = chosen.module.NAME, chosen.facts, read_head(chosen)
+    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
-    requests = dry_run(family, config, head, head_spec)
-    derived = _derived(requests, {**derived_weights(family, config), **head_spec.derived}, prefixes)
-    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head_spec.ignored))]
+    requests = dry_run(family, config, head)
+    derived = _derived(requests, {**derived_weights(family, config), **head.derived}, prefixes)
+    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head.ignored))]
     check_binding(requests, checkpoint.tensors, derived, ignored, heads=[t.name for t in facts.one_row_layers.values()])
     dtype = _dtype(checkpoint, requests, derived, options)
     stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
-    layout, format_notes = read_format(facts.text, tokenizer, recipe, options, head_spec.append)
-    if mixed := sorted({output.per for output in head_spec.outputs} - {layout.unit}):
-        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {head.NAME} scores a {mixed[0]} at a time")
+    layout, format_notes = read_format(facts.text, facts.tokenizer, facts.recipe, options, head.append)
+    if mixed := sorted({output.per for output in head.outputs} - {layout.unit}):
+        raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {name} scores a {mixed[0]} at a time")
     return ModelSpec(
         family=family,
         config=config,
+        head_name=name,
         head=head,
-        head_spec=head_spec,
         reason=chosen.reason,
         prefixes=prefixes,
-        recipe=recipe,
+        recipe=facts.recipe,
         dtype=dtype,
         format=layout,
         backbone=_backbone(checkpoint.config, config, requests),
-        tokenizer=tokenizer,
+        tokenizer=facts.tokenizer,
         requests=requests,
         stored=stored,
         quantization=_quantization(stored, options.quantize),
-        notes=(*checkpoint.notes, *head_spec.notes, *format_notes, *tokenizer.notes),
+        notes=(*checkpoint.notes, *head.notes, *format_notes, *facts.tokenizer.notes),
     )
 
 
-def _facts(checkpoint: Checkpoint, tokenizer: TokenizerFiles, options: ExportOptions) -> HeadFacts:
-    """What is known before the family is: its sizes and names follow."""
-    recipe = recipe_for(options.recipe, checkpoint.repo)
-    return HeadFacts(
+def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
+    return Candidate(
         config=checkpoint.config,
         tensors=checkpoint.tensors,
-        hidden_size=0,
-        text=_chat_text(_with_template(tokenizer, recipe), options),
-        recipe=recipe,
+        tokenizer_files=checkpoint.read_tokenizer(),
+        recipe=recipe_for(options.recipe, checkpoint.repo),
         options=options,
     )
 
 
-def _with_family(facts: HeadFacts, family: Family, config: FamilyConfig) -> HeadFacts:
-    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **facts.config}
-    return replace(
-        facts,
+def _facts(candidate: Candidate, family: Family, config: FamilyConfig) -> HeadFacts:
+    """The candidate beside what its family says."""
+    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **candidate.config}
+    return HeadFacts(
+        config=candidate.config,
+        tensors=candidate.tensors,
+        tokenizer_files=candidate.tokenizer_files,
+        recipe=candidate.recipe,
+        options=candidate.options,
         hidden_size=config.hidden_size,
         embedding=family.EMBEDDING,
         lm_head=family.LM_HEAD,
         tied=flag(tied, "tie_word_embeddings"),
-        pad_id=_pad_id(facts.config, family),
+        pad_id=_pad_id(candidate.config, family),
     )
 
 
@@ -143,36 +139,13 @@ def _pad_id(raw: Mapping[str, Any], family: Family) -> int | None:
     return None if pad_id == -1 else pad_id  # which Llama 1 says, and no token is
 
 
-def _family(facts: HeadFacts) -> Family:
+def _family(candidate: Candidate) -> Family:
     """The family, or the error of a head that is known and not supported where the backbone is unknown too."""
     try:
-        return family_of(facts.config)
+        return family_of(candidate.config)
     except UnsupportedModel:
-        refuse_known(facts)
+        refuse_known(candidate)
         raise
-
-
-def _with_default_recipe(facts: HeadFacts, head: Head, tokenizer: TokenizerFiles) -> HeadFacts:
-    """How the head's published checkpoints are written, where nobody chose a recipe."""
-    name = getattr(head, "DEFAULT_RECIPE", None)
-    if facts.recipe is not None or name is None:
-        return facts
-    recipe = recipes()[name]
-    return replace(facts, recipe=recipe, text=_chat_text(_with_template(tokenizer, recipe), facts.options))
-
-
-def _with_template(tokenizer: TokenizerFiles, recipe: Recipe | None) -> TokenizerFiles:
-    """The checkpoint's files, with the recipe's chat template where it has one."""
-    return replace(tokenizer, template=recipe.template) if recipe and recipe.template else tokenizer
-
-
-def _chat_text(tokenizer: TokenizerFiles, options: ExportOptions) -> ChatText:
-    return ChatText(
-        tokenizer_json=tokenizer.tokenizer_json,
-        template=tokenizer.template,
-        variables=tokenizer.special_tokens,
-        pinned_date=options.pinned_date,
-    )
 
 
 def _as_pattern(ignored: str) -> str:
@@ -196,17 +169,17 @@ def build_graph(
     words.span = span or words.span
     hidden = spec.family.backbone(words, spec.config)
     if words.span.end is None:
-        spec.head.build(words, spec.head_spec, hidden)
+        spec.head.build(words, hidden)
     else:
         words.hand_over(hidden, spec.config.hidden_size)
     return writer
 
 
-def dry_run(family: Family, config: FamilyConfig, head: Head, spec: HeadSpec) -> dict[str, WeightRequest]:
+def dry_run(family: Family, config: FamilyConfig, head: Head) -> dict[str, WeightRequest]:
     """Which weights a graph of this family and head reads: built once without weights, so never declared twice."""
     writer = GraphWriter(None)
     words = next(iter(dialects().values()))(writer, "fp32")
-    head.build(words, spec, family.backbone(words, config))
+    head.build(words, family.backbone(words, config))
     return writer.requests
 
 

@@ -91,7 +91,7 @@ class DecoderReference:
         with torch.inference_mode(), _full_precision(dtype, self._device):
             hidden = {role: self._joined(states, role, dtype) for role in (states[0].values if states else ())}
             weights = _head_weights(self._checkpoint, self._spec, TORCH_DTYPES[dtype], self._device)
-            outputs = self._spec.head.reference(self._spec.head_spec, hidden, weights)
+            outputs = self._spec.head.reference(hidden, weights)
         scores = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return ReferenceScores(scores, largest([found.peaks for found in states]))
 

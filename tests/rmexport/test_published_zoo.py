@@ -445,8 +445,8 @@ def test_internlm2_ends_in_its_reward_token(tmp_path: Path) -> None:
 def test_openrlhf_is_normalised_when_asked(tmp_path: Path) -> None:
     folder = written(tmp_path, "openrlhf")
     assert any("openrlhf-normalized" in note for note in spec_of(folder).notes)
-    settings = spec_of(folder, "openrlhf-normalized").head_spec.settings
-    assert (settings.mean, settings.std) == (1.5, 3.0)
+    head = spec_of(folder, "openrlhf-normalized").head
+    assert (head.mean, head.std) == (1.5, 3.0)
 
 
 def test_a_pad_token_that_is_eos_is_noted(tmp_path: Path) -> None:

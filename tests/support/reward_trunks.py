@@ -112,7 +112,7 @@ def check_head(
     states = torch.stack([final_states(checkpoint, row)[position(row)] for row in ids])
     expected = [formula(state).item() for state in states]
     assert np.std(expected) > 0.05  # random weights, but not all the same score
-    own = spec.head.reference(spec.head_spec, {"score": states}, weights)["score"]
+    own = spec.head.reference({"score": states}, weights)["score"]
     np.testing.assert_allclose(own.numpy(), expected, atol=TOLERANCE, err_msg="the head's own reference")
     with RewardModel.load(bundle, device="ort-cpu") as model:
         [alone] = model.score([records[0]])

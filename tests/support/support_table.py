@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from transformers import CONFIG_MAPPING
 
@@ -17,7 +17,7 @@ from rmexport.dialects import dialects
 from rmexport.encoders.spec import ARCHITECTURES
 from rmexport.encoders.store import COMPUTE_DTYPE, DIALECT
 from rmexport.families import families
-from rmexport.heads import heads
+from rmexport.heads import RefusedHead, heads
 from rmexport.prompt.recipe import recipes
 from rmruntime.backends import backends
 
@@ -82,12 +82,12 @@ def family_rows() -> Rows:
 
 def supported_heads() -> list[Any]:
     """Heads that give a score, by name."""
-    return sorted((head for head in heads().values() if hasattr(head, "build")), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if not isinstance(head, RefusedHead)), key=lambda head: head.NAME)
 
 
 def refused_heads() -> list[Any]:
     """Heads that are recognised and refused."""
-    return sorted((head for head in heads().values() if not hasattr(head, "build")), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if isinstance(head, RefusedHead)), key=lambda head: head.NAME)
 
 
 def head_rows() -> Rows:
@@ -98,8 +98,9 @@ def head_rows() -> Rows:
 
 
 def gives(head: Any) -> str:
-    """What its `build` says of its outputs, without their shapes."""
-    text = " ".join((head.build.__doc__ or "").split()).rstrip(".")
+    """What `build` of the class that it reads says of its outputs, without their shapes."""
+    build = get_type_hints(head.read)["return"].build
+    text = " ".join((build.__doc__ or "").split()).rstrip(".")
     return prose(re.sub(r" \[P[^\]]*\]", "", text))
 
 

@@ -73,7 +73,7 @@ class HeadedCheckpoint:
 
     def reference(self, spec: ModelSpec, hidden: Tensors) -> dict[str, torch.Tensor]:
         """The head's own reference on hidden states by role, [P, hidden]."""
-        return spec.head.reference(spec.head_spec, hidden, self.head)
+        return spec.head.reference(hidden, self.head)
 
     def assert_scores_follow(self, bundle: Path, reads: Reads, formula: Formula) -> None:
         """Exports, and compares the bundle's results and the head's reference with `formula` on transformers' states.

@@ -35,9 +35,9 @@ def test_where_each_class_reads(tmp_path: Path, headed: Any, linear: Any) -> Non
     """INF-ORM takes the token before the first pad id, wherever that is; Qwen's the last one."""
     inf_orm = headed(tmp_path / "a", head_tensors(linear), INF_ORM)
     pad_id = inf_orm.checkpoint.tokenizer.pad_id
-    assert inf_orm.spec().head_spec.positions["score"] == PositionRule(rule="before_first_pad", pad_id=pad_id)
+    assert inf_orm.spec().head.positions["score"] == PositionRule(rule="before_first_pad", pad_id=pad_id)
     qwen_rm = headed(tmp_path / "b", head_tensors(linear), QWEN_RM)
-    assert qwen_rm.spec().head_spec.positions["score"] == PositionRule(rule="last")
+    assert qwen_rm.spec().head.positions["score"] == PositionRule(rule="last")
 
 
 def test_pad_is_eot_cuts_inf_orm_at_the_first_turn(tmp_path: Path, headed: Any, linear: Any) -> None:

@@ -19,4 +19,4 @@ def test_refused_with_the_reason(tmp_path: Path, rows: int, prompt_head: bool) -
 
 def test_one_row_is_a_plain_value_head(tmp_path: Path) -> None:
     checkpoint = reward_trunk(tmp_path / "checkpoint", {"value_head.weight": normal(1, HIDDEN)}, {})
-    assert spec_of(checkpoint).head.NAME == "openrlhf"
+    assert spec_of(checkpoint).head_name == "openrlhf"

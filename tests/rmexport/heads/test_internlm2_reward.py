@@ -37,7 +37,7 @@ def score(state: torch.Tensor) -> torch.Tensor:
 def test_read_at_the_appended_token(tmp_path: Path) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint")
     spec = spec_of(checkpoint)
-    assert (spec.head.NAME, spec.head_spec.append) == ("internlm2_reward", (REWARD_TOKEN,))
+    assert (spec.head_name, spec.head.append) == ("internlm2_reward", (REWARD_TOKEN,))
     check_head(checkpoint, tmp_path / "bundle", score, ids_of=ids_of)
 
 
@@ -67,7 +67,7 @@ def test_published_layout(tmp_path: Path) -> None:
     path = checkpoint.folder / "model.safetensors"
     save_file(as_internlm2(load_file(path), TinyShape()), path)
     spec = spec_of(checkpoint)
-    assert spec.head.NAME == "internlm2_reward" and "model.tok_embeddings.weight" in load_file(path)
+    assert spec.head_name == "internlm2_reward" and "model.tok_embeddings.weight" in load_file(path)
     check_head(checkpoint, tmp_path / "bundle", score, ids_of=ids_of)
 
 

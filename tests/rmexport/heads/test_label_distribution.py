@@ -68,8 +68,8 @@ def test_scores_follow_the_published_forward(
 
 def test_reads_before_the_first_pad(tmp_path: Path, headed: Any, linear: Any) -> None:
     spec = headed(tmp_path / "c", head_tensors(linear), CONFIG).spec()
-    assert spec.head.NAME == "label_distribution"
-    assert spec.head_spec.positions["score"].rule == "before_first_pad"
+    assert spec.head_name == "label_distribution"
+    assert spec.head.positions["score"].rule == "before_first_pad"
 
 
 def test_networks_that_disagree(tmp_path: Path, headed: Any, linear: Any) -> None:

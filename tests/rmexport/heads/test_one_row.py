@@ -41,7 +41,7 @@ def two_heads(folder: Path) -> TinyCheckpoint:
 def test_the_only_one_is_found(tmp_path: Path, name: str) -> None:
     checkpoint = reward_trunk(tmp_path / "c", {f"{name}.weight": normal(1, HIDDEN), f"{name}.bias": BIAS}, CAUSAL)
     spec = spec_of(checkpoint)
-    assert (spec.head.NAME, spec.head_spec.settings.layers[0].bias) == ("one_row", True)
+    assert (spec.head_name, spec.head.value.layers[0].bias) == ("one_row", True)
     assert any(f"the value of {name} at the last token" in note for note in spec.notes)
 
 
@@ -87,7 +87,7 @@ def test_head_tensor_is_for_this_head_alone(tmp_path: Path) -> None:
 
 def test_known_heads_come_first(tmp_path: Path) -> None:
     heads = {"score.weight": normal(1, HIDDEN)}
-    assert spec_of(reward_trunk(tmp_path / "c", heads, CAUSAL)).head.NAME == "sequence_classification"
+    assert spec_of(reward_trunk(tmp_path / "c", heads, CAUSAL)).head_name == "sequence_classification"
 
 
 def test_an_error_about_another_of_its_shape_names_the_recipe_field(tmp_path: Path) -> None:

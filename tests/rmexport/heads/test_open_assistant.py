@@ -30,7 +30,7 @@ def score(state: torch.Tensor) -> torch.Tensor:
 
 def test_pooling_last(tmp_path: Path) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint", pooling="last")
-    assert spec_of(checkpoint).head.NAME == "open_assistant"
+    assert spec_of(checkpoint).head_name == "open_assistant"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 
@@ -56,7 +56,7 @@ def test_on_its_own_backbone(tmp_path: Path) -> None:
     raw = json.loads((checkpoint.folder / "config.json").read_text())
     own = {"architectures": ["GPTNeoXRewardModel"], "model_type": "gpt_neox_reward_model", "pooling": "last"}
     (checkpoint.folder / "config.json").write_text(json.dumps(raw | own))
-    assert spec_of(checkpoint).head.NAME == "open_assistant"
+    assert spec_of(checkpoint).head_name == "open_assistant"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 

@@ -35,7 +35,7 @@ def normalised(state: torch.Tensor) -> torch.Tensor:
 def test_the_layer_that_the_config_names(tmp_path: Path, layer: str, config: dict[str, str]) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint", layer, **config)
     spec = spec_of(checkpoint)
-    assert spec.head.NAME == "openrlhf"
+    assert spec.head_name == "openrlhf"
     assert f"{layer}.weight" in spec.reason and ("value_head_prefix in config.json" in spec.reason) == bool(config)
     check_head(checkpoint, tmp_path / "bundle", raw)
 
@@ -48,8 +48,8 @@ def test_a_score_layer_with_the_prefix_in_the_config_reads_a_last_token_that_is_
     assert EOT in (checkpoint.folder / "chat_template.jinja").read_text()
     check_head(checkpoint, tmp_path / "bundle", raw)
     plain = checkpoint_in(tmp_path / "plain", "score", pad_token_id=eot)
-    assert spec_of(plain).head.NAME == "sequence_classification"
-    assert spec_of(plain).head_spec.positions["score"].rule == "last_not_pad"
+    assert spec_of(plain).head_name == "sequence_classification"
+    assert spec_of(plain).head.positions["score"].rule == "last_not_pad"
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def test_told_by_its_rope_base(tmp_path: Path, rope: dict[str, Any]) -> None:
     polar = checkpoint_in(tmp_path / "checkpoint", **rope)
     with pytest.raises(UnsupportedModel, match=r"(?s)POLAR.*reference answer.*--recipe internlm2-reward"):
         spec_of(polar)
-    assert spec_of(polar, "internlm2-reward").head.NAME == "internlm2_reward"  # the user's word counts
+    assert spec_of(polar, "internlm2-reward").head_name == "internlm2_reward"  # the user's word counts
 
 
 def test_told_by_its_name(tmp_path: Path) -> None:
     """The recipe of internlm/POLAR-1_8B, whose config.json does not give it away."""
     polar = checkpoint_in(tmp_path / "checkpoint")
-    assert spec_of(polar).head.NAME == "internlm2_reward"
+    assert spec_of(polar).head_name == "internlm2_reward"
     with pytest.raises(UnsupportedModel, match="POLAR"):
         spec_of(polar, "polar")

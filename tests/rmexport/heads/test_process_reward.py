@@ -33,11 +33,11 @@ def prm(folder: Path, headed: Any, linear: Any, **trunk: Any) -> Any:
 
 def test_found_by_its_two_rows_with_the_published_format(tmp_path: Path, headed: Any, linear: Any) -> None:
     spec = prm(tmp_path / "c", headed, linear).spec()
-    assert spec.head.NAME == "process_reward"
+    assert spec.head_name == "process_reward"
     assert spec.recipe is not None and spec.recipe.name == "qwen2.5-math-prm"
     assert (spec.format.layout, spec.format.unit, spec.format.step_tag) == ("tagged_steps", "step", TAG)
     assert (spec.format.system, spec.format.step_separators) == (SYSTEM, ("\n\n",))
-    assert spec.head_spec.positions["score"].rule == "marker"
+    assert spec.head.positions["score"].rule == "marker"
 
 
 def test_steps_follow_the_published_forward(tmp_path: Path, headed: Any, linear: Any, qwen2: Any) -> None:

@@ -89,7 +89,7 @@ def test_names_the_published_objectives(tmp_path: Path, headed: Any, linear: Any
     tensors |= linear("regression_layer", 19 * QUANTILES, 64, 0, bias=False) | linear("gating.layers.9", 19, WIDTH, 9)
     tensors["reward_transform_matrix"] = torch.eye(19)
     spec = headed(tmp_path / "c", tensors, CONFIG | {"num_objectives": 19}).spec()
-    labels = spec.head_spec.outputs[1].labels
+    labels = spec.head.outputs[1].labels
     assert labels is not None
     assert (labels[0], labels[18]) == ("helpsteer-helpfulness", "code-readability")
     assert spec.recipe is not None and spec.recipe.name == "qrm"
@@ -97,8 +97,8 @@ def test_names_the_published_objectives(tmp_path: Path, headed: Any, linear: Any
 
 def test_reads_before_the_first_pad(tmp_path: Path, headed: Any, linear: Any) -> None:
     spec = headed(tmp_path / "c", head_tensors(linear, batch_norm=True), CONFIG).spec()
-    assert spec.head_spec.positions["score"].rule == "before_first_pad"
-    assert spec.head_spec.positions["gate"].rule == "pattern_start"
+    assert spec.head.positions["score"].rule == "before_first_pad"
+    assert spec.head.positions["gate"].rule == "pattern_start"
 
 
 def test_rows_that_the_config_does_not_imply(tmp_path: Path, headed: Any, linear: Any) -> None:

@@ -31,7 +31,7 @@ def score(state: torch.Tensor) -> torch.Tensor:
 
 def test_the_last_token_through_the_checkpoints_own_template(tmp_path: Path) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint")
-    assert spec_of(checkpoint).head.NAME == "regression_head"
+    assert spec_of(checkpoint).head_name == "regression_head"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 
@@ -69,7 +69,7 @@ def test_eurus_on_its_own_backbone(tmp_path: Path) -> None:
     save_file(tensors | {"regression_head.weight": normal(1, HIDDEN)}, checkpoint.folder / "model.safetensors")
     raw = json.loads((checkpoint.folder / "config.json").read_text())
     (checkpoint.folder / "config.json").write_text(json.dumps(raw | {"architectures": ["EurusRewardModel"]}))
-    assert spec_of(checkpoint).head.NAME == "regression_head"
+    assert spec_of(checkpoint).head_name == "regression_head"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
 @pytest.mark.parametrize(("config", "score"), CASES.values(), ids=CASES)
 def test_normaliser_by_score_type(tmp_path: Path, config: dict[str, Any], score: Any) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint", **config)
-    assert spec_of(checkpoint).head.NAME == "safe_rlhf"
+    assert spec_of(checkpoint).head_name == "safe_rlhf"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 

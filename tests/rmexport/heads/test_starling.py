@@ -32,7 +32,7 @@ def position(ids: Sequence[int]) -> int:
 @pytest.mark.parametrize("prefixes", [("transformer.",), ("transformer.", "model.model.")], ids=["34B", "7B"])
 def test_backbone_under_transformer(tmp_path: Path, prefixes: Sequence[str]) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint", prefixes)
-    assert spec_of(checkpoint).head.NAME == "starling"
+    assert spec_of(checkpoint).head_name == "starling"
     check_head(checkpoint, tmp_path / "bundle", score, position=position)
 
 
@@ -45,7 +45,7 @@ def test_first_pad_id_inside_the_text_ends_the_reading(tmp_path: Path) -> None:
 def test_the_same_class_name_with_a_score_is_transformers(tmp_path: Path) -> None:
     checkpoint = sequence_classifier(tmp_path / "checkpoint")
     assert checkpoint.model.config.architectures == ["LlamaForSequenceClassification"]
-    assert spec_of(checkpoint).head.NAME == "sequence_classification"
+    assert spec_of(checkpoint).head_name == "sequence_classification"
 
 
 @pytest.mark.ladder

@@ -53,7 +53,7 @@ def step_logits(checkpoint: TinyCheckpoint, record: Mapping[str, Any]) -> torch.
 @pytest.mark.parametrize("bias", [True, False])
 def test_steps_against_transformers(tmp_path: Path, bias: bool) -> None:
     checkpoint = checkpoint_in(tmp_path / "checkpoint", bias=bias)
-    assert spec_of(checkpoint).head.NAME == "token_classification"
+    assert spec_of(checkpoint).head_name == "token_classification"
     records = step_records(17)
     expected = [step_logits(checkpoint, record).softmax(-1)[:, 1].tolist() for record in records]
     assert np.std(np.concatenate(expected)) > 0.02
@@ -71,7 +71,7 @@ def test_the_other_name_of_the_layer_and_the_reference(tmp_path: Path) -> None:
     spec, (ids, ends) = spec_of(checkpoint), prm_trainer_ids(checkpoint, records[0])
     with torch.no_grad():
         states = checkpoint.model.model(torch.tensor([ids])).last_hidden_state[0, ends]
-    own = spec.head.reference(spec.head_spec, {"score": states}, weights)
+    own = spec.head.reference({"score": states}, weights)
     logits = step_logits(checkpoint, records[0])
     np.testing.assert_allclose(own["score"], expected[0], atol=TOLERANCE)
     np.testing.assert_allclose(own["logit"], logits[:, 1] - logits[:, 0], atol=TOLERANCE)
@@ -82,7 +82,7 @@ def test_a_bias_and_the_class_tell_it_from_a_sequence_classifier(tmp_path: Path)
     path = checkpoint.folder / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
-    assert spec_of(checkpoint).head.NAME == "sequence_classification"
+    assert spec_of(checkpoint).head_name == "sequence_classification"
 
 
 def test_more_labels_are_no_process_reward(tmp_path: Path) -> None:

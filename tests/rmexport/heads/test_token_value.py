@@ -23,7 +23,7 @@ def test_raw_value_at_the_last_token(tmp_path: Path, layer: str, bias: bool) -> 
         return torch.nn.functional.linear(state, WEIGHT, BIAS if bias else None)[0]
 
     checkpoint = checkpoint_in(tmp_path / "checkpoint", layer, bias=bias)
-    assert spec_of(checkpoint).head.NAME == "token_value"
+    assert spec_of(checkpoint).head_name == "token_value"
     check_head(checkpoint, tmp_path / "bundle", score)
 
 

@@ -37,14 +37,14 @@ def test_scores_follow_the_published_forward(tmp_path: Path, headed: Any, linear
 def test_takes_the_classifiers_layer_as_its_own(tmp_path: Path, headed: Any, linear: Any) -> None:
     """A plain `score.weight` is there too: the head that accounts for more of the tensors is the one."""
     spec = headed(tmp_path / "c", head_tensors(linear), CONFIG).spec()
-    assert spec.head.NAME == "uncertainty_weighted"
+    assert spec.head_name == "uncertainty_weighted"
     assert "sequence_classification" in spec.reason
 
 
 def test_names_of_the_published_attributes(tmp_path: Path, headed: Any, linear: Any) -> None:
     checkpoint = headed(tmp_path / "c", head_tensors(linear), CONFIG)
-    assert checkpoint.spec().head_spec.outputs[1].labels == tuple(f"attribute_{i}" for i in range(5))
-    assert checkpoint.spec("urm").head_spec.outputs[1].labels == (
+    assert checkpoint.spec().head.outputs[1].labels == tuple(f"attribute_{i}" for i in range(5))
+    assert checkpoint.spec("urm").head.outputs[1].labels == (
         *("helpfulness", "correctness", "coherence", "complexity", "verbosity"),
     )
 

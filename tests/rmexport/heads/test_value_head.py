@@ -48,7 +48,7 @@ def test_trl_under_the_wrappers_prefix(tmp_path: Path, headed: Any, linear: Any)
     lm_head = {"pretrained_model.lm_head.weight": torch.zeros(8, 64)}
     head = linear("v_head.summary", 1, 64, 0)
     checkpoint = headed(tmp_path / "c", head, TRL, prefix="pretrained_model.model.", beside=lm_head)
-    assert checkpoint.spec().head.NAME == "value_head"
+    assert checkpoint.spec().head_name == "value_head"
 
 
 def test_llama_factory_keeps_its_value_head_in_a_side_file(tmp_path: Path, headed: Any, linear: Any) -> None:
@@ -79,7 +79,7 @@ def test_grm_on_gemma2(tmp_path: Path, headed: Any, linear: Any, gemma2: Any) ->
 def test_grm_of_more_than_ten_modules_is_in_numeric_order(tmp_path: Path, headed: Any, linear: Any) -> None:
     head = {name: value for i in range(6) for name, value in linear(f"v_head.summary.{2 * i}", 64, 64, i).items()}
     spec = headed(tmp_path / "c", head | linear("v_head.summary.12", 1, 64, 9), GRM).spec()
-    assert [layer.name.rpartition(".")[2] for layer in spec.head_spec.settings.value.layers] == [
+    assert [layer.name.rpartition(".")[2] for layer in spec.head.value.layers] == [
         *("0", "2", "4", "6", "8", "10", "12")
     ]
 
@@ -95,7 +95,7 @@ def test_stale_vhead_fields_do_not_make_a_value_head(tmp_path: Path) -> None:
 def test_fields_that_contradict_the_tensors_are_not_asked(tmp_path: Path, headed: Any, linear: Any) -> None:
     head = linear("v_head.summary", 1, 64, 0)
     checkpoint = headed(tmp_path / "checkpoint", head, TRL | {"vhead_layer_type": "mlp"})
-    assert len(checkpoint.spec().head_spec.settings.value.layers) == 1
+    assert len(checkpoint.spec().head.value.layers) == 1
 
 
 def test_says_that_steps_need_a_recipe(tmp_path: Path, headed: Any, linear: Any) -> None:

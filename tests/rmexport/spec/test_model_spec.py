@@ -118,7 +118,7 @@ def test_a_pad_id_that_only_transformers_knows(tmp_path: Path, model_type: str, 
     folder = family_checkpoint(tmp_path / "c", model_type, FUSED | {"head_dim": 16}).folder
     change_config(folder, pad_token_id=...)
     assert AutoConfig.from_pretrained(folder).pad_token_id == expected
-    rule = read_spec(open_checkpoint(str(folder)), ExportOptions()).head_spec.positions["score"]
+    rule = read_spec(open_checkpoint(str(folder)), ExportOptions()).head.positions["score"]
     assert (rule.rule, rule.pad_id) == (("last", None) if expected is None else ("last_not_pad", expected))
 
 
@@ -199,8 +199,8 @@ def test_several_labels_without_a_score(tmp_path: Path) -> None:
     folder = sequence_classifier(tmp_path / "c", labels=3).folder
     change_config(folder, id2label={"0": "bad", "1": "fair", "2": "good"})
     spec = read_spec(open_checkpoint(str(folder)), ExportOptions())
-    assert spec.head_spec.score is None
-    assert [o.labels for o in spec.head_spec.outputs] == [("bad", "fair", "good")]
+    assert spec.head.score is None
+    assert [o.labels for o in spec.head.outputs] == [("bad", "fair", "good")]
     assert any("--score-label" in note for note in spec.notes)
 
 

@@ -93,7 +93,7 @@ def test_wrappers_around_tensor_names(plain: TinyCheckpoint, tmp_path: Path, wra
     checkpoint = open_checkpoint(str(folder))
     assert_same(checkpoint, tensors)
     spec = read_spec(checkpoint, ExportOptions())
-    assert spec.head.NAME == "sequence_classification"
+    assert spec.head_name == "sequence_classification"
     assert any("without the wrappers that they were saved in" in note for note in spec.notes)
 
 
@@ -101,7 +101,7 @@ def test_a_wrapped_backbone_of_its_own_class(plain: TinyCheckpoint, tmp_path: Pa
     """`model.` may also be where a class of one's own keeps a bare backbone and the head."""
     tensors = {f"model.{bare(name)}": value for name, value in tensors_of(plain).items()}
     spec = read_spec(open_checkpoint(str(saved(plain, tmp_path / "c", tensors))), ExportOptions())
-    assert spec.head.NAME == "sequence_classification"
+    assert spec.head_name == "sequence_classification"
 
 
 def test_names_that_only_look_wrapped_stay(plain: TinyCheckpoint, tmp_path: Path) -> None:

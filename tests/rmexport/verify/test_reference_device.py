@@ -74,11 +74,11 @@ def test_nothing_stays_on_the_cpu(
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
     checkpoint = open_checkpoint(str(make(tmp_path / "c", TinyShape(extra=rope)).folder))
     spec = read_spec(checkpoint, ExportOptions())
-    roles = tuple(spec.head_spec.positions)
+    roles = tuple(spec.head.positions)
     with torch.inference_mode():
         backbone = ReferenceBackbone(checkpoint, spec, torch.float32, META)
         hidden, _ = backbone.hidden_states(sequences_of((5, 9), roles))
-        outputs = spec.head.reference(spec.head_spec, hidden, _head_weights(checkpoint, spec, torch.float32, META))
+        outputs = spec.head.reference(hidden, _head_weights(checkpoint, spec, torch.float32, META))
     assert set(hidden) == set(roles) and outputs["score"].shape[0] == 2
     assert {x.device for x in (*hidden.values(), *outputs.values())} == {META}
 
