@@ -81,7 +81,7 @@ def run_sparse(arguments: argparse.Namespace) -> None:
     report("inspect", measure([*rmexport("inspect", checkpoint, "--recipe", "rewardbench2"), "--json"]))
     opened = open_checkpoint(str(checkpoint))
     options = ExportOptions(recipe="rewardbench2")
-    plan = plan_weights(opened, read_spec(opened, options).stored, options)
+    plan = plan_weights(opened, read_spec(opened, options).weights, options)
     print(f"plan: {len(plan.shards)} shards; tensors found at both ends in the source: {check_source(opened, plan)}")
     for shard in plan.shards[: arguments.shards]:
         check_shard(opened, shard, work / "shard.safetensors")
@@ -103,10 +103,10 @@ def check_file(path: Path) -> int:
 def check_source(checkpoint: Checkpoint, plan: Plan) -> int:
     pieces = [piece for shard in plan.shards for piece in shard.pieces]
     for piece in pieces:
-        for offset, expected in marks(piece.name, piece.nbytes).items():
+        for offset, expected in marks(piece.weight.name, piece.weight.nbytes).items():
             out = np.empty(len(expected), np.uint8)
-            checkpoint.read_into(piece.name, offset // 2, out.view(np.uint16))
-            assert out.tobytes() == expected, piece.name
+            checkpoint.read_into(piece.weight.name, offset // 2, out.view(np.uint16))
+            assert out.tobytes() == expected, piece.weight.name
     return len(pieces)
 
 
@@ -117,7 +117,7 @@ def check_shard(checkpoint: Checkpoint, shard: Shard, path: Path) -> None:
     seconds = time.perf_counter() - begin
     expected = hashlib.sha256(shard.header)
     for piece in shard.pieces:
-        found = marks(piece.name, piece.nbytes)
+        found = marks(piece.weight.name, piece.weight.nbytes)
         last = max(found)
         expected.update(found[0])
         zeros = bytes(1 << 20)

@@ -23,7 +23,7 @@ from rmexport.spec.description import Description, describe, describe_encoder
 from rmexport.version import __version__
 from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
 from rmexport.weights.shard_journal import settle
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.bundle import MANIFEST_LIMIT
 from rmruntime.bundle.graph_seal import SEAL_KEY, encode_seal, sealed_values
 from rmruntime.bundle.manifest import (
@@ -66,7 +66,7 @@ def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
     """Everything but the manifest of a checkpoint whose graphs are built."""
     spec = read_spec(source, options)
     spans = stage_spans(options, spec.config.num_hidden_layers)  # its errors before anything is written
-    weights = store_weights(source, spec.stored, folder, options, reports)
+    weights = store_weights(source, spec.weights, folder, options, reports)
     found = describe(spec)
     graphs, graph_files = _write_graphs(spec, found, weights, spans, folder)
     return _manifest(source, found, options, graphs, graph_files, weights, folder)

@@ -157,6 +157,14 @@ def test_sizes(path: Path) -> None:
             assert node.end_lineno - node.lineno < 60, f"{node.name} is too long"
 
 
+def test_one_writer_and_one_reader_of_safetensors_headers() -> None:
+    named = {relative(path) for path in sources(EXPORT) + sources(RUNTIME) if "data_offsets" in path.read_text()}
+    assert named == {
+        "rmexport/weights/safetensors_layout.py",
+        "runtime/rmruntime/bundle/safetensors_header.py",
+    }
+
+
 def test_the_graph_layer_knows_no_family_and_no_engine_by_name() -> None:
     for path in sources(EXPORT / "graph"):
         assert "llama" not in {n.id.lower() for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}

@@ -1,6 +1,5 @@
 """Moves the weights of a traced graph into one safetensors file, in the bundle's dtype; the graph refers to it."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,13 @@ from rmexport.errors import CheckpointError
 from rmexport.graph.writer import DATA_TYPES
 from rmexport.weights import Progress
 from rmexport.weights.hashed_file import HashedFile
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.safetensors_layout import lay_out
 from rmexport.weights.stream import convert
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.manifest import FileRecord
-from rmruntime.bundle.safetensors_header import DTYPES, ITEM_BYTES, LENGTH_BYTES
 
 WEIGHTS = "model.safetensors"
 _CHUNK = 1 << 20  # elements converted at a time
-_ALIGNMENT = 64  # bytes
-_SAFETENSORS_NAMES = {ours: theirs for theirs, (ours, _) in DTYPES.items()}
 # A matrix with fewer rows or columns is a classifier or a table of types: nothing to gain, and close to the score.
 _NARROW = 16
 
@@ -66,30 +63,17 @@ def move_weights(
 
 
 def _plan(graph: ir.Graph, dtype: str) -> tuple[list[_Weight], bytes]:
-    """Every weight's place, and the file's header. Tensors without a whole number of alignments come last."""
+    """Every weight's place, in the file's order, and the file's header."""
     traced = [value for value in graph.initializers.values() if _is_weight(value)]
     named = dict(zip(_names(traced), traced, strict=True))
-    dtypes = {name: _stored_dtype(value, dtype) for name, value in named.items()}
-    sizes = {name: _tensor(value).size * ITEM_BYTES[dtypes[name]] for name, value in named.items()}
-    order = sorted(named, key=lambda name: -_ALIGNMENT if sizes[name] % _ALIGNMENT == 0 else -ITEM_BYTES[dtypes[name]])
-    ends = np.cumsum([sizes[name] for name in order]).tolist()
-    begins = dict(zip(order, [0, *ends[:-1]], strict=True))
-    shapes = {name: tuple(_tensor(value).shape.numpy()) for name, value in named.items()}
-    header = _header(
-        {
-            name: {
-                "dtype": _SAFETENSORS_NAMES[dtypes[name]],
-                "shape": list(shapes[name]),
-                "data_offsets": [begins[name], begins[name] + sizes[name]],
-            }
-            for name in order
-        }
+    layout = lay_out(
+        {name: (_stored_dtype(value, dtype), tuple(_tensor(value).shape.numpy())) for name, value in named.items()}
     )
-    locations = {
-        name: WeightLocation(WEIGHTS, len(header) + begins[name], sizes[name], dtypes[name], shapes[name])
-        for name in order
-    }
-    return [_Weight(named[name], name, locations[name]) for name in order], header
+    weights = [
+        _Weight(named[name], name, WeightLocation(WEIGHTS, entry.begin, entry.nbytes, entry.dtype, entry.shape))
+        for name, entry in layout.entries.items()
+    ]
+    return weights, layout.header
 
 
 def _is_weight(value: ir.Value) -> bool:
@@ -118,12 +102,6 @@ def _stored_dtype(value: ir.Value, dtype: str) -> str:
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     assert value.const_value is not None  # initializers have one
     return value.const_value
-
-
-def _header(entries: Mapping[str, object]) -> bytes:
-    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
-    text += b" " * (-(LENGTH_BYTES + len(text)) % _ALIGNMENT)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def _running_total(weights: Sequence[_Weight]) -> Iterator[tuple[int, _Weight]]:

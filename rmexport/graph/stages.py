@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from rmexport.errors import OptionError
 from rmexport.graph.dialect import LayerSpan
 from rmexport.options import ExportOptions
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.manifest import WeightRange
 
 JOINED = 1 << 20  # bytes between two weights that are read along rather than skipped

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from rmexport.errors import ExportError
 from rmexport.weights.quantization import Quantized
-from rmexport.weights.stored import WeightLocation, WeightRequest
+from rmexport.weights.weight_spec import WeightLocation, WeightRequest
 
 OPSET = 23  # Attention, RMSNormalization and RotaryEmbedding are standard since 23; engines disagree on 24 and later
 IR_VERSION = 11
@@ -141,9 +141,9 @@ class GraphWriter:
         if self.locations is None:
             return ir.Value(name=name), "fp32"
         at = self.locations[name]
-        if at.shape != shape and at.quantized is None:
+        if at.shape != shape and at.quant is None:
             raise ExportError(f"weight {name}: stored with shape {at.shape}, the graph reads {shape}")
-        if at.quantized is not None:
+        if at.quant is not None:
             raise ExportError(f"weight {name} is quantized, and its codes alone are no weight: read it with `matrix`")
         return self.view(name, at.dtype, shape), at.dtype
 
@@ -154,7 +154,7 @@ class GraphWriter:
 
     def how_quantized(self, name: str) -> Quantized | None:
         """How a matrix is stored; None where it is not quantized, and in a dry run."""
-        return None if self.locations is None else self.locations[name].quantized
+        return None if self.locations is None else self.locations[name].quant
 
     def view(self, name: str, dtype: str, shape: tuple[int, ...]) -> ir.Value:
         """A stored weight's bytes as a tensor of this dtype and shape."""

@@ -12,8 +12,6 @@ from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, fl
 from rmexport.checkpoint.derived_tensors import (
     Derived,
     TensorAlias,
-    TensorRows,
-    TensorStack,
     found_prefix,
     rename,
     renamed,
@@ -31,9 +29,9 @@ from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
 from rmexport.prompt.recipe import Recipe, recipe_for
 from rmexport.spec.tensor_check import check_binding, check_layers
-from rmexport.weights import StoredTensor
+from rmexport.weights import WeightLocation, WeightSpec
 from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
-from rmexport.weights.stored import WeightLocation, WeightRequest
+from rmexport.weights.weight_spec import WeightRequest
 from rmruntime.bundle.manifest import Backbone, Format, Quantization, Scheme
 
 
@@ -57,7 +55,7 @@ class ModelSpec:
     backbone: Backbone
     tokenizer: TokenizerFiles
     requests: Mapping[str, WeightRequest]
-    stored: tuple[StoredTensor, ...]
+    weights: tuple[WeightSpec, ...]
     quantization: Quantization | None
     notes: tuple[str, ...]
 
@@ -76,11 +74,11 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head)
-    derived = _derived(requests, {**derived_weights(family, config), **head.derived}, prefixes)
+    made = _made(requests, {**derived_weights(family, config), **head.derived}, prefixes)
     ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head.ignored))]
-    check_binding(requests, checkpoint.tensors, derived, ignored, heads=[t.name for t in facts.one_row_layers.values()])
-    dtype = _dtype(checkpoint, requests, derived, options)
-    stored = _quantized(_stored(checkpoint, requests, derived, dtype), requests, options.quantize)
+    check_binding(requests, checkpoint.tensors, made, ignored, heads=[t.name for t in facts.one_row_layers.values()])
+    dtype = _dtype(checkpoint, requests, made, options)
+    weights = _quantized(_weights(checkpoint, requests, made, dtype), requests, options.quantize)
     layout, format_notes = read_format(facts.text, facts.tokenizer, facts.recipe, options, head.append)
     if mixed := sorted({output.per for output in head.outputs} - {layout.unit}):
         raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {name} scores a {mixed[0]} at a time")
@@ -97,8 +95,8 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         backbone=_backbone(checkpoint.config, config, requests),
         tokenizer=facts.tokenizer,
         requests=requests,
-        stored=stored,
-        quantization=_quantization(stored, options.quantize),
+        weights=weights,
+        quantization=_quantization(weights, options.quantize),
         notes=(*checkpoint.notes, *head.notes, *format_notes, *facts.tokenizer.notes),
     )
 
@@ -186,69 +184,58 @@ def dry_run(family: Family, config: FamilyConfig, head: Head) -> dict[str, Weigh
 def _dtype(
     checkpoint: Checkpoint,
     requests: Mapping[str, WeightRequest],
-    derived: Mapping[str, Derived],
+    made: Mapping[str, Derived],
     options: ExportOptions,
 ) -> str:
     """`choose_dtype` of the backbone's weights."""
     held: Counter[str] = Counter()
     for name in (name for name, request in requests.items() if not request.in_fp32):
-        for source in sources_of(derived.get(name, TensorAlias(source=name))):
+        for source in sources_of(made[name]):
             held[checkpoint.tensors[source].dtype] += checkpoint.tensors[source].nbytes
     return choose_dtype(held, options)
 
 
-def _derived(
-    requests: Mapping[str, WeightRequest], made: Mapping[str, Derived], prefixes: Mapping[str, str]
+def _made(
+    requests: Mapping[str, WeightRequest], derived: Mapping[str, Derived], prefixes: Mapping[str, str]
 ) -> dict[str, Derived]:
-    """What each weight is made of that the checkpoint does not hold under the family's or the head's name for it."""
-    found = {name: renamed(part, prefixes) for name, part in made.items() if name in requests}
-    aliases = {name: source for name in requests if (source := rename(name, prefixes)) != name and name not in found}
-    return found | {name: TensorAlias(source=source) for name, source in aliases.items()}
+    """What each weight is made of: as family or head say, else the tensor of its name."""
+    return {name: renamed(derived.get(name) or TensorAlias(source=name), prefixes) for name in requests}
 
 
-def _stored(
-    checkpoint: Checkpoint, requests: Mapping[str, WeightRequest], derived: Mapping[str, Derived], dtype: str
-) -> tuple[StoredTensor, ...]:
-    stored = []
-    for name, request in requests.items():
-        made = derived.get(name)
-        sources = sources_of(made) if made else (name,)
-        stored.append(
-            StoredTensor(
-                name=name,
-                dtype=checkpoint.tensors[sources[0]].dtype if request.in_fp32 else dtype,
-                shape=request.shape,
-                source=sources[0],
-                rows=made.rows if isinstance(made, TensorRows) else None,
-                stack=sources if isinstance(made, TensorStack) else (),
-            )
-        )
-    return tuple(stored)
+def _weights(
+    checkpoint: Checkpoint, requests: Mapping[str, WeightRequest], made: Mapping[str, Derived], dtype: str
+) -> tuple[WeightSpec, ...]:
+    """Each as the bundle's dtype, or as its checkpoint tensor has it where it is read in fp32."""
+    held = {name: checkpoint.tensors[sources_of(part)[0]].dtype for name, part in made.items()}
+    return tuple(
+        WeightSpec(name, held[name] if request.in_fp32 else dtype, request.shape, made[name])
+        for name, request in requests.items()
+    )
 
 
 def _quantized(
-    stored: tuple[StoredTensor, ...], requests: Mapping[str, WeightRequest], scheme: Scheme | None
-) -> tuple[StoredTensor, ...]:
+    weights: tuple[WeightSpec, ...], requests: Mapping[str, WeightRequest], scheme: Scheme | None
+) -> tuple[WeightSpec, ...]:
     """The same with the matrices of linear layers as codes, each followed by its scales."""
     if scheme is None:
-        return stored
-    return tuple(part for w in stored for part in (_parts(w, scheme) if requests[w.name].linear else (w,)))
+        return weights
+    return tuple(part for w in weights for part in (_parts(w, scheme) if requests[w.name].linear else (w,)))
 
 
-def _parts(weight: StoredTensor, scheme: Scheme) -> tuple[StoredTensor, StoredTensor]:
+def _parts(weight: WeightSpec, scheme: Scheme) -> tuple[WeightSpec, WeightSpec]:
     rows, columns = weight.shape
     codes = Quantized(scheme_for(scheme, weight.shape), "codes", (rows, columns), weight.dtype)
     scale = replace(codes, part="scale")
     return (
-        replace(weight, dtype=codes.dtype, shape=codes.stored_shape, quantized=codes),
-        replace(weight, name=weight.name + SCALE_SUFFIX, shape=scale.stored_shape, quantized=scale),
+        replace(weight, dtype=codes.dtype, shape=codes.stored_shape, quant=codes),
+        replace(weight, name=weight.name + SCALE_SUFFIX, shape=scale.stored_shape, quant=scale),
     )
 
 
-def _quantization(stored: tuple[StoredTensor, ...], scheme: Scheme | None) -> Quantization | None:
+def _quantization(weights: tuple[WeightSpec, ...], scheme: Scheme | None) -> Quantization | None:
     if scheme is None:
         return None
-    shapes = [w.quantized.shape for w in stored if w.quantized and w.quantized.part == "codes"]
+    shapes = [w.quant.shape for w in weights if w.quant and w.quant.part == "codes"]
     return Quantization(
         scheme=scheme,
         parameters=sum(map(math.prod, shapes)),

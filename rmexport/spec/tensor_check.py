@@ -6,7 +6,7 @@ from re import Pattern
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorRows, sources_of
 from rmexport.errors import CheckpointError
-from rmexport.weights.stored import WeightRequest
+from rmexport.weights.weight_spec import WeightRequest
 
 SHOWN = 20  # of each kind of fault: an 80-layer model can miss thousands
 _LOST_LAYERS = 16  # more than an incomplete download lacks; so few are told tensor by tensor
@@ -29,27 +29,20 @@ def check_layers(layers: int, embedding: str, tensors: Collection[str]) -> None:
 def check_binding(
     requests: Mapping[str, WeightRequest],
     tensors: Mapping[str, TensorInfo],
-    derived: Mapping[str, Derived],
+    made: Mapping[str, Derived],
     ignored: Sequence[Pattern[str]],
     *,
     heads: Collection[str] = (),
 ) -> None:
-    """Raise CheckpointError listing missing, unexpected and wrongly shaped tensors.
+    """Raise CheckpointError listing missing, unexpected and wrongly shaped tensors; `made` has every request.
 
     `heads` are tensors that could be the head: an unexpected one of these may be the one that is meant.
     """
-    direct = {name: request for name, request in requests.items() if name not in derived}
-    sources = {source for made in derived.values() for source in sources_of(made)}
-    missing = sorted((set(direct) | sources) - set(tensors))
-    unused = set(tensors) - set(direct) - sources
-    unexpected = sorted(name for name in unused if not _matches(name, ignored))
-    shapes = [
-        f"{name} is {list(tensors[name].shape)}, the config implies {list(request.shape)}"
-        for name, request in direct.items()
-        if name in tensors and tensors[name].shape != request.shape
-    ]
-    shapes += [fault for name, made in derived.items() if (fault := _wrong_parts(requests[name], made, tensors))]
-    shapes += _left_rows(derived, tensors, [*direct, *(name for name in tensors if _matches(name, ignored))])
+    sources = {source for parts in made.values() for source in sources_of(parts)}
+    missing = sorted(sources - set(tensors))
+    unexpected = sorted(name for name in set(tensors) - sources if not _matches(name, ignored))
+    shapes = [fault for name, parts in made.items() if (fault := _wrong_parts(requests[name], parts, tensors))]
+    shapes += _left_rows(made, tensors, [name for name in tensors if _matches(name, ignored)])
     faults = [
         _listed("missing tensors", missing),
         _listed("unexpected tensors", unexpected),
@@ -74,13 +67,15 @@ def _other_heads(names: Sequence[str]) -> str:
 
 
 def _wrong_parts(request: WeightRequest, made: Derived, tensors: Mapping[str, TensorInfo]) -> str | None:
-    """The first tensor that a derived weight cannot be made of."""
+    """The first tensor that a weight cannot be made of."""
     expected = request.shape if isinstance(made, TensorAlias) else request.shape[1:]
     for source in sources_of(made):
         found = tensors[source].shape if source in tensors else None
         if found is None:
             return None  # told as missing
         if (found[1:] if isinstance(made, TensorRows) else found) != expected:
+            if source == request.name:
+                return f"{source} is {list(found)}, the config implies {list(request.shape)}"
             return f"{source} is {list(found)}, which cannot give {request.name} {list(request.shape)}"
         if isinstance(made, TensorRows) and max(made.rows) >= found[0]:
             return f"{source} is {list(found)}, row {max(made.rows)} is needed"
@@ -90,19 +85,19 @@ def _wrong_parts(request: WeightRequest, made: Derived, tensors: Mapping[str, Te
 
 
 def _left_rows(
-    derived: Mapping[str, Derived], tensors: Mapping[str, TensorInfo], whole: Collection[str]
+    made: Mapping[str, Derived], tensors: Mapping[str, TensorInfo], ignored: Collection[str]
 ) -> Iterator[str]:
-    """Fused projections with rows that nothing reads; those in `whole` are read by others or knowingly left out."""
+    """Fused projections with rows that nothing reads, and that are not knowingly left out."""
     read: dict[str, list[tuple[int, ...]]] = {}
-    kept = set(whole)
-    for made in derived.values():
-        if isinstance(made, TensorRows) and made.source not in kept:
-            read.setdefault(made.source, []).append(made.rows)
+    whole = {*ignored, *(parts.source for parts in made.values() if isinstance(parts, TensorAlias))}
+    for parts in made.values():
+        if isinstance(parts, TensorRows) and parts.source not in whole:
+            read.setdefault(parts.source, []).append(parts.rows)
     counts: dict[tuple[int, ...], int] = {}  # by the parts' identities, which are those of every layer
-    for source, parts in read.items():
-        key = tuple(map(id, parts))
+    for source, taken in read.items():
+        key = tuple(map(id, taken))
         if key not in counts:
-            counts[key] = len(set().union(*parts))
+            counts[key] = len(set().union(*taken))
         if source in tensors and counts[key] < tensors[source].shape[0]:
             yield f"{source} is {list(tensors[source].shape)}, the config implies {counts[key]} rows"
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rmexport.checkpoint import Checkpoint
-from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorRows, TensorStack
 from rmexport.encoders import EncoderSpec, is_encoder, read_encoder_spec
 from rmexport.encoders.classifier import TORCH_DTYPES
 from rmexport.errors import VerificationError
@@ -21,7 +20,6 @@ from rmexport.spec import ModelSpec, read_spec
 from rmexport.verify.encoder_reference import encoder_outputs, encoder_states
 from rmexport.verify.reference_backbone import LayerPeak, ReferenceBackbone, as_tensor, largest, read_derived
 from rmexport.verify.reference_pass import Meter, SequenceStates
-from rmexport.weights import StoredTensor
 from rmruntime.sequences import TokenSequence
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -166,18 +164,10 @@ def _head_weights(
     checkpoint: Checkpoint, spec: ModelSpec, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     return {
-        stored.name: as_tensor(read_derived(checkpoint, _made(stored)), dtype, device)
-        for stored in spec.stored
-        if spec.requests[stored.name].in_fp32
+        weight.name: as_tensor(read_derived(checkpoint, weight.made), dtype, device)
+        for weight in spec.weights
+        if spec.requests[weight.name].in_fp32
     }
-
-
-def _made(stored: StoredTensor) -> Derived:
-    if stored.stack:
-        return TensorStack(sources=stored.stack)
-    if stored.rows is None:
-        return TensorAlias(source=stored.source)
-    return TensorRows(source=stored.source, rows=stored.rows)
 
 
 def versions(device: torch.device = CPU) -> Mapping[str, str]:

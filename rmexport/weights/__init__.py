@@ -2,6 +2,6 @@
 
 from rmexport.weights.shard_journal import Journal, Progress, Reports
 from rmexport.weights.store import store_weights
-from rmexport.weights.stored import StoredTensor, StoredWeights, WeightLocation
+from rmexport.weights.weight_spec import StoredWeights, WeightLocation, WeightSpec
 
-__all__ = ["Journal", "Progress", "Reports", "StoredTensor", "StoredWeights", "WeightLocation", "store_weights"]
+__all__ = ["Journal", "Progress", "Reports", "StoredWeights", "WeightLocation", "WeightSpec", "store_weights"]

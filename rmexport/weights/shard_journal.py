@@ -22,6 +22,10 @@ from rmexport.version import __version__
 from rmexport.weights.hashed_file import write_error
 from rmexport.weights.shard_plan import Shard
 
+# The form of the facts that `made_from` digests. Shards whose digest is of another form are written again: count it up
+# when a change of the facts could give equal text another meaning.
+_FACTS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -139,11 +143,13 @@ def made_from(checkpoint: Checkpoint, shard: Shard, options: ExportOptions) -> s
 
     Files count as the same while their size and modification time are. Raises CheckpointError for files that are gone.
     """
-    files = {piece.source.file for piece in shard.pieces}
+    sources = {source for piece in shard.pieces for source in piece.weight.sources}
+    tensors = [checkpoint.tensors[source] for source in sorted(sources)]
+    files = {tensor.file for tensor in tensors}
     if checkpoint.base is not None:  # any of its files may have a part in any weight
         files = {file.name for file in checkpoint.source_files}
     states = [[name, *_state(checkpoint.path(name))] for name in sorted(files)]
-    facts = [__version__, options.weights, asdict(shard), states]
+    facts = [_FACTS, __version__, options.weights, asdict(shard), list(map(asdict, tensors)), states]
     return hashlib.sha256(json.dumps(facts, default=repr).encode()).hexdigest()
 
 

@@ -15,14 +15,14 @@ from rmexport.weights.file_clone import link, reflink
 from rmexport.weights.jobs import Job, run_jobs
 from rmexport.weights.shard_journal import NOBODY, Entry, Reports, made_from
 from rmexport.weights.shard_plan import Shard, plan_weights
-from rmexport.weights.stored import StoredTensor, StoredWeights
 from rmexport.weights.stream import Monitor, hash_file, stream_shard
+from rmexport.weights.weight_spec import StoredWeights, WeightSpec
 from rmruntime.bundle.manifest import FileRecord
 
 
 def store_weights(
     checkpoint: Checkpoint,
-    wanted: Sequence[StoredTensor],
+    wanted: Sequence[WeightSpec],
     folder: Path,
     options: ExportOptions,
     reports: Reports = NOBODY,
@@ -109,7 +109,7 @@ def _shard_job(
         if made_from(checkpoint, shard, options) != origin:
             raise CheckpointError(f"files of {checkpoint.folder} changed while they were read: export again")
         faulty = {tensor for tensor, _ in monitor.unstorable}
-        if faulty.isdisjoint(piece.source.name for piece in shard.pieces):
+        if faulty.isdisjoint(source for piece in shard.pieces for source in piece.weight.sources):
             reports.journal.add(shard.name, origin, sha256, path)
         return sha256
 

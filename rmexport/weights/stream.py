@@ -11,19 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexport.checkpoint import Checkpoint
+from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorStack
 from rmexport.checkpoint.finite import FLOATS, Unstorable, fits
 from rmexport.checkpoint.tensors import DTYPE_NAMES, NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
 from rmexport.weights.hashed_file import HashedFile
 from rmexport.weights.quantization import Quantized, choose_scales, encode
 from rmexport.weights.shard_plan import Piece, Shard
+from rmexport.weights.weight_spec import WeightSpec
 
 # Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
 _CHUNK = 1 << 20
 
 
-# Of matrices whose codes are written, by how, source and rows.
-Scales = dict[tuple[Quantized, str, tuple[int, ...] | None], list[Array]]
+# Of matrices whose codes are written.
+Scales = dict[tuple[Quantized, Derived], list[Array]]
 
 
 class Stopped(Exception):
@@ -73,8 +75,8 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
         source = np.empty(_CHUNK, np.uint8)
         scales: Scales = {}
         for piece in shard.pieces:
-            if piece.quantized:
-                _stream_quantized(checkpoint, piece, scales, file, monitor)
+            if piece.weight.quant:
+                _stream_quantized(checkpoint, piece.weight, piece.weight.quant, scales, file, monitor)
             else:
                 _stream_piece(checkpoint, piece, source, file, monitor)
         sha256 = file.sha256()
@@ -107,56 +109,59 @@ def _kept_header(checkpoint: Checkpoint, shard: Shard) -> bytes:
 def _stream_piece(
     checkpoint: Checkpoint, piece: Piece, scratch: NDArray[np.uint8], file: HashedFile, monitor: Monitor
 ) -> None:
-    held, stored = NUMPY_DTYPES[piece.source.dtype], NUMPY_DTYPES[piece.dtype]
-    checked = piece.wanted and piece.source.dtype in FLOATS
+    weight, source = piece.weight, checkpoint.tensors[piece.weight.sources[0]]
+    held, stored = NUMPY_DTYPES[source.dtype], NUMPY_DTYPES[weight.dtype]
+    checked = piece.wanted and source.dtype in FLOATS
     step = _CHUNK // max(held.itemsize, stored.itemsize)
-    for start in range(0, piece.size, step):
-        count = min(step, piece.size - start)
+    for start in range(0, weight.elements, step):
+        count = min(step, weight.elements - start)
         buffer = file.buffer()
         # what needs no conversion is read to where it is written from
         values = _typed(buffer if held == stored else scratch, held, count)
-        _read(checkpoint, piece, start, values)
+        _read(checkpoint, weight, start, values)
         if held != stored:
             good = convert(values, _typed(buffer, stored, count))
         else:
-            good = not checked or fits(values, piece.dtype)
+            good = not checked or fits(values, weight.dtype)
         if not good:
-            monitor.report(piece.source.name, values, piece.dtype)
+            monitor.report(source.name, values, weight.dtype)
         file.write(buffer, count * stored.itemsize)
         monitor.advance(count * stored.itemsize)
 
 
-def _stream_quantized(checkpoint: Checkpoint, piece: Piece, scales: Scales, file: HashedFile, monitor: Monitor) -> None:
+def _stream_quantized(
+    checkpoint: Checkpoint, weight: WeightSpec, quant: Quantized, scales: Scales, file: HashedFile, monitor: Monitor
+) -> None:
     """Codes, whose scales are kept in `scales` until their own piece comes; scales that are not there are made anew."""
-    how = piece.quantized
-    assert how is not None  # the caller's reason to call
-    matrix = replace(how, part="codes"), piece.source.name, piece.rows
-    made = scales.pop(matrix, []) if how.part == "scale" else []
+    matrix = replace(quant, part="codes"), weight.made
+    made = scales.pop(matrix, []) if quant.part == "scale" else []
     if made:
         for part in made:
             file.write_bytes(part.tobytes())
             monitor.advance(part.nbytes)
         return
-    for rows in _matrix_rows(checkpoint, piece, monitor):
-        part = choose_scales(rows, how)
-        if how.part == "codes":
+    for rows in _matrix_rows(checkpoint, weight, quant, monitor):
+        part = choose_scales(rows, quant)
+        if quant.part == "codes":
             scales.setdefault(matrix, []).append(part)
-            part = encode(rows, part, how)
+            part = encode(rows, part, quant)
         file.write_bytes(part.tobytes())
         monitor.advance(part.nbytes)
 
 
-def _matrix_rows(checkpoint: Checkpoint, piece: Piece, monitor: Monitor) -> Iterator[NDArray[np.float32]]:
+def _matrix_rows(
+    checkpoint: Checkpoint, weight: WeightSpec, quant: Quantized, monitor: Monitor
+) -> Iterator[NDArray[np.float32]]:
     """The rows of a matrix in fp32, some at a time; values that are no numbers are reported, and 0 here."""
-    assert piece.quantized is not None  # as above
-    columns, held = piece.quantized.shape[1], NUMPY_DTYPES[piece.source.dtype]
+    source = checkpoint.tensors[weight.sources[0]]
+    columns, held = quant.shape[1], NUMPY_DTYPES[source.dtype]
     step = max(1, _CHUNK // (4 * columns)) * columns
-    for start in range(0, piece.size, step):
-        values = np.empty(min(step, piece.size - start), held)
-        _read(checkpoint, piece, start, values)
+    for start in range(0, weight.elements, step):
+        values = np.empty(min(step, weight.elements - start), held)
+        _read(checkpoint, weight, start, values)
         wide = np.empty(values.size, np.float32)
-        if not (fits(values, piece.quantized.scale_dtype) and convert(values, wide)):
-            monitor.report(piece.source.name, values, piece.quantized.scale_dtype)
+        if not (fits(values, quant.scale_dtype) and convert(values, wide)):
+            monitor.report(source.name, values, quant.scale_dtype)
             wide = np.zeros(values.size, np.float32)
         yield wide.reshape(-1, columns)
 
@@ -165,22 +170,22 @@ def _typed(buffer: NDArray[np.uint8], dtype: "np.dtype[Any]", count: int) -> Arr
     return buffer[: count * dtype.itemsize].view(dtype)
 
 
-def _read(checkpoint: Checkpoint, piece: Piece, start: int, out: Array) -> None:
-    """Fill `out` with the piece's elements from `start` on; a piece made of parts is read part by part."""
-    parts = len(piece.stack) or len(piece.rows or ())
-    if not parts:
-        checkpoint.read_into(piece.source.name, start, out)
+def _read(checkpoint: Checkpoint, weight: WeightSpec, start: int, out: Array) -> None:
+    """Fill `out` with the weight's elements from `start` on; a weight made of parts is read part by part."""
+    made = weight.made
+    if isinstance(made, TensorAlias):
+        checkpoint.read_into(made.source, start, out)
         return
-    width = piece.size // parts
+    width = weight.elements // len(made.sources if isinstance(made, TensorStack) else made.rows)
     filled = 0
     while filled < out.size:
         part, column = divmod(start + filled, width)
         wanted = out.size - filled
-        if piece.stack:
-            name, base, count = piece.stack[part].name, 0, min(width - column, wanted)
+        if isinstance(made, TensorStack):
+            name, base, count = made.sources[part], 0, min(width - column, wanted)
         else:
-            row, run = _run(piece.rows or (), part, -(-(column + wanted) // width))
-            name, base, count = piece.source.name, row * width, min(run * width - column, wanted)
+            row, run = _run(made.rows, part, -(-(column + wanted) // width))
+            name, base, count = made.source, row * width, min(run * width - column, wanted)
         checkpoint.read_into(name, base + column, out[filled : filled + count])
         filled += count
 

@@ -27,7 +27,7 @@ from rmexport.families import family_of
 from rmexport.heads.gated_objectives import PUBLISHED_OBJECTIVES
 from rmexport.inspection.facts import inspect
 from rmexport.spec import ModelSpec, build_graph, read_spec
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from sparse_checkpoints import disk_usage, free_of_sparse_files, write_sparse
 
 CHAT, CHAT_ONE_BOS = "chat, BOS as-is, a sequence at a time", "chat, BOS one, a sequence at a time"
@@ -375,7 +375,7 @@ def test_size_of_the_graph(tmp_path: Path, name: str) -> None:
     spec = spec_of(written(tmp_path, name))
     locations = {
         tensor.name: WeightLocation("model.safetensors", 1 << 40, 1 << 30, tensor.dtype, tensor.shape)
-        for tensor in spec.stored
+        for tensor in spec.weights
     }
     words = dialects()[dialect]
     model = build_graph(words, words.compute_dtypes(spec.dtype)[0], spec, locations).model(dialect)

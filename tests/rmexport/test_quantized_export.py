@@ -22,7 +22,7 @@ from rmexport.errors import ExportError
 from rmexport.families import families
 from rmexport.graph.writer import GraphWriter
 from rmexport.weights.quantization import SCALE_SUFFIX, Quantized, decode
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime import BackendError, RewardModel, ScoreOptions
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from checkpoint_files import bf16, with_config, write_sharded, write_single
 from rmexport import ExportOptions
 from rmexport.checkpoint import Checkpoint, open_checkpoint
+from rmexport.checkpoint.derived_tensors import TensorAlias
 from rmexport.errors import CheckpointError
-from rmexport.weights import StoredTensor, store_weights
+from rmexport.weights import WeightSpec, store_weights
 
 WEIGHT, BIAS = "v_head.summary.weight", "v_head.summary.bias"
 SHARDS = ({"a": bf16((4, 3)), "b": bf16((2, 3), 1)}, {"c": bf16((5,), 2)})
@@ -74,7 +75,7 @@ def test_a_side_file_replaces_the_head_in_the_shards(tmp_path: Path) -> None:
     assert_holds(checkpoint, value_head())
     expected = {f"value_head.safetensors replaces the {name} of model-00001-of-00002.safetensors" for name in old}
     assert set(checkpoint.notes) == expected
-    wanted = [StoredTensor(i.name, i.dtype, i.shape, i.name) for i in checkpoint.tensors.values()]
+    wanted = [WeightSpec(i.name, i.dtype, i.shape, TensorAlias(source=i.name)) for i in checkpoint.tensors.values()]
     (tmp_path / "bundle").mkdir()
     stored = store_weights(checkpoint, wanted, tmp_path / "bundle", ExportOptions())
     for name, at in stored.locations.items():

@@ -15,7 +15,7 @@ from rmexport.families import families, family_of
 from rmexport.graph.dialect import LayerSpan
 from rmexport.graph.writer import GraphWriter
 from rmexport.weights.quantization import Quantized, scheme_for
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.manifest import Scheme
 
 _LLAMA = BACKBONES["llama"][1]

@@ -57,7 +57,7 @@ def small_pages_scores(checkpoint: Path, folder: Path, given: list[TokenSequence
     folder.mkdir()
     source = open_checkpoint(str(checkpoint), revision=None)
     spec = read_spec(source, ExportOptions())
-    weights = store_weights(source, spec.stored, folder, ExportOptions())
+    weights = store_weights(source, spec.weights, folder, ExportOptions())
     model = ir.to_proto(build_graph(SmallPages, "fp32", spec, weights.locations).model("paged"))
     (folder / "paged.onnx").write_bytes(model.SerializeToString())
     evaluator = onnx.reference.ReferenceEvaluator(onnx.load(folder / "paged.onnx"), new_ops=CONTRIB_OPS)

@@ -8,7 +8,7 @@ import pytest
 from rmexport import ExportOptions, export
 from rmexport.errors import OptionError
 from rmexport.graph.stages import stage_spans, weight_ranges
-from rmexport.weights.stored import WeightLocation
+from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, WeightRange
 from rmruntime.errors import BundleError

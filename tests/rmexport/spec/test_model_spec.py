@@ -210,7 +210,7 @@ def test_auto_dtype_follows_the_bytes_and_not_the_config(tmp_path: Path) -> None
     assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float32"
     spec = read_spec(open_checkpoint(str(folder)), ExportOptions())
     assert spec.dtype == "bf16"
-    kept = {s.name: s.dtype for s in spec.stored}
+    kept = {s.name: s.dtype for s in spec.weights}
     assert kept["gating.layers.0.weight"] == kept["regression_layer.weight"] == "fp32"
     assert kept["model.layers.0.mlp.up_proj.weight"] == "bf16"
 

@@ -15,8 +15,9 @@ import torch
 
 from rmexport import ExportOptions, WriteError, export
 from rmexport.checkpoint import open_checkpoint
+from rmexport.checkpoint.derived_tensors import TensorAlias
 from rmexport.spec import read_spec
-from rmexport.weights import StoredTensor
+from rmexport.weights import WeightSpec
 from rmexport.weights.shard_plan import SHARD_BYTES, plan_weights
 from rmexport.weights.stream import Monitor, stream_shard
 from rmruntime.bundle.safetensors_header import read_header
@@ -66,20 +67,20 @@ def test_bin_shards_are_read_in_place(sparse: Path) -> None:
     assert disk_usage(folder) < 20_000_000
     checkpoint = open_checkpoint(str(folder))
     assert sum(info.nbytes for info in checkpoint.tensors.values()) == TOTAL
-    plan = plan_weights(checkpoint, read_spec(checkpoint, RECIPE).stored, RECIPE)
+    plan = plan_weights(checkpoint, read_spec(checkpoint, RECIPE).weights, RECIPE)
     assert len(plan.shards) == 29 and max(shard.size for shard in plan.shards) <= SHARD_BYTES
     pieces = [piece for shard in plan.shards for piece in shard.pieces]
-    assert sorted(piece.name for piece in pieces) == sorted(checkpoint.tensors) and len(pieces) == TENSORS
+    assert sorted(piece.weight.name for piece in pieces) == sorted(checkpoint.tensors) and len(pieces) == TENSORS
     for piece in pieces:
-        for offset, expected in marks(piece.name, piece.nbytes).items():
+        for offset, expected in marks(piece.weight.name, piece.weight.nbytes).items():
             out = np.empty(len(expected) // 2, ml_dtypes.bfloat16)
-            checkpoint.read_into(piece.name, offset // 2, out)
-            assert out.tobytes() == expected, piece.name
+            checkpoint.read_into(piece.weight.name, offset // 2, out)
+            assert out.tobytes() == expected, piece.weight.name
     for shard in plan.shards:
         at = shard.header_bytes
         for piece in shard.pieces:
-            assert piece.offset == at == plan.locations[piece.name].offset
-            at += piece.nbytes
+            assert piece.offset == at == plan.locations[piece.weight.name].offset
+            at += piece.weight.nbytes
 
 
 def test_a_disk_that_is_too_small(sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,7 @@ def test_a_shard_of_many_arrives_whole(tmp_path: Path) -> None:
     write_archive(tmp_path / "pytorch_model.bin", inventory, lambda file, name: file.write(raw[name]) and None)
     (tmp_path / "config.json").write_text("{}")
     checkpoint = open_checkpoint(str(tmp_path))
-    wanted = [StoredTensor(name, "bf16", shape, name) for name, (_, shape) in inventory.items()]
+    wanted = [WeightSpec(name, "bf16", shape, TensorAlias(source=name)) for name, (_, shape) in inventory.items()]
     plan = plan_weights(checkpoint, wanted, ExportOptions(max_shard_size="1MB"))
     [shard] = plan.shards
     sha256 = stream_shard(checkpoint, shard, tmp_path / shard.name, Monitor())

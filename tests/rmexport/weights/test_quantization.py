@@ -10,9 +10,10 @@ import pytest
 
 from checkpoint_files import write_sharded
 from rmexport.checkpoint import Checkpoint, open_checkpoint
+from rmexport.checkpoint.derived_tensors import TensorAlias, TensorRows
 from rmexport.errors import CheckpointError, OptionError
 from rmexport.options import ExportOptions
-from rmexport.weights import StoredTensor, StoredWeights, shard_plan, store_weights
+from rmexport.weights import StoredWeights, WeightSpec, shard_plan, store_weights
 from rmexport.weights.quantization import BLOCK, Quantized, choose_scales, decode, encode, scheme_for
 from rmruntime.bundle.manifest import Scheme
 
@@ -91,13 +92,14 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return open_checkpoint(str(write_sharded(tmp_path / "checkpoint", [TENSORS | NORM])))
 
 
-def parts(name: str, scheme: Scheme, rows: tuple[int, ...] | None = None) -> list[StoredTensor]:
+def parts(name: str, scheme: Scheme, rows: tuple[int, ...] | None = None) -> list[WeightSpec]:
     shape = TENSORS[name].shape if rows is None else (len(rows), TENSORS[name].shape[1])
     codes = Quantized(scheme_for(scheme, shape), "codes", shape, "bf16")
     scale = replace(codes, part="scale")
+    made = TensorAlias(source=name) if rows is None else TensorRows(source=name, rows=rows)
     return [
-        StoredTensor(name, codes.dtype, codes.stored_shape, name, rows, quantized=codes),
-        StoredTensor(f"{name}_scale", "bf16", scale.stored_shape, name, rows, quantized=scale),
+        WeightSpec(name, codes.dtype, codes.stored_shape, made, codes),
+        WeightSpec(f"{name}_scale", "bf16", scale.stored_shape, made, scale),
     ]
 
 
@@ -121,7 +123,7 @@ def test_matrices_are_streamed(
     monkeypatch.setattr(shard_plan, "SHARD_BYTES", 1000)
     rows = (3, 4, 5, 39, 0)
     wanted = [*parts("up", scheme, rows), *parts("down", scheme), *parts("odd", scheme)]
-    wanted.append(StoredTensor("norm", "bf16", (5,), "norm"))
+    wanted.append(WeightSpec("norm", "bf16", (5,), TensorAlias(source="norm")))
     stored = store_weights(checkpoint, wanted, tmp_path, ExportOptions())
     assert len(stored.files) > 1
     for name, matrix in (("up", TENSORS["up"][list(rows)]), ("down", TENSORS["down"]), ("odd", TENSORS["odd"])):

@@ -17,9 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from checkpoint_files import bf16, write_sharded
 from rmexport import CheckpointError, ExportOptions, TargetExists, WriteError, export
+from rmexport.checkpoint import open_checkpoint
+from rmexport.checkpoint.derived_tensors import TensorStack
 from rmexport.cli import main
 from rmexport.output import atomic_folder
+from rmexport.weights import WeightSpec
+from rmexport.weights.shard_journal import made_from
+from rmexport.weights.shard_plan import plan_weights
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import MANIFEST_NAME, Manifest
 from rmruntime.errors import BundleError
@@ -162,6 +168,29 @@ def test_other_options_start_over_and_say_so(checkpoint: Path, out: Path) -> Non
     _, said, steps = resumed(checkpoint, out / "b", ExportOptions(dtype="fp16"))
     assert "came from other files or options" in said and "continuing" not in said
     assert steps[0][0] == 0
+
+
+def test_a_journal_of_another_form_starts_over(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of what is digested, in the same version: shards of before are never taken for those of now."""
+    with monkeypatch.context() as patch:
+        patch.setattr("rmexport.weights.shard_journal._FACTS", 1)
+        interrupted(checkpoint, out / "b")
+    _, said, _ = resumed(checkpoint, out / "b")
+    assert "came from other files or options" in said and "continuing" not in said
+
+
+def test_a_shard_is_made_from_all_files_of_a_stack(tmp_path: Path) -> None:
+    """Experts of one weight may lie in several files."""
+    folder = write_sharded(tmp_path / "experts", [{f"e{i}": bf16((4, 8), i)} for i in range(3)])
+    made = TensorStack(sources=("e0", "e1", "e2"))
+    source = open_checkpoint(str(folder))
+    plan = plan_weights(source, [WeightSpec("experts", "bf16", (3, 4, 8), made)], ExportOptions())
+    [before] = [made_from(source, shard, ExportOptions()) for shard in plan.shards]
+    for file in sorted(folder.glob("*.safetensors")):
+        os.utime(file, ns=(1, 1))
+        [after] = [made_from(source, shard, ExportOptions()) for shard in plan.shards]
+        assert after != before, file.name
+        before = after
 
 
 def test_a_source_that_was_downloaded_again(checkpoint: Path, out: Path) -> None:

@@ -19,9 +19,10 @@ from safetensors import safe_open
 
 from checkpoint_files import as_hub_snapshot, bf16, with_config, write_sharded, write_single
 from rmexport.checkpoint import Checkpoint, open_checkpoint
+from rmexport.checkpoint.derived_tensors import TensorAlias, TensorRows, TensorStack
 from rmexport.errors import CheckpointError, OptionError, WriteError
 from rmexport.options import ExportOptions
-from rmexport.weights import Reports, StoredTensor, StoredWeights, jobs, shard_plan, store, store_weights
+from rmexport.weights import Reports, StoredWeights, WeightSpec, jobs, shard_plan, store, store_weights
 from rmruntime.bundle.safetensors_header import read_header
 
 COPY, LINK = ExportOptions(), ExportOptions(weights="link")
@@ -46,13 +47,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def wanted(names: Sequence[str], dtype: str | None = None) -> list[StoredTensor]:
+def wanted(names: Sequence[str], dtype: str | None = None) -> list[WeightSpec]:
     arrays = {name: TENSORS[name] for name in names}
-    return [StoredTensor(n, dtype or DTYPES[a.dtype.name], a.shape, n) for n, a in arrays.items()]
+    return [WeightSpec(n, dtype or DTYPES[a.dtype.name], a.shape, TensorAlias(source=n)) for n, a in arrays.items()]
 
 
-def rows_of(source: str, rows: tuple[int, ...], dtype: str = "bf16") -> StoredTensor:
-    return StoredTensor(f"{source}.rows", dtype, (len(rows), *TENSORS[source].shape[1:]), source, rows)
+def rows_of(source: str, rows: tuple[int, ...], dtype: str = "bf16") -> WeightSpec:
+    return WeightSpec(
+        f"{source}.rows", dtype, (len(rows), *TENSORS[source].shape[1:]), TensorRows(source=source, rows=rows)
+    )
 
 
 def at_location(folder: Path, stored: StoredWeights, name: str) -> np.ndarray[Any, Any]:
@@ -79,10 +82,12 @@ def check_files(folder: Path, stored: StoredWeights) -> None:
             assert set(file.keys()) == set(entries)
 
 
-def check_stored(folder: Path, stored: StoredWeights, weights: Sequence[StoredTensor]) -> None:
+def check_stored(folder: Path, stored: StoredWeights, weights: Sequence[WeightSpec]) -> None:
     check_files(folder, stored)
     for w in weights:
-        expected = TENSORS[w.source] if w.rows is None else TENSORS[w.source][list(w.rows)]
+        expected = TENSORS[w.sources[0]]
+        if isinstance(w.made, TensorRows):
+            expected = expected[list(w.made.rows)]
         found = at_location(folder, stored, w.name)
         assert DTYPES[found.dtype.name] == w.dtype
         assert found.tobytes() == expected.astype(found.dtype).tobytes(), w
@@ -122,6 +127,25 @@ class TestCopy:
         if dtype != "bf16":
             assert {record.name for record in stored.files} == {"model-00001-of-00001.safetensors"}
 
+    @pytest.mark.parametrize("chunk", [64, 1000, 1 << 20])
+    @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+    def test_stacks(
+        self, tmp_path: Path, folder: Path, dtype: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Experts, out of several files; one that is missing or has another shape is named."""
+        monkeypatch.setattr("rmexport.weights.stream._CHUNK", chunk)
+        experts = [{f"e{i}": bf16((7, 20), i)} for i in range(3)]
+        source = open_checkpoint(str(write_sharded(tmp_path / "experts", experts)))
+        made = TensorStack(sources=("e2", "e0", "e1"))
+        stored = store_weights(source, [WeightSpec("experts", dtype, (3, 7, 20), made)], folder, COPY)
+        check_files(folder, stored)
+        expected = np.stack([experts[i][f"e{i}"] for i in (2, 0, 1)])
+        found = at_location(folder, stored, "experts")
+        assert found.tobytes() == expected.astype(found.dtype).tobytes()
+        made = TensorStack(sources=("e0", "e3", "e1"))
+        with pytest.raises(CheckpointError, match=r"e3 is missing; e1 has shape \[7, 20\], expected \[7, 21\]"):
+            store_weights(source, [WeightSpec("e", dtype, (3, 7, 21), made)], folder, COPY)
+
     def test_mixed_dtypes(self, checkpoint: Checkpoint, folder: Path) -> None:
         """A bf16 trunk in fp16 with heads that stay in fp32, as ArmoRM's do."""
         weights = [*wanted(["a", "norm", "b"], "fp16"), *wanted(["fp32"])]
@@ -137,7 +161,7 @@ class TestCopy:
             target = folder / dtype
             target.mkdir()
             names = ("embed", "lm_head")
-            weights = [StoredTensor(name, dtype, shape, "head") for name in names]
+            weights = [WeightSpec(name, dtype, shape, TensorAlias(source="head")) for name in names]
             stored = store_weights(checkpoint, weights, target, COPY)
             assert stored.locations["embed"] == stored.locations["lm_head"]
             assert sum(record.size for record in stored.files) < TENSORS["head"].nbytes + 1000
@@ -286,10 +310,10 @@ class TestFaults:
 
     def test_missing_and_misshapen_weights(self, checkpoint: Checkpoint, folder: Path) -> None:
         weights = [
-            StoredTensor("x", "bf16", (1,), "nowhere"),
-            StoredTensor("y", "bf16", (32, 64), "a"),
-            StoredTensor("z", "bf16", (1, 32), "a", (64,)),
-            StoredTensor("i", "bf16", (5,), "ids"),
+            WeightSpec("x", "bf16", (1,), TensorAlias(source="nowhere")),
+            WeightSpec("y", "bf16", (32, 64), TensorAlias(source="a")),
+            WeightSpec("z", "bf16", (1, 32), TensorRows(source="a", rows=(64,))),
+            WeightSpec("i", "bf16", (5,), TensorAlias(source="ids")),
         ]
         with pytest.raises(CheckpointError) as caught:
             store_weights(checkpoint, weights, folder, COPY)
@@ -304,7 +328,7 @@ class TestFaults:
         tensors["b"][3:5] = (1e5, -7e4)
         tensors["unwanted"][:] = np.nan
         source = open_checkpoint(str(write_single(tmp_path, tensors)))
-        weights = [StoredTensor(n, dtype, a.shape, n) for n, a in tensors.items() if n != "unwanted"]
+        weights = [WeightSpec(n, dtype, a.shape, TensorAlias(source=n)) for n, a in tensors.items() if n != "unwanted"]
         with pytest.raises(CheckpointError) as caught:
             store_weights(source, weights, folder, COPY)
         message = str(caught.value)
@@ -379,13 +403,14 @@ def test_memory_stays_small(tmp_path: Path, kind: str) -> None:
 from pathlib import Path
 from rmexport.checkpoint import open_checkpoint
 from rmexport.options import ExportOptions
-from rmexport.weights import StoredTensor, store_weights
+from rmexport.checkpoint.derived_tensors import TensorAlias
+from rmexport.weights import WeightSpec, store_weights
 checkpoint = open_checkpoint({str(tmp_path)!r})
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before = peak()
 folder = Path({str(tmp_path)!r}) / "bundle"
 folder.mkdir()
-store_weights(checkpoint, [StoredTensor("t", "fp16", {shape}, "t")], folder, ExportOptions())
+store_weights(checkpoint, [WeightSpec("t", "fp16", {shape}, TensorAlias(source="t"))], folder, ExportOptions())
 print(peak() - before)
 """
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": os.environ["PATH"]}
