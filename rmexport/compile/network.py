@@ -36,11 +36,6 @@ class Network:
         values = [self.definition.get_input(i) for i in range(self.definition.num_inputs)]
         return {v.name: tuple(v.get_dimension_name(axis) for axis in range(len(v.shape))) for v in values}
 
-    @property
-    def layer_kinds(self) -> list[str]:
-        """The kind of every layer, such as "ATTENTION_INPUT"."""
-        return [str(layer.type).rpartition(".")[2] for layer in self._layers()]
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what the layers compute by name, -1 for dimensions that the inputs decide."""
         outputs = [layer.get_output(i) for layer in self._layers() for i in range(layer.num_outputs)]

@@ -254,12 +254,6 @@ class Dialect(ABC):
         read_cos, read_sin = (self.w.op("Gather", x, read_index) for x in (cos, sin))
         return Rotary(cos, sin, read_cos, read_sin, head_dim // 2, self.dtype)
 
-    def rotate_for(self, x: ir.Value, heads: int, rotary: Rotary, rows: AttentionRows) -> ir.Value:
-        """`rotate` with the angles of the rows' tokens."""
-        if rows.take is None:
-            return self.rotate(x, heads, rotary.cos, rotary.sin)
-        return self.rotate(x, heads, rotary.read_cos, rotary.read_sin)
-
     def final_norm(self, x: ir.Value, name: str, size: int, epsilon: float, *, unit_offset: bool = False) -> ir.Value:
         """The backbone's last norm, computed and returned in fp32, the dtype that heads read."""
         x = self._cast(x, self.stream_dtype, "fp32")
