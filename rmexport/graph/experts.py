@@ -55,6 +55,10 @@ def stacked_experts(layer: str, names: Mapping[str, str], count: int) -> dict[st
     """The stacked weights of a layer's experts, made of a checkpoint that has one tensor an expert.
 
     `names`: after `layer`, the stack's name and its tensors' with {} for the expert's number.
+
+    >>> names = {"up_proj.weight": "experts.{}.up_proj.weight"}
+    >>> stacked_experts("model.layers.0.mlp", names, 2)["model.layers.0.mlp.up_proj.weight"].sources
+    ('model.layers.0.mlp.experts.0.up_proj.weight', 'model.layers.0.mlp.experts.1.up_proj.weight')
     """
     return {
         f"{layer}.{own}": TensorStack(sources=tuple(f"{layer}.{theirs.format(i)}" for i in range(count)))

@@ -54,7 +54,11 @@ class FeedForward:
 
 
 def linear_value(name: str, inputs: int, *, bias: bool = False) -> FeedForward:
-    """One layer with one output, `name.weight` [1, inputs]: the commonest head."""
+    """One layer with one output, `name.weight` [1, inputs]: the commonest head.
+
+    >>> linear_value("score", 64).layers
+    (LinearLayer(name='score', outputs=1, inputs=64, bias=False),)
+    """
     return FeedForward(layers=(LinearLayer(name=name, outputs=1, inputs=inputs, bias=bias),))
 
 

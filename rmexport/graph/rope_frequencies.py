@@ -97,6 +97,10 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Floats, float]:
     """Inverse frequencies [head_dim / 2] and the factor that scales cos and sin, for kinds that know no length.
 
     Raises UnsupportedModel for a rope kind without a formula here.
+
+    >>> inverse, scaling = rope_frequencies(RopeConfig(kind="default", theta=10000.0), 4)
+    >>> [round(value, 3) for value in inverse.tolist()], scaling
+    ([1.0, 0.01], 1.0)
     """
     formula = _FORMULAS.get(rope.kind)
     if formula is None:

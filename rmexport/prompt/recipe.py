@@ -103,7 +103,11 @@ PLAIN = Recipe(name="", description="")  # everything as the checkpoint's own fi
 
 @cache
 def recipes() -> dict[str, Recipe]:
-    """The built-in recipes by name."""
+    """The built-in recipes by name.
+
+    >>> recipes()["qwen2.5-math-prm"].layout
+    'tagged_steps'
+    """
     folder = files("rmexport") / "recipes"
     found = [
         _parse(entry.read_text(), entry.name)
@@ -117,6 +121,11 @@ def recipe_for(name: str | None, repo: str | None) -> Recipe | None:
     """The recipe asked for by name or by a file's path, else the one that lists the Hub repository, else None.
 
     Raises OptionError for a name that is neither.
+
+    >>> recipe_for("qwen2.5-math-prm", None).step_tag
+    '<extra_0>'
+    >>> recipe_for(None, "someone/else") is None
+    True
     """
     if name is None:
         return next((r for r in recipes().values() if repo in r.repos), None)

@@ -17,6 +17,12 @@ def score_position(
 
     The rules that look for padding become `last` where there is no `pad_id`. `step_joiner` overrides the recipe's.
     Raises CheckpointError for a tag or reply that the tokenizer does not keep apart from what stands beside it.
+
+    >>> text = ChatText(tokenizer_json=b"", template=None, variables={}, pinned_date="2024-07-26")
+    >>> score_position(None, text, pad_id=0, default="last_not_pad").rule
+    'last_not_pad'
+    >>> score_position(None, text, pad_id=None, default="last_not_pad").rule
+    'last'
     """
     layout = recipe.layout if recipe else "chat"
     if recipe and layout == "graded_turns":

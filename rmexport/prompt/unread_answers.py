@@ -21,7 +21,13 @@ _EARLIER = Message("user", "And the kingfisher?")
 
 
 def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
-    """What the template of this format leaves out of the answer that is judged, and of earlier ones."""
+    """What the template of this format leaves out of the answer that is judged, and of earlier ones.
+
+    >>> template = "{{ messages[-1]['content'].split('</think>')[-1] }}"
+    >>> text = ChatText(tokenizer_json=b"", template=template, variables={}, pinned_date="2024-07-26")
+    >>> unread_notes(text, Format(layout="chat"))[0].partition(":")[0]
+    'the chat template leaves out of the answer what stands in <think>...</think>'
+    """
     if form.template is None or text.template is None:
         return ()
     try:

@@ -49,12 +49,20 @@ def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None
 
 
 def encode_seal(values: Mapping[str, Any]) -> str:
-    """The text for the graph's metadata."""
+    """The text for the graph's metadata.
+
+    >>> encode_seal({"score": "score", "layers": None})
+    '{"layers":null,"score":"score"}'
+    """
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def seal_faults(metadata: Mapping[str, str], expected: Mapping[str, Any]) -> list[str]:
-    """Where the manifest differs from what the graph was written with."""
+    """Where the manifest differs from what the graph was written with.
+
+    >>> seal_faults({SEAL_KEY: '{"dtype":"bf16"}'}, {"dtype": "fp32"})
+    ['it was written with dtype "bf16", the manifest says "fp32"']
+    """
     if SEAL_KEY not in metadata:
         return []
     try:

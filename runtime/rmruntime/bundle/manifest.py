@@ -274,12 +274,20 @@ class Manifest:
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and no spaces: what the digest is taken over."""
+    """JSON with sorted keys and no spaces: what the digest is taken over.
+
+    >>> canonical({"b": 1, "a": 2})
+    b'{"a":2,"b":1}'
+    """
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    """sha256 of the manifest without its own `digest` field."""
+    """sha256 of the manifest without its own `digest` field.
+
+    >>> digest({"a": 1}) == digest({"a": 1, "digest": "an older one"})
+    True
+    """
     return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "digest"})).hexdigest()
 
 
@@ -293,6 +301,10 @@ def decode_manifest(raw: bytes) -> Manifest:
     """Parse and check `manifest.json`.
 
     Raises BundleError for anything but a valid manifest of this schema version or an older one.
+
+    >>> decode_manifest(b"{}")
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: manifest.json has no schema_version; it was not written by rmexport
     """
     try:
         data = parse_json(raw)

@@ -17,6 +17,9 @@ def is_array(data: bytes, *, json_file: bool) -> bool:
     """Whether the content of a file is an array of records, and not records one a line.
 
     `json_file` says that the file's name does: one whose array is cut off is then still taken for one.
+
+    >>> is_array(b'[{"text": "a"}]', json_file=False)
+    True
     """
     text = data.removeprefix(BOM).strip()
     if not text.startswith(b"[") or not (json_file or text.endswith(b"]")):
@@ -34,12 +37,21 @@ class Item(NamedTuple):
 
 
 def first_item(data: bytes) -> int:
-    """Where the items of an array begin."""
+    """Where the items of an array begin.
+
+    >>> first_item(b' [{"text": "a"}]')
+    2
+    """
     return data.index(b"[") + 1
 
 
 def array_items(data: bytes, start: int) -> Iterator[Item]:
-    """The items from `start` on, which is where one begins, and last what is wrong with the array itself."""
+    """The items from `start` on, which is where one begins, and last what is wrong with the array itself.
+
+    >>> data = b'[{"id": 1},{"id": 2}]'
+    >>> [data[item.start : item.end] for item in array_items(data, first_item(data))]
+    [b'{"id": 1}', b'{"id": 2}']
+    """
     depth = 1
     for token in _TOKEN.finditer(data, start):
         sign = token.group()[:1]

@@ -19,7 +19,12 @@ EDITS = 2  # letters left out, added, changed, or two neighbours swapped
 
 
 def check_key(key: str) -> None:
-    """Raises RecordError for a key that is no text, or that is a known one mistyped."""
+    """Raises RecordError for a key that is no text, or that is a known one mistyped.
+
+    >>> check_key("promt")
+    Traceback (most recent call last):
+    rmruntime.errors.RecordError: the record: found the unknown key 'promt'; did you mean prompt?
+    """
     if near := near_miss(key):
         raise RecordError(f"the record: found the unknown key {key!r}; did you mean {near}?")
     try:
@@ -33,6 +38,9 @@ def near_miss(key: str) -> str | None:
     """The known key that `key` is within two edits of, upper and lower case being one; None for a key of its own.
 
     Of short keys it is one edit: `set` is no `text`. A known key with another word (`chosen_model`) is another key.
+
+    >>> near_miss("respons"), near_miss("chosen_model")
+    ('response', None)
     """
     if key in KNOWN_KEYS or key in IGNORED_KEYS:
         return None

@@ -19,6 +19,9 @@ def as_plain(record: Record) -> Record:
     """The record in plain keys; as it is where it is none of these data sets'.
 
     Raises RecordError for values that such a data set does not have.
+
+    >>> as_plain({"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": 1})
+    {'prompt': 'Q', 'chosen': 'B', 'rejected': 'A'}
     """
     for keys, convert in _SHAPES:
         if all(key in record for key in keys):

@@ -75,6 +75,10 @@ def parse_record(data: object) -> Request:
     """A request from one parsed JSON object.
 
     Raises RecordError, which names the key, what was found there and what is expected.
+
+    >>> request = parse_record({"prompt": "2 + 2?", "responses": ["4", "5"], "id": 7})
+    >>> request.kind, request.id, len(request.conversations)
+    ('candidates', 7, 2)
     """
     if not isinstance(data, Mapping):
         raise RecordError(f"a record: found {_found(data)}, expected an object such as {_shown(_EXAMPLE)}")
@@ -98,7 +102,11 @@ def parse_record(data: object) -> Request:
 
 
 def identity_of(data: object) -> Identity | None:
-    """The id of what may be no record; None where there is none that can be carried."""
+    """The id of what may be no record; None where there is none that can be carried.
+
+    >>> identity_of({"id": "a-1", "text": 5})
+    'a-1'
+    """
     try:
         return _identity(data.get("id")) if isinstance(data, Mapping) else None
     except RecordError:

@@ -50,6 +50,10 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     """A writer for `target`: a path (Parquet where it ends in .parquet, else JSON lines), None or "-" for stdout.
 
     Raises RewardModelError when the folder is missing or cannot be written, or when pyarrow is needed and absent.
+
+    >>> with open_writer("-") as writer:
+    ...     writer.write({"id": 1, "score": 0.5})
+    {"id": 1, "score": 0.5}
     """
     if target is None or target == "-":
         return StandardOutputWriter()

@@ -30,12 +30,20 @@ SUMMARIES: Mapping[str, str] = {
 
 
 def kinds_of(flags: Iterable[str]) -> set[str]:
-    """The kinds, keys of SUMMARIES."""
+    """The kinds, keys of SUMMARIES.
+
+    >>> kinds_of(["content spells <s>"])
+    {'content spells'}
+    """
     return {next(kind for kind in SUMMARIES if flag.startswith(kind)) for flag in flags}
 
 
 def spelled_flags(spelled: Sequence[str]) -> tuple[str, ...]:
-    """The flag of content that spells special tokens."""
+    """The flag of content that spells special tokens.
+
+    >>> spelled_flags(["<s>", "</s>"])
+    ('content spells <s>, </s>',)
+    """
     return (f"{SPELLED} {', '.join(spelled)}",) if spelled else ()
 
 
@@ -101,7 +109,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def zero_flags(values: Sequence[float]) -> tuple[str, ...]:
-    """The flag of raw scores, a read each, some of which are 0 in every bit: before any probability is made of them."""
+    """The flag of raw scores, a read each, some of which are 0 in every bit: before any probability is made of them.
+
+    >>> zero_flags([0.5, -1.0])
+    ()
+    """
     count = sum(value == 0.0 for value in values)
     if not count:
         return ()

@@ -53,7 +53,12 @@ _current = _Current()
 
 @contextmanager
 def limited(given: int, turns: int) -> Iterator[None]:
-    """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up."""
+    """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up.
+
+    >>> with limited(given=100, turns=2):
+    ...     budget().steps - STEPS
+    300
+    """
     _current.budget = Budget(given, turns)
     try:
         yield
@@ -121,7 +126,10 @@ def check_size(size: float) -> None:
 
 
 def check_bits(bits: int) -> None:
-    """The same for a whole number."""
+    """The same for a whole number.
+
+    >>> check_bits(64)
+    """
     if bits > NUMBER_BITS:
         raise TemplateTooCostly(f"it computes a number of {bits} bits, at most {NUMBER_BITS} can be")
 
@@ -149,6 +157,9 @@ def text_size(value: Any) -> int:
 
     A list that holds itself many times over has a text that no memory holds. Raises TemplateTooCostly for that, and
     SecurityError for what would print where it lies in memory.
+
+    >>> text_size("four")
+    4
     """
     if isinstance(value, str):
         return len(value)

@@ -41,6 +41,9 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Spa
     "right" takes from the end of the last span, and when that is used up from the end of the one before it; "left" from
     the beginning of the first span, then of the next. Raises InputTooLong where options.truncate is None, and where
     there is too little to spare.
+
+    >>> plan_cut(10, 7, ScoreOptions(truncate="left"), [(1, 9)])
+    Cut(removed=((1, 4),))
     """
     if options.truncate is None:
         raise InputTooLong(
@@ -63,5 +66,9 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Spa
 
 
 def length_limit(options: ScoreOptions, max_length: int) -> int:
-    """The smaller of the bundle's limit and options.max_length, in tokens."""
+    """The smaller of the bundle's limit and options.max_length, in tokens.
+
+    >>> length_limit(ScoreOptions(max_length=512), 8192)
+    512
+    """
     return max_length if options.max_length is None else min(options.max_length, max_length)

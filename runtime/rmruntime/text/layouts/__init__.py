@@ -17,7 +17,11 @@ from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, jo
 
 
 def find_layout(form: Format) -> Layout:
-    """The layout of `form`, checked against it; raises BundleError for an unknown one or a unit it cannot score."""
+    """The layout of `form`, checked against it; raises BundleError for an unknown one or a unit it cannot score.
+
+    >>> find_layout(Format(layout="chat")).units
+    ('sequence',)
+    """
     known = _layouts()
     layout = known.get(form.layout)
     if layout is None:
