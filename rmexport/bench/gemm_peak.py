@@ -42,6 +42,6 @@ def matmul_parameters(bundle: Bundle) -> int:
         if record.role == "weights":
             for name, entry in read_header(bundle.path(record.name)).items():
                 if (found := _LAYER.match(name)) and len(entry.shape) == 2 and not name.endswith(SCALE_SUFFIX):
-                    # codes of 4 bits are two a byte
+                    # codes of 4 bits are two per byte
                     by_stack[found[1]] += math.prod(entry.shape) * (2 if entry.dtype == "uint8" else 1)
     return max(by_stack.values(), default=0)  # the backbone's stack of layers: a gate may have one too

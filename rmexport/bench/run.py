@@ -203,7 +203,7 @@ def _settings_record(options: BenchOptions) -> Report:
 
 
 def exit_status(report: Report) -> int:
-    """130 when interrupted; 1 when we failed or a contestant gave other scores than we; else 0."""
+    """130 when interrupted; 1 when we failed or a contestant's scores differ from ours; else 0."""
     if report["stopped"] is not None:
         return 130
     own_failed = report["contestants"][0]["status"] != "ok"

@@ -15,7 +15,7 @@ class Messages:
     errors: list[str] = field(default_factory=list)
 
     def failure(self, what: str) -> CompilationFailed:
-        """An error with the library's own words."""
+        """An error that quotes the library."""
         words = "; ".join(" ".join(error.split()) for error in self.errors) or "it does not say why"
         return CompilationFailed(f"{what}: {words}")
 
@@ -50,7 +50,7 @@ def parse(library: Library, model: ParserModel) -> Network:
     trt, messages = library.module, Messages()
     try:
         builder = trt.Builder(_logger(trt, messages))
-    except TypeError as error:  # its constructor gave nothing
+    except TypeError as error:  # its constructor returned nothing
         raise messages.failure(f"{library.name} {library.version} cannot start here") from error
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(typed)

@@ -41,7 +41,7 @@ class Recipe:
     `normalize` takes (score - mean) / std with the config's numbers; `negate` turns costs into rewards.
     `head_tensor` names the weight of one row that is the head where several could be; `drop_bias` leaves the head's
     bias out, as transformers does with a sequence classifier's.
-    `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put behind every
+    `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put after every
     conversation that does not already end in it; `objectives` and `score_label` name a head's outputs. `unit` says
     whether a whole response or one step is judged. The other fields are those of the manifest's Format.
     """

@@ -58,7 +58,7 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it follows the page's theme and can be searched
-    "svg.hashsalt": "rmexport",  # the same report gives the same bytes
+    "svg.hashsalt": "rmexport",  # the same report makes the same bytes
 }
 
 

@@ -19,7 +19,7 @@ _NOT_OF_THE_GRAPH = ("file", "stages")
 
 
 class Scoring(Protocol):
-    """What a manifest, and whoever writes one, has of these."""
+    """The values that decide scores: a manifest has them, and its writer."""
 
     @property
     def backbone(self) -> Backbone: ...
@@ -58,7 +58,7 @@ def encode_seal(values: Mapping[str, Any]) -> str:
 
 
 def seal_faults(metadata: Mapping[str, str], expected: Mapping[str, Any]) -> list[str]:
-    """Where the manifest differs from what the graph was written with.
+    """Differences between the manifest and the values that the graph was written with.
 
     >>> seal_faults({SEAL_KEY: '{"dtype":"bf16"}'}, {"dtype": "fp32"})
     ['it was written with dtype "bf16", the manifest says "fp32"']

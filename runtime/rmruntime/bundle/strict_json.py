@@ -86,7 +86,7 @@ _Rule = Between | Matching | OneOf | Items
 
 
 def parse_json(raw: bytes) -> Any:
-    """What `raw`, JSON in UTF-8, says. Raises ValueError, also for NaN, Infinity, duplicate names and deep nesting.
+    """The value of `raw`, JSON in UTF-8. Raises ValueError, also for NaN, Infinity, duplicate names and deep nesting.
 
     >>> parse_json(b'{"a": [1, 2]}')
     {'a': [1, 2]}

@@ -1,7 +1,7 @@
 """Blocks of neighbouring records (lines, rows, items): cut without parsing them, read again where they are scored.
 
 A block never reaches from one file into the next. Its digest is of what it is read from, so that a worker finds out
-when the input changed behind the plan.
+when the input changed after it was planned.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from rmruntime.errors import ClusterError, RewardModelError
 from rmruntime.records.json_arrays import BOM, array_items, first_item, is_array
 from rmruntime.records.reader import Place, Record, import_pyarrow, read_items, read_lines, read_rows
 
-SMALLEST, AT_LEAST = 128, 256  # records a block, and blocks a run, while blocks are smaller than a window
+SMALLEST, AT_LEAST = 128, 256  # records per block, and blocks per run, while blocks are smaller than a window
 _CHUNK = 1 << 24
 _FOOTER = 8  # a Parquet file ends with the length of its footer and four letters
 
@@ -51,7 +51,7 @@ def block_size(files: Sequence[Path]) -> int:
 
 
 def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:
-    """Blocks of `size` records in the order of the files; at least one a file."""
+    """Blocks of `size` records in the order of the files; at least one per file."""
     index, record = 0, 0
     for number, path in enumerate(files):
         first = 0

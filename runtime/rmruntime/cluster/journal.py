@@ -111,7 +111,7 @@ class Journal:
         return Summary.decoded(entry["summary"]) if whole else None
 
     def sweep(self) -> None:
-        """Remove what workers that were killed left behind, and counts of attempts; nothing of a run that took over."""
+        """Remove the files of workers that were killed, and counts of attempts; nothing of a run that took over."""
         with _reported(self.folder):
             if not self._is_ours():
                 return

@@ -22,7 +22,7 @@ class Pool:
 
 
 def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
-    """As many scorers as asked for, or one a GPU, or one a machine.
+    """As many scorers as asked for, or one per GPU, or one per machine.
 
     Raises ClusterError when the cluster has no room for them.
     """
@@ -61,7 +61,7 @@ def _on_gpu(device: str) -> bool:
 
 
 def _cpus(threads: int, workers: int | None, nodes: Sequence[dict[str, float]], gpus: int) -> int:
-    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one a machine."""
+    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one per machine."""
     if threads or gpus:
         return threads or 1
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]

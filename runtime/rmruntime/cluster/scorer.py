@@ -24,7 +24,7 @@ from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import FileOptions, Summary, load_model, score_records
 from rmruntime.version import __version__
 
-ATTEMPTS = 3  # after so many workers have died of a block, it is taken to be the block's fault
+ATTEMPTS = 3  # workers that may die of one block before the block itself is given up
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[str]:
-    """What the scorers give back, as they do; Ray Data feeds them, and restarts and feeds again those that die."""
+    """The scorers' results, as they come; Ray Data feeds them, and restarts and feeds again those that die."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = ray.data.from_items([{"task": task.encoded()} for task in tasks], override_num_blocks=len(tasks))

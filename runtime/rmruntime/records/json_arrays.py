@@ -1,4 +1,4 @@
-"""Finds the records of a JSON array without parsing them, so that a bad one does not cost those behind it."""
+"""Finds the records of a JSON array without parsing them, so that a bad one does not cost those after it."""
 
 import json
 import re
@@ -14,7 +14,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def is_array(data: bytes, *, json_file: bool) -> bool:
-    """Whether the content of a file is an array of records, and not records one a line.
+    """Whether the content of a file is an array of records, and not one record per line.
 
     `json_file` says that the file's name does: one whose array is cut off is then still taken for one.
 
@@ -25,7 +25,7 @@ def is_array(data: bytes, *, json_file: bool) -> bool:
     if not text.startswith(b"[") or not (json_file or text.endswith(b"]")):
         return False
     first, _, rest = text.partition(b"\n")
-    return not rest or not _is_json(first)  # a line that is JSON, with others behind it, is a bad record
+    return not rest or not _is_json(first)  # a line that is JSON, with others after it, is a bad record
 
 
 class Item(NamedTuple):
@@ -57,7 +57,7 @@ def array_items(data: bytes, start: int) -> Iterator[Item]:
         sign = token.group()[:1]
         depth += (sign in _OPEN) - (sign in _CLOSE)
         if depth == 0 or (depth == 1 and sign == b","):
-            if depth or data[start : token.start()].strip():  # what is behind a last comma is no item
+            if depth or data[start : token.start()].strip():  # nothing after a last comma is no item
                 yield Item(start, token.start())
             start = token.end()
         if depth == 0:

@@ -1,4 +1,4 @@
-"""Which keys of a record are read, and which of the others are too near to one of them to be passed over."""
+"""Which keys of a record are read, and which of the others are too similar to one of them to be ignored."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ PLAIN_KEYS = frozenset(
     {"messages", "prompt", "response", "responses", "chosen", "rejected", "steps", "text", "input_ids"}
 )
 KNOWN_KEYS = PLAIN_KEYS | PUBLISHED_KEYS | {"id"}
-# Columns that are passed over without a look for a near miss, as every other key is that is far from all of ours.
+# Columns that are ignored without a search for a near miss.
 IGNORED_KEYS = frozenset(
     {"category", "dataset", "expected", "language", "metadata", "prompt_id", "score_chosen", "score_rejected", "source"}
     | {"split", "subset", "tags", "url"}

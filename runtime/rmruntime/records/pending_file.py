@@ -27,7 +27,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_reason(error: OSError | ValueError) -> str:
-    """In words, why something cannot be written.
+    """Why something cannot be written, for a message.
 
     >>> write_reason(BrokenPipeError())
     'its reader closed the pipe'
@@ -84,7 +84,7 @@ class PendingFile:
         if self._special or self.settled:
             return None
         self.settled = True
-        with suppress(OSError):  # what is behind stays, then
+        with suppress(OSError):  # then the rest stays in the file
             os.truncate(self.partial, length)
         with suppress(OSError):  # then it stays where it is
             return self._renamed()

@@ -37,10 +37,10 @@ class Place:
 
 
 def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
-    """Number and request of every record, or the error that keeps it from being one.
+    """Number and request of every record, or the error instead of the request.
 
-    `source` is a path (.jsonl, .json with one object a line or an array of them, .parquet), "-" for standard input, or
-    lines, such as an open file.
+    `source` is a path (.jsonl, .json with one object per line or an array of them, .parquet), "-" for standard input,
+    or lines, such as an open file.
     Raises RewardModelError when the file as a whole cannot be read.
 
     >>> lines = ['{"text": "Hello"}', '{"prompt": "Q", "responses": ["a", "b"]}']
@@ -172,7 +172,7 @@ def _refuse_constant(word: str) -> object:
 def read_rows(
     path: Path, place: Place, *, groups: Sequence[int] | None = None, skip: int = 0, count: int | None = None
 ) -> Iterator[Record]:
-    """Records of a Parquet table's rows: of `count` rows behind the first `skip` of these row groups, or of all.
+    """Records of a Parquet table's rows: of `count` rows after the first `skip` of these row groups, or of all.
 
     Raises RewardModelError when there is no such table.
     """

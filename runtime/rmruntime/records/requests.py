@@ -1,4 +1,4 @@
-"""Parses records, the JSON objects users write, into requests, what the encoder takes.
+"""Parses records, the JSON objects users write, into requests, the tokenizer's input.
 
 A record is one of (any may carry "id", a string, a number, or true or false):
     {"messages": [{"role", "content"}, ...]}          {"text": "..."}          {"input_ids": [1, 2, ...]}
@@ -59,7 +59,7 @@ class Conversation:
 class Request:
     """A parsed record.
 
-    `conversations` holds one ("single"), one a response in their order ("candidates"), chosen then rejected ("pair"),
+    `conversations` holds one ("single"), one per response in their order ("candidates"), chosen then rejected ("pair"),
     several chosen, of which there are `chosen`, then several rejected ("sets"), or the prompt alone ("steps", whose
     answer is in `steps`).
     """
@@ -296,7 +296,7 @@ def _text(value: object, where: str) -> str:
 
 
 def _as_list(value: object) -> object:
-    """Arrays, which is how pandas gives the lists of a Parquet table, as lists."""
+    """Arrays as lists: pandas returns the lists of a Parquet table as arrays."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 

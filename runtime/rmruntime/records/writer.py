@@ -92,7 +92,7 @@ class _Writer:
 
 
 class StandardOutputWriter(_Writer):
-    """One JSON object a line on standard output, in its own encoding."""
+    """One JSON object per line on standard output, in its own encoding."""
 
     def __init__(self) -> None:
         """Raises OutputError when standard output is closed."""
@@ -133,14 +133,14 @@ class StandardOutputWriter(_Writer):
 
 
 class JsonLinesWriter(_Writer):
-    """One JSON object a line, UTF-8, floats as Python prints them (nothing is rounded)."""
+    """One JSON object per line, UTF-8, floats as Python prints them (nothing is rounded)."""
 
     def __init__(self, path: Path) -> None:
         self._file = PendingFile(path)
         self._records = self._end = 0  # whole ones, and where the last of them ends
 
     def write(self, record: Mapping[str, object]) -> None:
-        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
+        """See RecordWriter. Raises RewardModelError for a value that JSON cannot hold (NaN, infinity)."""
         line = _json_line(record)
         self._file.write(line)
         self._records += 1
@@ -178,7 +178,7 @@ class ParquetWriter(_Writer):
         return None
 
     def write(self, record: Mapping[str, object]) -> None:
-        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for."""
+        """See RecordWriter. Raises RewardModelError for a value that JSON cannot hold."""
         self._rows.append(json.loads(_json_line(record)))
 
     def finish(self) -> None:

@@ -1,6 +1,6 @@
 """Takes requests apart into a prompt and its answer in pieces, which is what a layout lays out.
 
-Between records, which know nothing of models, and layouts, which know nothing of records.
+Between records, which do not depend on the model, and layouts, which do not depend on the record's form.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Exchange:
 
 
 def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
-    """What `request` (of messages) asks to be scored, a sequence each.
+    """The parts of `request` (of messages) that are scored, one sequence each.
 
-    Steps of a format that scores sequences give one exchange a step: the partial answer up to it, as if finished.
+    Steps of a format that scores sequences make one exchange per step: the partial answer up to it, as if finished.
 
     >>> from rmruntime.records import parse_record
     >>> request = parse_record({"prompt": "2 + 2?", "steps": ["Add.", "4"]})

@@ -22,7 +22,7 @@ def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
     >>> find_pattern(np.array([5, 1, 2, 1, 2]), (1, 2)).tolist()
     [1, 3]
     """
-    # As bytes: one search, where comparing arrays takes an operation a token, too slow for short conversations.
+    # As bytes: one search, where comparing arrays takes one operation per token, too slow for short conversations.
     text, pattern = ids.tobytes(), np.array(tokens, dtype=np.int64).tobytes()
     found: list[int] = []
     place = text.find(pattern)
@@ -139,7 +139,7 @@ def check_rules(rules: Mapping[str, PositionRule]) -> None:
 
 
 def describe(rule: PositionRule) -> str:
-    """What the rule looks for, as a person would name it.
+    """The rule's target, named for messages.
 
     >>> describe(PositionRule(rule="marker", tokens=(1, 2)))
     'the token pattern [1, 2]'

@@ -19,7 +19,7 @@ _LOOKING_THROUGH = ("in", "notin")
 
 
 def _joined(values: tuple[Any, ...]) -> str:
-    """`a ~ b`: the texts of the values, one behind the other."""
+    """`a ~ b`: the texts of the values, one after the other."""
     for value in values:
         text_size(value)
     return str(sized("".join(map(str, values))))

@@ -19,7 +19,7 @@ class Cut:
     removed: tuple[Span, ...]
 
     def keep(self, ids: Ints) -> Ints:
-        """The tokens kept, of [L] ids or of anything else a token has one of."""
+        """The tokens kept, of [L] ids or of another array with one entry per token."""
         kept = np.ones(len(ids), dtype=np.bool_)
         for start, stop in self.removed:
             kept[start:stop] = False
@@ -30,7 +30,7 @@ class Cut:
         return all(bool(np.all((last < start) | (first >= stop))) for start, stop in self.removed)
 
     def shift(self, positions: Ints) -> Ints:
-        """Where kept tokens lie after the cut."""
+        """Positions of kept tokens after the cut."""
         lost = [(positions >= stop) * (stop - start) for start, stop in self.removed]
         return positions - np.sum(lost, axis=0, dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""Layouts: how a prompt and its answer become text for the template and the tokenizer. A file each.
+"""Layouts: how a prompt and its answer become text for the template and the tokenizer. One file each.
 
 A layout's module defines LAYOUT (its name in the manifest), UNITS (what it can score), `check` and `lay_out`, and where
 it needs them `given`, `arrange` and `join`; rmruntime.text.layouts.base says what these do. Nothing else names the
