@@ -1,4 +1,4 @@
-"""What this machine's matrix units give at best, and what a model asks of them."""
+"""The peak rate of this machine's matrix units, and the products that a model needs."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _LAYER = re.compile(r"(.*?)\blayers?\.\d+\.")
 
 
 def measure_gemm_peaks(options: BenchOptions) -> list[dict[str, Any]]:
-    """Peaks by dtype in a process of its own, with torch, else OpenVINO; none where neither can be had."""
+    """Peaks by dtype in a process of its own, with torch, else OpenVINO; none where neither is installed."""
     command = [sys.executable, "-P", str(PROBE), str(options.threads), torch_device(options.device)]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)

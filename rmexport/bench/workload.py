@@ -82,7 +82,7 @@ def _check_benchable(bundle: Bundle, options: BenchOptions) -> None:
     form, rules = bundle.manifest.format, bundle.manifest.positions.values()
     if form.preference_template is not None or form.pair_ids:
         raise OptionError(
-            f"bench gives every contestant one sequence of token ids a score, which the layout {form.layout} does not "
+            f"bench gives contestants one sequence of token ids per score, which the layout {form.layout} does not "
             "have; time it with `rmexport score`, whose summary says how long it took"
         )
     if options.workload is None and any(rule.rule == "step_end" for rule in rules):

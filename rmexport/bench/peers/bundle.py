@@ -111,7 +111,7 @@ def watch(model: Any, clock: PartClock) -> None:
 
 
 def values_of(result: Any, number: int = 0) -> list[float]:
-    """The scores of record `number`, a value a sequence. Raises its error, and ValueError where it has no score."""
+    """The scores of record `number`, one per sequence. Raises its error, and ValueError where it has no score."""
     if isinstance(result, Exception):
         raise type(result)(f"record {number}: {result}") from result
     if result.value is None:

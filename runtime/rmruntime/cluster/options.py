@@ -1,4 +1,4 @@
-"""What scoring on a cluster needs to know beyond what scoring a file does."""
+"""The options of scoring on a cluster, besides those of scoring a file."""
 
 from dataclasses import dataclass
 from typing import Literal

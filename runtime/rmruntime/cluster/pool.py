@@ -1,4 +1,4 @@
-"""How many scorers a cluster has room for, and what each of them gets."""
+"""The number of scorers that fit into a cluster, and the resources of each."""
 
 import sys
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Pool:
 def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
     """As many scorers as asked for, or one per GPU, or one per machine.
 
-    Raises ClusterError when the cluster has no room for them.
+    Raises ClusterError when they do not fit into the cluster.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     files = replace(files, device=_device(files.device, nodes))

@@ -1,6 +1,6 @@
-"""What runs on a worker: loads the bundle once, then scores blocks, each into a shard of its own.
+"""The code that runs on a worker: loads the bundle once, then scores blocks, each into a shard of its own.
 
-Nothing is raised through Ray but what nobody expects; an error of ours goes back as an outcome, with its class.
+Only unexpected errors are raised through Ray; our own errors are returned as an outcome, with their class.
 """
 
 import json
@@ -29,7 +29,7 @@ ATTEMPTS = 3  # workers that may die of one block before the block itself is giv
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all workers of a run need to know."""
+    """What all workers of a run share."""
 
     bundle: str
     manifest: str
@@ -55,7 +55,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a block: a summary, or the class and the text of an error. `attempts` counts dead workers."""
+    """The result of a block: a summary, or the class and the text of an error. `attempts` counts dead workers."""
 
     index: int
     host: str
@@ -90,7 +90,7 @@ class BlockScorer:
         return {"outcome": [json.dumps(asdict(replace(outcome, seconds=time.perf_counter() - begin)))]}
 
     def _loaded(self) -> RewardModel:
-        """The bundle, once it is sure that this machine sees what the driver saw."""
+        """The bundle, after a check that this machine sees the files that the driver saw."""
         job = self._job
         if job.version != __version__:
             raise ClusterError(

@@ -62,7 +62,7 @@ def array_items(data: bytes, start: int) -> Iterator[Item]:
             start = token.end()
         if depth == 0:
             if rest := data[token.end() :].strip():
-                message = f"found {rest[:20]!r} behind the array, expected nothing; its items were read"
+                message = f"found {rest[:20]!r} after the array, expected nothing; its items were read"
                 yield Item(token.start(), len(data), RecordError(message))
             return
     if data[start:].strip():

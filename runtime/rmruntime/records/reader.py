@@ -151,7 +151,7 @@ def _decoded(given: str | bytes, *, with_bom: bool) -> object:
         raise RecordError(f"found bytes that are not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise RecordError(
-            f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object a line"
+            f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object per line"
         ) from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested as deep
         raise RecordError(f"found JSON that cannot be read ({error})") from error

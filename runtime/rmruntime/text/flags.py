@@ -68,7 +68,7 @@ def _unanswered(exchange: Exchange, form: Format) -> tuple[str, ...]:
 
 
 def _unwritten(exchange: Exchange, texts: Sequence[str], clean: Callable[[str], str]) -> tuple[str, ...]:
-    """An answer that is not found in what is tokenized; templates may trim it."""
+    """The flag of an answer that is not in the tokenized text; templates may trim it."""
     answers = exchange.answer if exchange.against is None else (*exchange.answer, exchange.against)
     pieces = [clean(piece).strip() for piece in answers]
     if all(any(piece in text for text in texts) for piece in pieces):

@@ -37,7 +37,7 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
     for where, text in texts:
         if tag in text:
             raise InputError(
-                f"{where} holds the tag {tag!r}, which this model reads behind every step; take it out of there"
+                f"{where} holds the tag {tag!r}, which this model reads after every step; take it out of there"
             )
     content = form.step_joiner.join(step + tag for step in exchange.answer)
     return (Turns((*exchange.prompt, Message("assistant", content))),)
