@@ -29,6 +29,7 @@ from rmruntime.bundle.graph_seal import SEAL_KEY, encode_seal, sealed_values
 from rmruntime.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    TOKENIZER_NAME,
     FileRecord,
     Graph,
     Manifest,
@@ -152,7 +153,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph
 
 def _write_text(found: Description, folder: Path) -> tuple[FileRecord, ...]:
     tokenizer, template = found.tokenizer, found.format.template
-    files = [write_file(folder, "tokenizer.json", tokenizer.tokenizer_json, role="tokenizer")]
+    files = [write_file(folder, TOKENIZER_NAME, tokenizer.tokenizer_json, role="tokenizer")]
     if template is not None and tokenizer.template is not None:
         files.append(write_file(folder, template, tokenizer.template.encode(), role="template"))
     return tuple(files)

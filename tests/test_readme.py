@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md say what the code does: examples run, tables match, the recipes' files work."""
+"""README.md and the pages of contributors say what the code does: examples run, tables match, recipes' files work."""
 
 import argparse
 import ast
@@ -40,7 +40,8 @@ from tiny_checkpoints import gated
 
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING, BENCH = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/bench.md"))
-PAGES = (README, CONTRIBUTING, (ROOT / "runtime" / "README.md").read_text(), BENCH)
+RECIPES = {file.stem: file.read_text() for file in sorted((ROOT / "docs" / "contributing").glob("*.md"))}
+PAGES = (README, CONTRIBUTING, (ROOT / "runtime" / "README.md").read_text(), BENCH, *RECIPES.values())
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED_FILE = re.compile(r"`([\w/.-]+)`:?\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = ROOT / "examples" / "armorm-tiny"
@@ -283,33 +284,41 @@ def test_links_lead_somewhere() -> None:
     slugs = {title.replace(" ", "-") for title in titles}
     for target in re.findall(r"\]\(([^)\s]+)\)", README):
         assert target[1:] in slugs if target.startswith("#") else (ROOT / target).exists(), target
-    for target in re.findall(r"\]\(([^)#\s]+)", BENCH):
-        assert (ROOT / "docs" / target).exists(), target
+    for folder, pages in {"docs": [BENCH], "": [CONTRIBUTING], "docs/contributing": RECIPES.values()}.items():
+        for target in re.findall(r"\]\(([^)#\s]+)", "".join(pages)):
+            assert (ROOT / folder / target).exists(), target
+
+
+def test_contributing_is_short_and_names_every_recipe() -> None:
+    assert len(CONTRIBUTING.splitlines()) <= 150
+    linked = re.findall(r"\[(.*)\]\(docs/contributing/(\w+)\.md\)", CONTRIBUTING)
+    assert {name: title for title, name in linked} == {name: f"Add a {name}" for name in RECIPES}
+    assert all(text.startswith(f"# Add a {name}\n") for name, text in RECIPES.items())
 
 
 def test_contributing_names_what_modules_must_and_may_have() -> None:
     may = {"derived", "reference_config", "reference_tensor", "TIED_BY_DEFAULT", "DEFAULT_PAD_ID"}
-    assert {*families.Family.__annotations__, "read_config", "backbone"} | may == contract("Add a family")
+    assert {*families.Family.__annotations__, "read_config", "backbone"} | may == contract("family")
     must = {"NAME", "claims", "read", "build", "reference", *_fields(heads.Head)}
-    assert must | {"DEFAULT_RECIPE", "RECIPE_FIELDS", "Head"} == contract("Add a head") - contract("Add a layout")
-    assert {"LAYOUT", "UNITS", *_fields(Layout)} - {"name", "units"} == contract("Add a layout")
+    assert must | {"DEFAULT_RECIPE", "RECIPE_FIELDS", "Head"} == contract("head")
+    assert {"LAYOUT", "UNITS", *_fields(Layout)} - {"name", "units"} == contract("layout")
 
 
-def contract(title: str) -> set[str]:
-    """The names that the tables of a section of CONTRIBUTING.md explain."""
-    named = [span for row in rows(section(title, CONTRIBUTING)) for span in spans(row[0])]
+def contract(recipe: str) -> set[str]:
+    """The names that the tables of a page of docs/contributing explain."""
+    named = [span for row in rows(RECIPES[recipe]) for span in spans(row[0])]
     return {span.partition("(")[0] for span in named}
 
 
-# The files of CONTRIBUTING.md, put where discovery finds them
+# The files of docs/contributing, put where discovery finds them
 
 
 class Page:
-    """Adds files of CONTRIBUTING.md to the packages they are for."""
+    """Adds files of docs/contributing to the packages they are for."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
-        self.files = dict(NAMED_FILE.findall(CONTRIBUTING))
+        self.files = dict(NAMED_FILE.findall("\n".join(RECIPES.values())))
         self._names: list[str] = []
 
     def add(self, path: str, package: ModuleType) -> None:

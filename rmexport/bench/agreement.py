@@ -1,4 +1,4 @@
-"""Whether a contestant gives our scores: a fast wrong score is no result."""
+"""Whether a contestant returns our scores: a fast wrong score is no result."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who takes part: the bundle, and the peers that the command line names."""
+"""The contestants: the bundle, and the peers that the command line names."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """What is known before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source."""
+    """The facts before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source."""
 
     name: str
     module: Path

@@ -1,4 +1,4 @@
-"""What this machine's matrix units give at best, and what a model asks of them."""
+"""The peak rate of this machine's matrix units, and the products that a model needs."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _LAYER = re.compile(r"(.*?)\blayers?\.\d+\.")
 
 
 def measure_gemm_peaks(options: BenchOptions) -> list[dict[str, Any]]:
-    """Peaks by dtype in a process of its own, with torch, else OpenVINO; none where neither can be had."""
+    """Peaks by dtype in a process of its own, with torch, else OpenVINO; none where neither is installed."""
     command = [sys.executable, "-P", str(PROBE), str(options.threads), torch_device(options.device)]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
@@ -42,6 +42,6 @@ def matmul_parameters(bundle: Bundle) -> int:
         if record.role == "weights":
             for name, entry in read_header(bundle.path(record.name)).items():
                 if (found := _LAYER.match(name)) and len(entry.shape) == 2 and not name.endswith(SCALE_SUFFIX):
-                    # codes of 4 bits are two a byte
+                    # codes of 4 bits are two per byte
                     by_stack[found[1]] += math.prod(entry.shape) * (2 if entry.dtype == "uint8" else 1)
     return max(by_stack.values(), default=0)  # the backbone's stack of layers: a gate may have one too

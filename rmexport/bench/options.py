@@ -28,9 +28,9 @@ class BenchOptions:
     `workload` is a file of records, else `profile` names a seeded one. `peers` are NAME, NAME:dtype, bundle:PATH or
     the path of a peer module; `peer_python` says in which Python a NAME runs. `warmup` is the size of a warm-up window
     in requests, `requests` the number of a single-stream repeat, `duration_s` the most seconds of a repeat and of a
-    server run. `rates` are requests a second; without any, the server scenario looks for the knee. `timeout_s` is the
-    patience with one answer of a contestant. `peer_cache` keeps
-    converted checkpoints. `max_batch_tokens` None is each engine's own choice.
+    server run. `rates` are requests per second; without any, the server scenario looks for the knee. `timeout_s` is the
+    longest wait for one answer of a contestant. `peer_cache` keeps converted checkpoints.
+    `max_batch_tokens` None is each engine's own choice.
     """
 
     scenarios: tuple[str, ...] = ("single-stream", "offline")

@@ -16,7 +16,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Draft:
-    """A request: `answers`, each of so many tokens, to one prompt. A `pair` is a chosen and a rejected answer."""
+    """A request: `answers` to one prompt, in segments of tokens. A `pair` is a chosen and a rejected answer."""
 
     prompt: tuple[Segment, ...]
     answers: tuple[int, ...]

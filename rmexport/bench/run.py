@@ -28,15 +28,15 @@ Report = dict[str, Any]
 COMPARED = (
     ("single-stream", "latency_ms", False),
     ("server", "knee_rate", True),
-    ("server", "achieved_rate", True),  # of who kept up with no rate, and so has no knee
+    ("server", "achieved_rate", True),  # for a contestant that kept up with no rate, and so has no knee
     ("offline", "conversations_per_s", True),
 )
 
 
 def run_bench(bundle_folder: str | Path, options: BenchOptions, output: Path, tell: Tell | None = None) -> Report:
-    """Measure, saving `output`/report.json after every finished piece, and give the report.
+    """Measure, saving `output`/report.json after every finished piece, and return the report.
 
-    `tell` hears what is being done.
+    `tell` is called with each step's description.
     Ctrl-C ends the run: the report then says that it is partial. Raises OptionError, BundleError, InputError or
     BenchmarkError before anything is loaded.
     """
@@ -149,14 +149,14 @@ class Benchmark:
         self._check(contestant, scores)
 
     def _check(self, contestant: Contestant, scores: Sequence[float | None]) -> None:
-        """Our scores are the reference; without them nobody is judged."""
+        """Our scores are the reference; without them no contestant is compared."""
         own = self._contestants[0]
         if contestant is not own and own.scores:
             contestant.judge(own.scores, str(own.record["precision"]), self._workload, scores)
 
 
 def comparisons(contestants: Sequence[Report]) -> list[Report]:
-    """What every peer takes over what we take, scenario by scenario: more than 1 means that we are faster.
+    """How many times as fast as each peer we are, per scenario: more than 1 means that we are faster.
 
     Each peer by the first measure of a scenario that both of us have.
     """
@@ -203,7 +203,7 @@ def _settings_record(options: BenchOptions) -> Report:
 
 
 def exit_status(report: Report) -> int:
-    """130 when interrupted; 1 when we failed or a contestant gave other scores than we; else 0."""
+    """130 when interrupted; 1 when we failed or a contestant's scores differ from ours; else 0."""
     if report["stopped"] is not None:
         return 130
     own_failed = report["contestants"][0]["status"] != "ok"

@@ -52,7 +52,7 @@ class Measurement:
 
 
 def single_stream(m: Measurement) -> None:
-    """One request at a time; latency in ms, a sample a request."""
+    """One request at a time; latency in ms, one sample per request."""
     m.turn("single-stream, warm-up", lambda c: _warm_up_single(c, m))
     for number in range(m.options.repeats):
         m.turn(f"single-stream {number + 1} of {m.options.repeats}", lambda c: _repeat_single(c, m))

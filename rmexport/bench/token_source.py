@@ -9,7 +9,7 @@ import numpy as np
 
 from rmexport.bench.profiles import Draft, Segment
 from rmexport.errors import OptionError
-from rmruntime.bundle.manifest import Manifest, PositionRule
+from rmruntime.bundle.manifest import TOKENIZER_NAME, Manifest, PositionRule
 
 Ids = list[int]
 
@@ -80,7 +80,7 @@ def plain_ids(manifest: Manifest, folder: Path) -> list[int]:
     patterns = patterns_of(manifest)
     rules = manifest.positions.values()
     special = {*patterns.prompt, *patterns.answer, manifest.format.bos_id, *(rule.pad_id for rule in rules)}
-    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens") or ()
+    added = json.loads((folder / TOKENIZER_NAME).read_text(encoding="utf-8")).get("added_tokens") or ()
     special |= {token["id"] for token in added if token.get("special")}
     ids = [i for i in range(manifest.backbone.vocab_size) if i not in special]
     if not ids:

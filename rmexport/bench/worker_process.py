@@ -1,4 +1,4 @@
-"""A contestant's process, seen from the benchmark: commands out, replies in, with patience that ends."""
+"""A contestant's process, seen from the benchmark: commands out, replies in, with a time limit on replies."""
 
 import contextlib
 import json

@@ -78,11 +78,11 @@ def make_workload(bundle: Bundle, options: BenchOptions) -> Workload:
 
 
 def _check_benchable(bundle: Bundle, options: BenchOptions) -> None:
-    """What a contestant is given are token ids, one sequence a score."""
+    """Contestants are given token ids, one sequence per score."""
     form, rules = bundle.manifest.format, bundle.manifest.positions.values()
     if form.preference_template is not None or form.pair_ids:
         raise OptionError(
-            f"bench gives every contestant one sequence of token ids a score, which the layout {form.layout} does not "
+            f"bench gives contestants one sequence of token ids per score, which the layout {form.layout} does not "
             "have; time it with `rmexport score`, whose summary says how long it took"
         )
     if options.workload is None and any(rule.rule == "step_end" for rule in rules):
@@ -109,7 +109,7 @@ def _from_profile(bundle: Bundle, encoder: Encoder, name: str, seed: int) -> lis
 
 
 def _asked(encoder: Encoder, request: Request) -> Asked:
-    """A pair or candidates as one record an answer: a contestant then gives one score a record."""
+    """A pair or candidates as one record per answer: a contestant then returns one score per record."""
     if request.kind == "steps":
         [prompt] = request.conversations
         return _encoded(encoder, [{"prompt": _turns(prompt), "steps": list(request.steps)}])

@@ -1,20 +1,10 @@
 """The dtype of a bundle's weights: that of the checkpoint's tensors, which config.json may state wrongly."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from typing import get_args
 
 from rmexport.errors import CheckpointError
-from rmexport.options import ExportOptions
-
-FLOAT_DTYPES = ("bf16", "fp16", "fp32")
-_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp64"}
-
-
-def stated_dtype(raw: Mapping[str, Any]) -> str | None:
-    """`dtype` (new) or `torch_dtype` (old) as bf16, fp16, fp32 or fp64; None when it is absent or none of these."""
-    stated = raw.get("dtype") or raw.get("torch_dtype")
-    return _NAMES.get(str(stated).removeprefix("torch."))
+from rmexport.options import Dtype, ExportOptions
 
 
 def choose_dtype(held: Counter[str], options: ExportOptions) -> str:
@@ -22,9 +12,10 @@ def choose_dtype(held: Counter[str], options: ExportOptions) -> str:
 
     Raises CheckpointError for weights in anything but floats.
     """
-    if foreign := sorted(set(held) - set(FLOAT_DTYPES)):
+    storable = get_args(Dtype)
+    if foreign := sorted(set(held) - set(storable)):
         raise CheckpointError(
-            f"backbone weights are stored as {', '.join(foreign)}; expected {', '.join(FLOAT_DTYPES)} "
+            f"backbone weights are stored as {', '.join(foreign)}; expected {', '.join(storable)} "
             "(quantized checkpoints must be dequantized first)"
         )
     return options.dtype if options.dtype != "auto" else held.most_common(1)[0][0]

@@ -12,13 +12,14 @@ from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.special_tokens import add_missing_tokens, read_stated_tokens
 from rmexport.checkpoint.tokenizer_notes import disagreements
 from rmexport.errors import CheckpointError
+from rmruntime.bundle.manifest import TOKENIZER_NAME
 from rmruntime.text.tokenizer_file import TokenizerFault, open_tokenizer
 
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # Files that hold a vocabulary where there is no tokenizer.json.
 _VOCABULARIES = ("*.model", "*.tiktoken", "vocab.json", "vocab.txt")
 _READ = (
-    TOKENIZER,
+    TOKENIZER_NAME,
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
@@ -91,24 +92,24 @@ def read_adapter_tokenizer(folder: Path, base: Path, model_config: Mapping[str, 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether `read_tokenizer` finds a vocabulary in `folder`."""
-    return (folder / TOKENIZER).is_file() or bool(_vocabularies(folder))
+    return (folder / TOKENIZER_NAME).is_file() or bool(_vocabularies(folder))
 
 
 def present_files(folder: Path) -> list[str]:
     """The names of the files in `folder` that `read_tokenizer` reads."""
     read = [name for name in _READ if (folder / name).is_file()]
-    return read if TOKENIZER in read else [*read, *_vocabularies(folder)]
+    return read if TOKENIZER_NAME in read else [*read, *_vocabularies(folder)]
 
 
 def _tokenizer_json(folder: Path) -> bytes:
-    if (folder / TOKENIZER).is_file():
+    if (folder / TOKENIZER_NAME).is_file():
         try:
-            return (folder / TOKENIZER).read_bytes()
+            return (folder / TOKENIZER_NAME).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{folder / TOKENIZER} cannot be read: {error.strerror}") from error
+            raise CheckpointError(f"{folder / TOKENIZER_NAME} cannot be read: {error.strerror}") from error
     if not _vocabularies(folder):
         raise CheckpointError(
-            f"{folder} has no tokenizer: neither {TOKENIZER} nor any of {', '.join(_VOCABULARIES)}. "
+            f"{folder} has no tokenizer: neither {TOKENIZER_NAME} nor any of {', '.join(_VOCABULARIES)}. "
             "Copy the tokenizer files of the model that it was trained from into the folder"
         )
     from rmexport.checkpoint.convert_tokenizer import convert_tokenizer  # imports transformers
@@ -125,7 +126,7 @@ def _parse(folder: Path, raw: bytes) -> Tokenizer:
         return open_tokenizer(raw)
     except TokenizerFault as error:
         raise CheckpointError(
-            f"{folder / TOKENIZER} is damaged ({error}); restore it from the original checkpoint"
+            f"{folder / TOKENIZER_NAME} is damaged ({error}); restore it from the original checkpoint"
         ) from error
 
 

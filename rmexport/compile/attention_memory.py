@@ -1,4 +1,4 @@
-"""How many keys may stand in the attention rows of one pass, by the memory that they take."""
+"""The most keys in the attention rows of one pass, by the memory that they take."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from rmruntime.bundle.manifest import Graph
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one tensor, TensorRT's limit
 MOST_BYTES = 8 << 30  # for what the attention of one layer gathers and scores
-MEMORY_SHARE = 8  # no more than one part in so many of the GPU's memory
+MEMORY_SHARE = 8  # at most 1 / MEMORY_SHARE of the GPU's memory
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 HEAD_SIZE = 64  # of BERT and its relatives
 

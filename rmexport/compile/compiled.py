@@ -1,4 +1,4 @@
-"""The recipe of a compilation, a step a line: bundle -> network -> profiles -> engine beside the bundle's graphs."""
+"""The steps of a compilation: bundle -> network -> profiles -> engine beside the bundle's graphs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -18,9 +18,9 @@ Progress = Callable[[str, int, int], object]  # a phase's name, its steps done a
 
 @dataclass
 class _Written:
-    """The engine's file while it is written; `error` is what kept it from being so.
+    """The engine's file while it is written; `error` is what stopped the writing.
 
-    The library loses what its callbacks raise, and goes on as if nothing had been.
+    The library drops exceptions of its callbacks and goes on.
     """
 
     file: BinaryIO
@@ -49,9 +49,10 @@ def build_engine(
     interruption: Interruption,
     progress: Progress | None,
 ) -> tuple[int, str]:
-    """Write the engine to `path`; gives its size and sha256. The build ends early where `interruption` is requested.
+    """Write the engine to `path`; returns its size in bytes and its sha256.
 
-    Raises CompilationFailed, WriteError, and what `progress` raises.
+    The build ends early where `interruption` is requested. Raises CompilationFailed, WriteError, and the errors of
+    `progress`.
     """
     config = _configured(network, profiles, device)
     monitor = _monitor(network.library.module, interruption, progress)

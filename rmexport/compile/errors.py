@@ -12,4 +12,4 @@ class NotCompilable(ExportError):
 
 
 class CompilationFailed(ExportError):
-    """The compiler refused the graph or failed; the message has its own words."""
+    """The compiler refused the graph or failed; the message quotes it."""

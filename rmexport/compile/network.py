@@ -15,7 +15,7 @@ class Messages:
     errors: list[str] = field(default_factory=list)
 
     def failure(self, what: str) -> CompilationFailed:
-        """An error with the library's own words."""
+        """An error that quotes the library."""
         words = "; ".join(" ".join(error.split()) for error in self.errors) or "it does not say why"
         return CompilationFailed(f"{what}: {words}")
 
@@ -36,11 +36,6 @@ class Network:
         values = [self.definition.get_input(i) for i in range(self.definition.num_inputs)]
         return {v.name: tuple(v.get_dimension_name(axis) for axis in range(len(v.shape))) for v in values}
 
-    @property
-    def layer_kinds(self) -> list[str]:
-        """The kind of every layer, such as "ATTENTION_INPUT"."""
-        return [str(layer.type).rpartition(".")[2] for layer in self._layers()]
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what the layers compute by name, -1 for dimensions that the inputs decide."""
         outputs = [layer.get_output(i) for layer in self._layers() for i in range(layer.num_outputs)]
@@ -55,7 +50,7 @@ def parse(library: Library, model: ParserModel) -> Network:
     trt, messages = library.module, Messages()
     try:
         builder = trt.Builder(_logger(trt, messages))
-    except TypeError as error:  # its constructor gave nothing
+    except TypeError as error:  # its constructor returned nothing
         raise messages.failure(f"{library.name} {library.version} cannot start here") from error
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(typed)

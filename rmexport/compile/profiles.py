@@ -14,7 +14,7 @@ from rmruntime.bundle.engine_record import Extent, Profile
 LATENCY_TOKENS = 512  # the conversation that `latency` is tuned for
 USUAL_LENGTH = 2048  # tokens of the sequences that `throughput` takes
 TUNED_LENGTH = 1024  # of the sequences that it is tuned for
-USUAL_PADDED_LENGTH = 512  # the same of padded graphs, where every sequence costs the longest's square
+USUAL_PADDED_LENGTH = 512  # as THROUGHPUT's, of padded graphs, where every sequence costs the square of the longest
 LEAST_BLOCK = 16  # the fewest queries that packing puts into full rows
 # Rows of one sequence beyond its full blocks: packing takes smaller blocks where that computes less.
 SPARE_ROWS = 20
@@ -41,12 +41,12 @@ class Limits:
         return -(-length // self.query_block) + SPARE_ROWS
 
     def keys(self, length: int) -> int:
-        """The length of attention rows for sequences of so many tokens."""
+        """The key length of attention rows for sequences of `length` tokens."""
         return -(-length // self.key_multiple) * self.key_multiple
 
 
 def chosen_length(asked: int | None, model: int, possible: int) -> int:
-    """Tokens of the longest sequence: as asked, else the model's or, where less, what memory allows.
+    """Tokens of the longest sequence: as asked, else the model's limit or, where lower, the memory's.
 
     Raises OptionError where more is asked for than is possible.
     """
@@ -63,7 +63,7 @@ def chosen_length(asked: int | None, model: int, possible: int) -> int:
 
 
 def longest_packed(key_slots: int, query_block: int, key_multiple: int) -> int:
-    """The longest sequence whose rows have at most so many keys together.
+    """The longest sequence, in tokens, whose rows have at most `key_slots` keys together.
 
     Rows are length / query_block + SPARE_ROWS, of up to `length` keys each: a quadratic equation.
     """

@@ -9,8 +9,8 @@ from rmexport.compile.library import Library
 from rmruntime.devices.cuda_driver import free_memory
 from rmruntime.devices.host_memory import available_memory
 
-# Measured with tensorrt_rtx 1.7.1 on graphs of 80 to 280 MB: peak memory rises by 2.5 bytes a byte of weights when the
-# engine is streamed to its file.
+# Measured with tensorrt_rtx 1.7.1 on graphs of 80 to 280 MB: peak memory rises by 2.5 bytes per byte of weights when
+# the engine is streamed to its file.
 MEMORY_FACTOR = 2.5
 FIXED_MEMORY = 1 << 30
 KERNELS = 128 << 20  # an engine's bytes beyond its weights; 10 to 40 MB were seen

@@ -67,7 +67,7 @@ def _give_state(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _add_axis(graph: ir.Graph, node: ir.Node) -> None:
-    """The parser's ArgMin takes no vectors: a last axis of one is put behind, and taken off the result."""
+    """The parser's ArgMin takes no vectors: a last axis of size 1 is added, and removed from the result."""
     axis, keep = node.attributes["axis"].as_int(), node.attributes["keepdims"].as_int()
     last = _constant(graph, "last_axis", [-1])
     wider = ir.node("Unsqueeze", [node.inputs[0], last], name=f"{node.name}_column")

@@ -1,4 +1,4 @@
-"""Graph flavours, one file each; a file here is found by its `Dialect` subclass and named nowhere else."""
+"""Dialects, the forms that graphs are written in, one file each; found by their `Dialect` subclass."""
 
 from functools import cache
 from types import ModuleType
@@ -27,5 +27,5 @@ def _dialects_of(module: ModuleType) -> list[type[Dialect]]:
 
 
 def dialects_for(quantization: Quantization | None) -> list[type[Dialect]]:
-    """Those that have words for weights that are stored so."""
+    """The dialects that support weights of this quantization."""
     return [d for d in dialects().values() if quantization is None or quantization.scheme in d.SCHEMES]

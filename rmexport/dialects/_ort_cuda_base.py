@@ -1,4 +1,4 @@
-"""The words of dialects for ONNX Runtime on NVIDIA GPUs: what its CUDA kernels take, in the bundle's own dtype.
+"""The operations of dialects for ONNX Runtime on NVIDIA GPUs, as its CUDA kernels take them, in the bundle's own dtype.
 
 `Gemm(transB=1)` on HF's weight layout, 2-D activations, shapes that are constants: arithmetic on shapes would run on
 the host. Attention by rows is the standard op on 3-D inputs with one additive mask for all layers; its kernel keeps it
@@ -20,7 +20,7 @@ from rmexport.weights.quantization import Quantized
 
 
 class CudaWords(Dialect):
-    """Everything but the name, and which tokens find their keys by rows."""
+    """Everything but the name, and which tokens attend by rows."""
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)

@@ -50,14 +50,14 @@ class OrtCpu(Dialect):
         return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
 
     def _packed_product(self, x: ir.Value, name: str, how: Quantized, bias: ir.Value | None = None) -> ir.Value:
-        """Of an even number of rows: the op cuts rows by 128, and sums a single one in another order."""
+        """The product of an even number of rows: the op cuts rows by 128, and sums a single one in another order."""
         w, even = self.w, self._even(x)
         product = packed_product(w, even.value, name, how, self.dtype, bias)
         begin, axis = w.constant("rows_begin", [0]), w.constant("axes_0", [0])
         return w.op("Slice", product, begin, even.rows, axis)
 
     def _even(self, x: ir.Value) -> "_EvenRows":
-        """`x` with a row of zeros behind it where its rows are odd; made once for all that read `x`."""
+        """`x` with a row of zeros added where its number of rows is odd; made once for all nodes that read `x`."""
         key = str(x.name)
         if key not in self._padded:
             w, zero = self.w, self.w.constant("no_rows", [0])

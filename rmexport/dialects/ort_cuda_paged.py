@@ -44,7 +44,7 @@ class OrtCudaPaged(CudaWords):
         return self.w.op("Gather", self._attend_pages(slots, rows.pages, shape), rows.unpack_index)
 
     def _attend_pages(self, slots: list[ir.Value], pages: PageTable, shape: AttentionShape) -> ir.Value:
-        """[A, heads * head_dim]; heads of a size that the kernel does not take have zeros behind them meanwhile."""
+        """[A, heads * head_dim]; heads of a size that the kernel does not take are padded with zeros for the op."""
         wide = replace(shape, head_dim=-(-shape.head_dim // _HEAD_MULTIPLE) * _HEAD_MULTIPLE)
         if wide == shape:
             return self._paged_attention(slots, pages, shape)

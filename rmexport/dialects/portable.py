@@ -60,7 +60,7 @@ class Portable(Dialect):
         )
 
     def _attend_capped(self, padded: list[ir.Value], mask: ir.Value, shape: AttentionShape) -> ir.Value:
-        """The same in single ops: the queries of a group of heads stand along the query axis."""
+        """`_attend` in single ops, with a softcap; [R, KV, G, Sq, D] groups the query heads by their key head."""
         w, group = self.w, shape.heads // shape.kv_heads
         heads = w.constant(f"by_heads_{shape.heads}", [0, -1, shape.kv_heads, group, shape.head_dim])
         q = w.op("Transpose", w.op("Reshape", padded[0], heads), perm=[0, 2, 3, 1, 4])  # [R, KV, G, Sq, D]

@@ -65,7 +65,7 @@ class TensorDifference:
 class Difference:
     """What differs. `same` tensors are the same, `unread` of them known to be by hashes or links, without reading.
 
-    `settings_compared` is False between a bundle and a checkpoint, whose settings and files are not of one kind.
+    `settings_compared` is False between a bundle and a checkpoint, whose settings and files cannot be compared.
     """
 
     a: Side
@@ -81,7 +81,7 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether anything does."""
+        """Whether anything differs."""
         return bool(self.settings or self.files or self.only_a or self.only_b or self.tensors)
 
 
@@ -169,7 +169,7 @@ def _compare_one(a: Side, b: Side, name: str, stop: threading.Event, counter: "_
 
 
 def _is_comparable(a: Side, b: Side, name: str) -> bool:
-    """Codes of a quantized weight, beside which its scales lie, are no values."""
+    """Whether both tensors have one shape, and both hold values or both the codes of a quantized weight."""
     codes = [name + SCALE_SUFFIX in side.tensors for side in (a, b)]
     return a.tensors[name].shape == b.tensors[name].shape and codes[0] == codes[1]
 

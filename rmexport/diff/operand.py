@@ -60,7 +60,7 @@ def open_side(path: str, revision: str | None) -> Side:
 
 
 def graph_digest(path: Path) -> str:
-    """sha256 of a graph without where its weights lie: bundles whose shards differ may compute the same.
+    """sha256 of a graph without its weights' places: bundles whose shards differ may compute the same.
 
     Without the manifest's settings too, which are compared one by one.
     """

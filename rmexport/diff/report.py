@@ -1,4 +1,4 @@
-"""A difference in words, and as JSON-ready data."""
+"""A difference as text for people, and as JSON-ready data."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

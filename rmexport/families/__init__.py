@@ -1,13 +1,13 @@
 """Backbones, one file each, found by `model_type`; a file here is named nowhere else.
 
 A family module has MODEL_TYPES, IGNORED (patterns of checkpoint tensors that carry no weight), `read_config(raw)`
-giving its frozen Config, and `backbone(dialect, config)` giving the read tokens' final hidden states, fp32 [N, hidden].
-EMBEDDING and LM_HEAD name those two weights.
+returning its frozen Config, and `backbone(dialect, config)` returning the final hidden states of the tokens
+that a head reads, fp32 [N, hidden]. EMBEDDING and LM_HEAD name those two weights.
 
-What a family may have besides: `derived(config)`, of what its weights are made that checkpoints hold in another form;
+Optional: `derived(config)`, how weights are made of tensors that the checkpoint holds in another form;
 `reference_config(raw)` and `reference_tensor(config, name)`, how transformers computes the same, as which class and
-with which tensors for its parameter `name`; TIED_BY_DEFAULT and DEFAULT_PAD_ID, what a config.json means that says
-nothing of tie_word_embeddings and pad_token_id.
+with which tensors for its parameter `name`; TIED_BY_DEFAULT and DEFAULT_PAD_ID, the values where config.json has no
+tie_word_embeddings or pad_token_id.
 """
 
 import difflib

@@ -20,7 +20,7 @@ EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TIED_BY_DEFAULT, DEFAULT_PAD_ID = True, 0
 IGNORED = (r"(model\.)?(vision_tower|multi_modal_projector)\..*",)  # what sees images
 GELU = "gelu_pytorch_tanh"
-# Of absent fields: the text_config of a checkpoint that sees leaves out all that is as here.
+# Of absent fields: a text_config beside a vision model leaves out fields with these values.
 DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 262_208,
     "hidden_size": 2304,

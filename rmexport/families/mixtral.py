@@ -47,7 +47,7 @@ def read_config(raw: Mapping[str, Any]) -> MixtralConfig:
 
 
 def derived(c: MixtralConfig) -> Mapping[str, Derived]:
-    """The experts' weights, of which the checkpoint holds one tensor an expert."""
+    """The experts' weights, of which the checkpoint holds one tensor per expert."""
     made: dict[str, Derived] = {}
     for i in range(c.num_hidden_layers):
         made |= stacked_experts(f"model.layers.{i}", _EXPERTS, c.experts.count)

@@ -25,7 +25,7 @@ _EXPERTS = {f"mlp.experts.{name}": f"mlp.experts.{{}}.{name}.weight" for name in
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen3MoeConfig(DecoderConfig):
-    """`routed` says of every layer whether its MLP is `experts`."""
+    """`routed`: for every layer, whether its MLP is `experts`."""
 
     experts: Experts
     routed: tuple[bool, ...]
@@ -60,7 +60,7 @@ def read_config(raw: Mapping[str, Any]) -> Qwen3MoeConfig:
 
 
 def _routed(raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
-    """Every `decoder_sparse_step`-th layer, less `mlp_only_layers`."""
+    """Every `decoder_sparse_step`-th layer, without `mlp_only_layers`."""
     dense, step = raw.get("mlp_only_layers") or [], optional_integer(raw, "decoder_sparse_step", LAYERS) or 1
     if not isinstance(dense, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in dense):
         raise CheckpointError(f"config.json: mlp_only_layers is {dense!r}, expected a list of layers' numbers")
@@ -68,7 +68,7 @@ def _routed(raw: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
 
 
 def derived(c: Qwen3MoeConfig) -> Mapping[str, Derived]:
-    """The experts' weights, of which the checkpoint holds one tensor an expert."""
+    """The experts' weights, of which the checkpoint holds one tensor per expert."""
     made: dict[str, Derived] = {}
     for i in (i for i, routed in enumerate(c.routed) if routed):
         made |= stacked_experts(f"model.layers.{i}", _EXPERTS, c.experts.count)

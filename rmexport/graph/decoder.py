@@ -1,9 +1,9 @@
-"""The decoder that nearly every reward model's backbone is, in a dialect's words; a family says where it differs.
+"""The decoder that most reward models have as backbone, written with a dialect's operations; families override parts.
 
 `DecoderLayers` is the pre-norm, gated, rotary decoder with grouped-query attention (Llama); its methods are the places
-where families differ. `decode` runs the layers over a packed trie: keys and values for all tokens, but queries and all
-that follows only for the read tokens in the last layer. A graph of some of the layers (`Dialect.span`) takes the
-residual stream from the graph of those before it, and gives its own to the next.
+where families differ. `decode` runs the layers over a packed trie: keys and values for all tokens, but in the last
+layer queries and all that follows only for the tokens that the head reads. A graph of some of the layers
+(`Dialect.span`) takes the residual stream from the graph of the layers before it, and passes its own on to the next.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from rmexport.graph.writer import Features
 class DecoderConfig:
     """What config.json says of a decoder, one form for all families.
 
-    `ropes` and `windows` (in tokens, None for full attention) have an entry a layer. `attention_scale` multiplies the
-    products of queries and keys; `softcap` bounds them. `unit_offset`: norms scale by 1 + weight. `head_norms`: each
-    head of queries and keys is normed by itself. Embeddings are multiplied by `embedding_scale`.
+    `ropes` and `windows` (in tokens, None for full attention) have one entry per layer. `attention_scale` multiplies
+    the products of queries and keys; `softcap` bounds them. `unit_offset`: norms scale by 1 + weight. `head_norms`:
+    each head of queries and keys is normed by itself. Embeddings are multiplied by `embedding_scale`.
     """
 
     hidden_size: int
@@ -78,7 +78,7 @@ class Angles:
 
 
 class DecoderLayers:
-    """The layers of Llama; the methods are what a family may do otherwise. `i` is a layer's number."""
+    """The layers of Llama; a family overrides the methods in which it differs. `i` is a layer's number."""
 
     PREFIX = "model"
     ATTENTION, MLP = "self_attn", "mlp"
@@ -91,11 +91,11 @@ class DecoderLayers:
         return f"{self.PREFIX}.layers.{i}"
 
     def attention_name(self, i: int) -> str:
-        """The beginning of the names of its attention's projections."""
+        """The beginning of the names of a layer's attention projections."""
         return f"{self.layer(i)}.{self.ATTENTION}"
 
     def shape(self, i: int) -> AttentionShape:
-        """Its attention."""
+        """The numbers of a layer's attention."""
         c = self.c
         return AttentionShape(
             heads=c.num_attention_heads,
@@ -117,7 +117,7 @@ class DecoderLayers:
         return self.d.rms_norm(x, name, c.hidden_size, c.norm_eps, unit_offset=c.unit_offset)
 
     def attention_input(self, i: int, x: ir.Value) -> ir.Value:
-        """What queries, keys and values are made of."""
+        """[tokens, hidden], from which queries, keys and values are computed."""
         return self.norm(x, f"{self.layer(i)}.input_layernorm")
 
     def queries(self, i: int, y: ir.Value, angles: Angles) -> ir.Value:
@@ -151,12 +151,12 @@ class DecoderLayers:
         return self.d.linear(mixed, name, (c.hidden_size, c.query_size), bias=c.output_bias)
 
     def attended(self, i: int, x: ir.Value, mixed: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The stream after attention, and what the MLP reads."""
+        """The stream after attention, and the input of the MLP."""
         x = self.d.add(x, self.attention_output(i, mixed))
         return x, self.norm(x, f"{self.layer(i)}.post_attention_layernorm")
 
     def mlp(self, i: int, y: ir.Value) -> ir.Value:
-        """[tokens, hidden] of what `attended` gave."""
+        """[tokens, hidden]: the MLP of `y`, which `attended` returned."""
         c, name = self.c, f"{self.layer(i)}.{self.MLP}"
         gate, up = (
             self.d.linear(y, f"{name}.{part}", (c.intermediate_size, c.hidden_size), bias=c.mlp_bias)
@@ -166,7 +166,7 @@ class DecoderLayers:
         return self.d.linear(mixed, f"{name}.down_proj", (c.hidden_size, c.intermediate_size), bias=c.mlp_bias)
 
     def joined(self, i: int, x: ir.Value, y: ir.Value) -> ir.Value:
-        """The stream after the layer: `attended`'s, and what the MLP gave."""
+        """The stream after the layer: the stream that `attended` returned, plus the MLP's output."""
         return self.d.add(x, y)
 
     def is_routed(self, i: int) -> bool:
@@ -186,7 +186,7 @@ class DecoderLayers:
 
 
 class FourNormLayers(DecoderLayers):
-    """Four norms a layer: before and after attention, before and after the MLP (Gemma 2 and 3)."""
+    """Four norms per layer: before and after attention, before and after the MLP (Gemma 2 and 3)."""
 
     def attended(self, i: int, x: ir.Value, mixed: ir.Value) -> tuple[ir.Value, ir.Value]:
         y = self.d.widen(self.attention_output(i, mixed))
@@ -198,7 +198,7 @@ class FourNormLayers(DecoderLayers):
 
 
 def decode(layers: DecoderLayers) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]; of a graph that ends before the last layer, its stream.
+    """Final hidden states of the tokens read, fp32 [N, hidden]; of a graph that ends before the last layer, its stream.
 
     The stream is that of all tokens, [T, hidden], in the dialect's `stream_dtype`.
     """
@@ -228,7 +228,7 @@ class _Decoding:
         return self.d.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
 
     def _read(self, x: ir.Value, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        """The model's last layer, from what `_project` gave."""
+        """The model's last layer, from the results of `_project`."""
         d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
         rotary = self._rotary(i)
         q = layers.queries(i, d.take(q, rows), Angles(rotary.read_cos, rotary.read_sin))
@@ -236,18 +236,18 @@ class _Decoding:
         return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 
     def _step(self, i: int, x: ir.Value, mixed: ir.Value) -> Sequence[ir.Value]:
-        """From the attention of layer i to that of the next: the stream, and what `_project` gives."""
+        """From the attention of layer i to that of the next: the stream, and the results of `_project`."""
         return self._rest(i, x, mixed, self._angles(i + 1), (self.c.hidden_size, *self._widths(i + 1)))
 
     def _hand_over(self, i: int, x: ir.Value, mixed: ir.Value) -> ir.Value:
-        """From the attention of the graph's last layer i to the stream behind it."""
+        """From the attention of the graph's last layer i to the stream after it."""
         [x] = self._rest(i, x, mixed, (), (self.c.hidden_size,))
         return x
 
     def _rest(
         self, i: int, x: ir.Value, mixed: ir.Value, angles: Sequence[Features], widths: Sequence[int]
     ) -> Sequence[ir.Value]:
-        """The rest of layer i behind its attention and, where `angles` are given, the next layer's projections."""
+        """The rest of layer i after its attention and, where `angles` are given, the next layer's projections."""
         d, c = self.d, self.c
         inputs = [self._stream(x), d.features(mixed, c.query_size)]
         if not self.layers.is_routed(i):
@@ -265,13 +265,13 @@ class _Decoding:
         return (x, *self._project(i + 1, x, *angles)) if angles else (x,)
 
     def _project(self, i: int, x: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
-        """Queries, keys and values of layer i; the last layer, which needs few queries, gives what they are made of."""
+        """Queries, keys and values of layer i; the last layer, which needs few queries, returns their input."""
         angles, y = Angles(cos, sin), self.layers.attention_input(i, x)
         k, v = self.layers.keys(i, y, angles), self.layers.values(i, y)
         return y if i == self.last else self.layers.queries(i, y, angles), k, v
 
     def _widths(self, i: int) -> tuple[int, int, int]:
-        """Of what `_project` gives."""
+        """Widths of the results of `_project`."""
         return (self.c.hidden_size if i == self.last else self.c.query_size), self.c.key_size, self.c.key_size
 
     def _stream(self, x: ir.Value) -> Features:

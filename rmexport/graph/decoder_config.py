@@ -54,6 +54,10 @@ def decoder_fields(raw: Mapping[str, Any], *, head_dim: int | None = None, parti
 
     `head_dim` is the family's default where it is not hidden_size / heads; `partial`: it may rotate a part of each
     head. Raises CheckpointError or UnsupportedModel for fields that are missing or out of range.
+
+    >>> sizes = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 100, "max_position_embeddings": 512}
+    >>> decoder_fields({**sizes, "num_hidden_layers": 2, "num_attention_heads": 4})["head_dim"]
+    16
     """
     if raw.get("is_causal") is False:  # transformers 5 then masks nothing
         raise UnsupportedModel("config.json: is_causal is false; decoders are supported with causal attention")
@@ -103,7 +107,11 @@ def _longest(positions: int, rope: RopeConfig) -> int:
 
 
 def activation(raw: Mapping[str, Any], name: str, *, known: Sequence[str], default: str = "silu") -> Activation:
-    """The activation that field `name` names; raises UnsupportedModel for one that is not among `known`."""
+    """The activation that field `name` names; raises UnsupportedModel for one that is not among `known`.
+
+    >>> activation({"hidden_act": "gelu_new"}, "hidden_act", known=("silu", "gelu_new"))
+    'gelu_tanh'
+    """
     value = raw.get(name) or default
     if not isinstance(value, str) or value not in known:
         raise UnsupportedModel(
@@ -118,6 +126,9 @@ def layer_windows(
     """The sliding window of every layer: as config.json's `layer_types` say, else where `slides` is true.
 
     Raises CheckpointError for layer types that are too few or unknown, or slide where there is no window.
+
+    >>> layer_windows({}, 2, window=4096, slides=[True, False])
+    (4096, None)
     """
     types = raw.get("layer_types")
     if types is None:
@@ -136,6 +147,10 @@ def upper_layer_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
     """`layer_windows` of families whose layers from `max_window_layers` on may slide (Qwen2 and later).
 
     Nearly every config.json states a window; it counts only where `use_sliding_window` is true.
+
+    >>> config = {"num_hidden_layers": 3, "use_sliding_window": True, "max_window_layers": 2}
+    >>> upper_layer_windows(config)
+    (None, None, 4096)
     """
     used, layers = flag(raw, "use_sliding_window"), integer(raw, "num_hidden_layers", LAYERS)
     window = optional_integer({"sliding_window": 4096, **raw}, "sliding_window", LENGTH) if used else None

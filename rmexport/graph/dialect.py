@@ -31,13 +31,13 @@ class LayerSpan:
     end: int | None = None
 
     def of(self, layers: int) -> range:
-        """Their numbers, in a backbone of `layers`."""
+        """The layers' numbers, in a backbone of `layers` layers."""
         return range(self.first, layers if self.end is None else self.end)
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """cos and sin of every token's angles, [T, rotary_dim / 2], and the same of the read tokens, [N, ...]."""
+    """cos and sin of every token's angles, [T, rotary_dim / 2], and of the tokens that a head reads, [N, ...]."""
 
     cos: ir.Value
     sin: ir.Value
@@ -54,7 +54,7 @@ class Rotary:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """Numbers of one attention: query heads, key/value heads, head size, score scale.
+    """The numbers of one attention layer: query heads, key/value heads, head size, score scale.
 
     `window` is the sliding window in tokens; scores become `softcap * tanh(score / softcap)`.
     """
@@ -68,16 +68,16 @@ class AttentionShape:
 
 
 class Dialect(ABC):
-    """The vocabulary over one GraphWriter. Subclasses live in rmexport/dialects, one file each."""
+    """The operations that families and heads use, over one GraphWriter. Subclasses are in rmexport/dialects."""
 
     NAME: ClassVar[str]
     KEY_MULTIPLE: ClassVar[int] = 16
     ROW_GROUPS: ClassVar[int] = 1
-    STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: as all else
-    PAGE_SIZE: ClassVar[int] = 0  # keys a page, where all tokens find their keys by pages; 0: by attention rows
-    SCHEMES: ClassVar[tuple[Scheme, ...]] = get_args(Scheme)  # of quantized matrices that it has words for
-    LEAST_QUANTIZED_ROWS: ClassVar[int] = 2  # of a product with a quantized matrix: fewer round otherwise
-    TOKEN_CHUNK: ClassVar[int] = 0  # tokens that token-by-token work likes to be done in at a time; 0: all at once
+    STREAM_DTYPE: ClassVar[str | None] = None  # of the residual stream; None: the compute dtype
+    PAGE_SIZE: ClassVar[int] = 0  # keys per page, where tokens find their keys by pages; 0: by attention rows
+    SCHEMES: ClassVar[tuple[Scheme, ...]] = get_args(Scheme)  # of quantized matrices that it supports
+    LEAST_QUANTIZED_ROWS: ClassVar[int] = 2  # of quantized products: engines round fewer differently
+    TOKEN_CHUNK: ClassVar[int] = 0  # tokens that `tokenwise` takes at a time; 0: all at once
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         self.w = writer
@@ -122,7 +122,7 @@ class Dialect(ABC):
         """
         return body(*(x.value for x in inputs))
 
-    # Words that every dialect spells alike.
+    # Operations that every dialect writes alike.
 
     def weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
         """A backbone's weight in the compute dtype."""
@@ -163,11 +163,11 @@ class Dialect(ABC):
         return self._cast(rows, stored, self.stream_dtype)
 
     def handed_over(self, width: int) -> ir.Value:
-        """The residual stream [T, width] that the graph of the layers before this one's gave."""
+        """The residual stream [T, width] from the graph of the layers before this one's."""
         return self.w.input(HIDDEN_IN, ["T", width], self.stream_dtype)
 
     def hand_over(self, x: ir.Value, width: int) -> None:
-        """Give the residual stream to the graph of the next layers."""
+        """Make the residual stream the output for the graph of the next layers."""
         self.w.output(HIDDEN_OUT, x, ["T", width], self.stream_dtype)
 
     def features(self, value: ir.Value, width: int) -> Features:
@@ -250,15 +250,9 @@ class Dialect(ABC):
         angles = self.w.op("Mul", positions, inverse)
         cos, sin = (self._scaled(self.w.op(op, angles), scaling) for op in ("Cos", "Sin"))
         read_index = self.inputs.read_rows.take
-        assert read_index is not None  # declared just so
+        assert read_index is not None  # `declare_packed_inputs` always declares it
         read_cos, read_sin = (self.w.op("Gather", x, read_index) for x in (cos, sin))
         return Rotary(cos, sin, read_cos, read_sin, head_dim // 2, self.dtype)
-
-    def rotate_for(self, x: ir.Value, heads: int, rotary: Rotary, rows: AttentionRows) -> ir.Value:
-        """`rotate` with the angles of the rows' tokens."""
-        if rows.take is None:
-            return self.rotate(x, heads, rotary.cos, rotary.sin)
-        return self.rotate(x, heads, rotary.read_cos, rotary.read_sin)
 
     def final_norm(self, x: ir.Value, name: str, size: int, epsilon: float, *, unit_offset: bool = False) -> ir.Value:
         """The backbone's last norm, computed and returned in fp32, the dtype that heads read."""
@@ -267,12 +261,12 @@ class Dialect(ABC):
         return self.w.op("RMSNormalization", x, scale, axis=-1, epsilon=epsilon)
 
     def final_layer_norm(self, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
-        """The same where it is a LayerNorm."""
+        """`final_norm` for a backbone whose last norm is a LayerNorm."""
         x = self._cast(x, self.stream_dtype, "fp32")
         weights = [self.fp32_weight(f"{name}.{part}", (size,)) for part in ("weight", "bias")]
         return self.w.op("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
 
-    # Words of the heads: all in fp32.
+    # Operations of the heads: all in fp32.
 
     def fp32_weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
         """A head's weight in fp32, whatever its stored dtype."""
@@ -280,7 +274,7 @@ class Dialect(ABC):
         return self._cast(value, stored, "fp32")
 
     def head_linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
-        """`x @ weight.T + bias` in fp32; `name` is the weight's full name less `.weight`."""
+        """`x @ weight.T + bias` in fp32; `name` is the weight's full name without `.weight`."""
         weight = self.fp32_weight(f"{name}.weight", features)
         extra = [self.fp32_weight(f"{name}.bias", features[:1])] if bias else []
         return self.w.op("Gemm", x, weight, *extra, transB=1)

@@ -44,7 +44,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """`source` [blocks, rows]: the token in each place; `expert` [blocks]; `place` [T, chosen]: that of each slot."""
+    """`source` [blocks, rows]: the token in each place; `expert` [blocks]; `place` [T, chosen]: each slot's place."""
 
     source: ir.Value
     expert: ir.Value
@@ -52,9 +52,13 @@ class _Blocks:
 
 
 def stacked_experts(layer: str, names: Mapping[str, str], count: int) -> dict[str, TensorStack]:
-    """The stacked weights of a layer's experts, made of a checkpoint that has one tensor an expert.
+    """The stacked weights of a layer's experts, made of a checkpoint that has one tensor per expert.
 
     `names`: after `layer`, the stack's name and its tensors' with {} for the expert's number.
+
+    >>> names = {"up_proj.weight": "experts.{}.up_proj.weight"}
+    >>> stacked_experts("model.layers.0.mlp", names, 2)["model.layers.0.mlp.up_proj.weight"].sources
+    ('model.layers.0.mlp.experts.0.up_proj.weight', 'model.layers.0.mlp.experts.1.up_proj.weight')
     """
     return {
         f"{layer}.{own}": TensorStack(sources=tuple(f"{layer}.{theirs.format(i)}" for i in range(count)))
@@ -65,7 +69,7 @@ def stacked_experts(layer: str, names: Mapping[str, str], count: int) -> dict[st
 def routed_experts(d: Dialect, y: ir.Value, router: str, name: str, e: Experts) -> ir.Value:
     """The routed MLP of `y` [T, hidden] in the compute dtype, as transformers' MixtralSparseMoeBlock computes it.
 
-    `router` names the routing weight less `.weight`; `{name}.gate_proj`, `.up_proj` [experts, inner, hidden] and
+    `router` names the routing weight without `.weight`; `{name}.gate_proj`, `.up_proj` [experts, inner, hidden] and
     `.down_proj` [experts, hidden, inner] are the experts' weights. Routing is fp32: nearly equal experts are told apart
     as well as they can be.
     """
@@ -130,7 +134,7 @@ def _one(d: Dialect) -> ir.Value:
 
 
 def _sources(d: Dialect, place: ir.Value, total: ir.Value, rows: ir.Value, e: Experts) -> ir.Value:
-    """[blocks, rows]: which token stands in each place; token 0 where none does, and nobody reads the result."""
+    """[blocks, rows]: the token in each place; token 0 in unused places, whose results are not used."""
     w, axis0 = d.w, d.w.constant("axes_0", [0])
     shape = w.op("Concat", w.op("Unsqueeze", total, axis0), w.op("Unsqueeze", rows, axis0), axis=0)
     empty = w.op("Expand", w.constant("token_0", [0]), w.op("Unsqueeze", w.op("Mul", total, rows), axis0))

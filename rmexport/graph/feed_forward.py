@@ -43,7 +43,7 @@ class FeedForward:
         return d.w.op("Squeeze", values, d.w.constant("axes_1", [1]))
 
     def reference(self, x: Any, weights: Mapping[str, Any]) -> Any:
-        """The same on torch tensors, in the dtype of the weights."""
+        """`build` on torch tensors, in the dtype of the weights."""
         for layer in self.layers[:-1]:
             x = _activated(_product(x, layer, weights), self.activation)
         return _product(x, self.layers[-1], weights)
@@ -54,12 +54,16 @@ class FeedForward:
 
 
 def linear_value(name: str, inputs: int, *, bias: bool = False) -> FeedForward:
-    """One layer with one output, `name.weight` [1, inputs]: the commonest head."""
+    """One layer with one output, `name.weight` [1, inputs]: the commonest head.
+
+    >>> linear_value("score", 64).layers
+    (LinearLayer(name='score', outputs=1, inputs=64, bias=False),)
+    """
     return FeedForward(layers=(LinearLayer(name=name, outputs=1, inputs=inputs, bias=bias),))
 
 
 def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: str) -> dict[str, TensorInfo]:
-    """`*.weight` [1, inputs] outside the backbone's layers, by layer, the name less `.weight`: any may be a head.
+    """Weights [1, inputs] outside the backbone's layers, by layer, the name without `.weight`: any may be the reward's.
 
     `embedding` is the backbone's own name of that weight, whatever its tensors are called before it.
     """
@@ -75,7 +79,7 @@ def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: st
 def read_feed_forward(
     tensors: Mapping[str, TensorInfo], names: Sequence[str], inputs: int, activation: Activation = "relu"
 ) -> FeedForward:
-    """The layers `names` (full names less `.weight`), whose widths must follow from one another.
+    """The layers `names` (full names without `.weight`), whose widths must follow from one another.
 
     Raises CheckpointError for a missing layer, a width that its predecessor does not have, and for biases that only
     some of the layers have.

@@ -69,6 +69,9 @@ def declare_packed_inputs(
 
     `chunked`: input_ids comes as [chunks, tokens of each], T tokens in all, which tells how to cut the others.
     `paged`: all tokens find their keys by pages, not rows.
+
+    >>> declare_packed_inputs(GraphWriter(None)).all_rows.key_index.name
+    'key_index'
     """
     input_ids = writer.input("input_ids", ["C", "T/C"] if chunked else ["T"])
     position_ids = writer.input("position_ids", ["T"])
@@ -105,7 +108,13 @@ def _declare_rows(
 def expand_head_rows(
     writer: GraphWriter, rows: AttentionRows, heads: int, kv_heads: int, window: int | None, dtype: str
 ) -> HeadRows:
-    """Indices per (token, head) and the additive mask; computed once a pass."""
+    """Indices per (token, head) and the additive mask; computed once a pass.
+
+    >>> w = GraphWriter(None)
+    >>> head_rows = expand_head_rows(w, declare_packed_inputs(w).all_rows, 8, 2, None, "fp32")
+    >>> head_rows.queries.producer().op_type
+    'Reshape'
+    """
     w, group = writer, heads // kv_heads
     axis1, axis2, axis13 = w.constant("axes_1", [1]), w.constant("axes_2", [2]), w.constant("axes_1_3", [1, 3])
     n_kv, n_group, rest = w.constant("n_kv", [kv_heads]), w.constant("n_group", [group]), w.constant("rest", [-1])
@@ -151,13 +160,23 @@ def _rows_first(w: GraphWriter, group: AttentionRows) -> ir.Value:
 
 
 def additive_mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:
-    """[R, Sq, Sk]: 0 where the key may be seen, MASKED elsewhere."""
+    """[R, Sq, Sk]: 0 where the key may be seen, MASKED elsewhere.
+
+    >>> w = GraphWriter(None)
+    >>> additive_mask(w, declare_packed_inputs(w).all_rows, None, "fp32").producer().op_type
+    'Where'
+    """
     seen = visible_keys(w, rows, window)
     return w.op("Where", seen, w.constant("zero", 0.0, dtype), w.constant("masked", MASKED, dtype))
 
 
 def visible_keys(w: GraphWriter, rows: AttentionRows, window: int | None) -> ir.Value:
-    """[R, Sq, Sk] booleans: causal, and inside the window if there is one. Padding keys stand beyond any query."""
+    """[R, Sq, Sk] booleans: causal, and inside the window if there is one. Padding keys stand beyond any query.
+
+    >>> w = GraphWriter(None)
+    >>> visible_keys(w, declare_packed_inputs(w).all_rows, 4096).producer().op_type
+    'And'
+    """
     key = w.op("Unsqueeze", rows.key_positions, w.constant("axes_1", [1]))
     query = w.op("Unsqueeze", rows.query_positions, w.constant("axes_2", [2]))
     seen = w.op("LessOrEqual", key, query)

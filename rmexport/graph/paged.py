@@ -39,7 +39,11 @@ class PageBuffers:
 
 
 def declare_page_table(writer: GraphWriter) -> PageTable:
-    """Inputs `page_tokens`, `page_starts`, `page_past`, `page_table`, `page_bounds`; int32 where the op reads them."""
+    """Inputs `page_tokens`, `page_starts`, `page_past`, `page_table`, `page_bounds`; int32 where the op reads them.
+
+    >>> declare_page_table(GraphWriter(None)).past.name
+    'page_past'
+    """
     return PageTable(
         writer.input("page_tokens", ["A"]),
         writer.input("page_starts", ["B+1"], "int32"),
@@ -50,6 +54,10 @@ def declare_page_table(writer: GraphWriter) -> PageTable:
 
 
 def declare_page_buffers(writer: GraphWriter, page_size: int, kv_heads: int, head_dim: int, dtype: str) -> PageBuffers:
-    """Inputs `key_pages` and `value_pages`: as many pages as `page_table` names, with whatever is in them."""
+    """Inputs `key_pages` and `value_pages`: as many pages as `page_table` names, with whatever is in them.
+
+    >>> declare_page_buffers(GraphWriter(None), 256, 8, 128, "bf16").keys.name
+    'key_pages'
+    """
     dims = ("pages", page_size, kv_heads, head_dim)
     return PageBuffers(writer.input("key_pages", dims, dtype), writer.input("value_pages", dims, dtype))

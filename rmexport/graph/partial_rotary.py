@@ -12,6 +12,9 @@ def rotary_order(heads: int, head_dim: int, rotary_dim: int) -> tuple[int, ...]:
     """Rows of a projection [heads * head_dim, *] in the order in which rotating whole heads is right.
 
     Raises UnsupportedModel where the rotated or the other part of a head cannot be paired.
+
+    >>> rotary_order(heads=1, head_dim=8, rotary_dim=4)
+    (0, 1, 4, 5, 2, 3, 6, 7)
     """
     if rotary_dim % 2 or head_dim % 2:
         raise UnsupportedModel(

@@ -1,4 +1,4 @@
-"""Quantized matrices in ONNX nodes, in the ways that engines keep them small: one for each kind of engine."""
+"""Quantized matrices as ONNX nodes that an engine does not expand to full size: one form per kind of engine."""
 
 import onnx_ir as ir
 
@@ -13,7 +13,7 @@ def dequantize_linear(w: GraphWriter, name: str, how: Quantized, dtype: str) -> 
 
 
 def cast_and_scale(w: GraphWriter, name: str, how: Quantized, dtype: str) -> ir.Value:
-    """The same in ops that have kernels for every dtype, and 4 bits too; constant folding would widen it."""
+    """[out, in] by Cast and Mul, which have kernels for every dtype and 4 bits; constant folding would expand it."""
     rows, columns = how.shape
     if how.scheme != "int4":
         codes = w.op("Cast", w.view(name, how.dtype, how.shape), to=DATA_TYPES[dtype])

@@ -23,7 +23,7 @@ def inverse_frequencies(
 ) -> tuple[ir.Value, Floats | float]:
     """Inverse frequencies [1, head_dim / 2] and the factors (one, or [1, head_dim / 2]) that scale cos and sin.
 
-    Where less than the whole head is rotated, the other frequencies are 0. `positions` [T, 1] tell a pass's length to
+    Where only a part of the head is rotated, the other frequencies are 0. `positions` [T, 1] tell a pass's length to
     the kinds whose frequencies depend on it. Raises UnsupportedModel for a rope kind without a formula here.
     """
     rotary_dim = int(head_dim * rope.partial)
@@ -94,9 +94,13 @@ def _base(rope: RopeConfig, rotary_dim: int) -> Floats:
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Floats, float]:
-    """Inverse frequencies [head_dim / 2] and the factor that scales cos and sin, for kinds that know no length.
+    """Inverse frequencies [head_dim / 2] and the factor that scales cos and sin, for kinds that ignore the length.
 
     Raises UnsupportedModel for a rope kind without a formula here.
+
+    >>> inverse, scaling = rope_frequencies(RopeConfig(kind="default", theta=10000.0), 4)
+    >>> [round(value, 3) for value in inverse.tolist()], scaling
+    ([1.0, 0.01], 1.0)
     """
     formula = _FORMULAS.get(rope.kind)
     if formula is None:

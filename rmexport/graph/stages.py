@@ -13,7 +13,11 @@ JOINED = 1 << 20  # bytes between two weights that are read along rather than sk
 
 
 def stage_spans(options: ExportOptions, layers: int) -> tuple[LayerSpan, ...]:
-    """The layers of each stage, all `layers` in order; empty where no stages are asked for. Raises OptionError."""
+    """The layers of each stage, all `layers` in order; empty where no stages are asked for. Raises OptionError.
+
+    >>> stage_spans(ExportOptions(stages=2), 4)
+    (LayerSpan(first=0, end=2), LayerSpan(first=2, end=None))
+    """
     if options.stage_layers is not None:
         ranges = _named(options.stage_layers, layers)
     elif options.stages > 1:

@@ -1,4 +1,4 @@
-"""Adds nodes, constants, inputs and weights to one ONNX graph; knows no model and no engine."""
+"""Adds nodes, constants, inputs and weights to one ONNX graph, whatever the model and the engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
 
 @dataclass(frozen=True)
 class Features:
-    """What every token has of one kind: `value` [tokens, width] of `dtype`."""
+    """One feature vector per token: `value` [tokens, width] of `dtype`."""
 
     value: ir.Value
     width: int
@@ -42,7 +42,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Slice:
-    """What the body of a scan gets of one input: its dimensions (None: known when it runs) and dtype."""
+    """One input of a scan's body: its dimensions (None: known only when it runs) and dtype."""
 
     dims: Sequence[int | None]
     dtype: str
@@ -120,7 +120,7 @@ class GraphWriter:
         return self._chunks[name]
 
     def constant(self, name: str, array: Any, dtype: str = "int64") -> ir.Value:
-        """A small constant; the same name gives the same value, so callers need not remember.
+        """A small constant; a second call with the same name returns the same value.
 
         Raises ExportError where a name is given to two different values.
         """
@@ -178,7 +178,7 @@ class GraphWriter:
         return value
 
     def output(self, name: str, value: ir.Value, dims: Sequence[int | str], dtype: str = "fp32") -> None:
-        """An output of `dtype`; an Identity gives it its public name."""
+        """An output of `dtype`; an Identity node carries its public name."""
         named = self.op("Identity", value)
         named.name, named.shape, named.type = name, ir.Shape(dims), ir.TensorType(DATA_TYPES[dtype])
         self._outputs.append(named)
@@ -217,7 +217,7 @@ class GraphWriter:
 
 
 def _drop_unused(model: ir.Model) -> None:
-    """What a graph of some of the layers, or of one alone, does not read."""
+    """Remove nodes and inputs that nothing reads, as in a graph of some of the layers."""
     RemoveUnusedNodesPass()(model)
     for value in [value for value in model.graph.inputs if not value.uses()]:
         model.graph.inputs.remove(value)

@@ -18,7 +18,7 @@ def read_format(
 ) -> tuple[Format, tuple[str, ...]]:
     """The format, and notes for the user where the checkpoint's files leave room for doubt.
 
-    `append` are the ids that the head wants behind every conversation. Raises CheckpointError for a chat template that
+    `append` are the ids that the head wants after every conversation. Raises CheckpointError for a chat template that
     cannot write a user and an assistant turn, OptionError for a recipe that appends other text than the head.
     """
     known = recipe or PLAIN
@@ -59,7 +59,7 @@ def read_format(
 
 
 def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
-    """The ids of what the recipe puts behind every conversation, as they are behind one."""
+    """The ids of the text that the recipe puts after every conversation."""
     if recipe.append is None:
         return ()
     before = [ending if text.template is None else text.render("alpha", ending) for ending in ENDINGS]
@@ -69,8 +69,8 @@ def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
 def _opens_reply(text: ChatText, recipe: Recipe) -> bool:
     """Whether a conversation without an answer is what this recipe judges.
 
-    So where the head reads the reply that the model would give, and where the recipe's own template opens the
-    assistant's turn behind a user's.
+    This is so where the head reads the reply that the model would write, and where the recipe's own template opens the
+    assistant's turn after a user's.
     """
     if recipe.generation_prompt or recipe.tokens or len(recipe.token_ids) > 1:
         return True
@@ -91,7 +91,7 @@ def _template_writes_bos(text: ChatText, tokenizer: TokenizerFiles) -> bool:
 def _bos(
     text: ChatText, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions
 ) -> tuple[BosPolicy, tuple[str, ...]]:
-    """What `apply_chat_template(tokenize=True)` gives, unless an option or a recipe says otherwise."""
+    """As `apply_chat_template(tokenize=True)` does, unless an option or a recipe sets another policy."""
     token = tokenizer.special_tokens.get("bos_token")
     if options.bos or recipe.bos:
         return options.bos or recipe.bos or "as-is", ()

@@ -42,7 +42,7 @@ class Recipe:
     `normalize` takes (score - mean) / std with the config's numbers; `negate` turns costs into rewards.
     `head_tensor` names the weight of one row that is the head where several could be; `drop_bias` leaves the head's
     bias out, as transformers does with a sequence classifier's.
-    `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put behind every
+    `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put after every
     conversation that does not already end in it; `objectives` and `score_label` name a head's outputs. `unit` says
     whether a whole response or one step is judged. The other fields are those of the manifest's Format.
     """
@@ -104,7 +104,11 @@ PLAIN = Recipe(name="", description="")  # everything as the checkpoint's own fi
 
 @cache
 def recipes() -> dict[str, Recipe]:
-    """The built-in recipes by name."""
+    """The built-in recipes by name.
+
+    >>> recipes()["qwen2.5-math-prm"].layout
+    'tagged_steps'
+    """
     folder = files("rmexport") / "recipes"
     found = [
         _parse(entry.read_text(), entry.name)
@@ -118,6 +122,11 @@ def recipe_for(name: str | None, repo: str | None) -> Recipe | None:
     """The recipe asked for by name or by a file's path, else the one that lists the Hub repository, else None.
 
     Raises OptionError for a name that is neither.
+
+    >>> recipe_for("qwen2.5-math-prm", None).step_tag
+    '<extra_0>'
+    >>> recipe_for(None, "someone/else") is None
+    True
     """
     if name is None:
         return next((r for r in recipes().values() if repo in r.repos), None)

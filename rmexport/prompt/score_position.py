@@ -1,4 +1,4 @@
-"""Which token a head reads: the recipe's word, else what its layout or the head's published code implies."""
+"""Which token a head reads: as the recipe states, else as its layout or the head's published code implies."""
 
 from typing import Literal
 
@@ -16,7 +16,13 @@ def score_position(
     """The rule of the score's position; `default` is the head's own where it judges whole conversations.
 
     The rules that look for padding become `last` where there is no `pad_id`. `step_joiner` overrides the recipe's.
-    Raises CheckpointError for a tag or reply that the tokenizer does not keep apart from what stands beside it.
+    Raises CheckpointError for a tag or reply that the tokenizer merges with the text beside it.
+
+    >>> text = ChatText(tokenizer_json=b"", template=None, variables={}, pinned_date="2024-07-26")
+    >>> score_position(None, text, pad_id=0, default="last_not_pad").rule
+    'last_not_pad'
+    >>> score_position(None, text, pad_id=None, default="last_not_pad").rule
+    'last'
     """
     layout = recipe.layout if recipe else "chat"
     if recipe and layout == "graded_turns":

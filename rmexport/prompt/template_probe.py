@@ -1,4 +1,4 @@
-"""What the exporter asks of a checkpoint's tokenizer and chat template before any bundle exists."""
+"""Questions that the exporter asks a checkpoint's tokenizer and chat template before it writes a bundle."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class ChatText:
             raise CheckpointError(f"tokenizer.json cannot tokenize {text!r}: {error}") from error
 
     def pattern(self, text: str, before: Sequence[str] = ENDINGS, after: Sequence[str] = ("",)) -> tuple[int, ...]:
-        """The ids that `text` has behind each of `before` and in front of each of `after`, by which it can be found.
+        """The ids that `text` has after each of `before` and before each of `after`, by which it can be found.
 
         They may differ from those that it has alone. Raises CheckpointError where they depend on the neighbours, or
         where neighbours and text have a token in common.
@@ -103,7 +103,7 @@ class ChatText:
         return text[start + len(_USER) : end]
 
     def turn_end(self, reply: str) -> str:
-        """What the template writes behind an assistant's message that ends in `reply`.
+        """The text that the template writes after an assistant's message that ends in `reply`.
 
         Raises CheckpointError where it does not write `reply` as it is given, once.
         """
@@ -116,7 +116,7 @@ class ChatText:
         return text[text.find(reply) + len(reply) :]
 
     def opens_reply(self) -> bool:
-        """Whether the template writes behind a lone user's turn what it writes in front of the assistant's answer."""
+        """Whether the template opens the assistant's turn after a lone user's turn."""
         opening = self.user_turn_end().rstrip()
         asked = self.rendered([{"role": "user", "content": _USER}])
         return bool(opening.strip()) and asked is not None and asked.rstrip().endswith(_USER + opening)
@@ -129,7 +129,7 @@ class ChatText:
             return None
 
     def literals(self) -> tuple[str, ...]:
-        """The texts that stand in the template's expressions, by which it may take messages apart."""
+        """The text constants in the template's expressions, by which it may split messages."""
         source = _GENERATION.sub("", self.template or "")
         try:
             tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)

@@ -1,6 +1,6 @@
 """Notes on chat templates that leave out parts of answers, such as their reasoning: no score can depend on these.
 
-The template is asked with answers that hold each text by which it might take messages apart.
+The template is rendered with answers that contain each text by which it might split messages.
 """
 
 from collections.abc import Collection, Iterator
@@ -22,7 +22,13 @@ _EARLIER = Message("user", "And the kingfisher?")
 
 
 def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
-    """What the template of this format leaves out of the answer that is judged, and of earlier ones."""
+    """The parts that the template leaves out of the judged answer and of earlier answers, one note each.
+
+    >>> template = "{{ messages[-1]['content'].split('</think>')[-1] }}"
+    >>> text = ChatText(tokenizer_json=b"", template=template, variables={}, pinned_date="2024-07-26")
+    >>> unread_notes(text, Format(layout="chat"))[0].partition(":")[0]
+    'the chat template leaves out of the answer what stands in <think>...</think>'
+    """
     if form.template is None or text.template is None:
         return ()
     try:
@@ -41,7 +47,7 @@ def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
 
 
 def _described(layout: Layout, form: Format, text: ChatText, *, earlier: bool) -> Iterator[str]:
-    """In words, every part of an answer that is not written."""
+    """Every part of an answer that is not written, described for the note."""
     plain = f"{_FIRST} {_MIDDLE} {_LAST}"
     if not _written(layout, form, text, plain, earlier=earlier):
         return  # all of it is left out, or nothing can be said: other checks are about that

@@ -22,7 +22,7 @@ PARTS = ("template", "tokenize", "plan", "engine", "output")
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
     """The bundle with the engine that `options.device` names."""
     runtime = importlib.import_module("rmruntime")
-    # Another bundle may run in a Python with an rmruntime that knows no precision yet.
+    # Another bundle may run in a Python with an older rmruntime that has no precision.
     precision: dict[str, Any] = {} if options.precision == "auto" else {"precision": options.precision}
     model = runtime.RewardModel.load(folder, device=options.device, threads=threads, **precision)
     own = getattr(model, "batch_tokens", 4096)  # an older rmruntime has this number for all engines
@@ -113,7 +113,7 @@ def watch(model: Any, clock: PartClock) -> None:
 
 
 def values_of(result: Any, number: int = 0) -> list[float]:
-    """The scores of record `number`, a value a sequence. Raises its error, and ValueError where it has no score."""
+    """The scores of record `number`, one per sequence. Raises its error, and ValueError where it has no score."""
     if isinstance(result, Exception):
         raise type(result)(f"record {number}: {result}") from result
     if result.value is None:

@@ -119,7 +119,7 @@ def how(report: Report) -> Sheet:
 
 
 def software(report: Report) -> Sheet:
-    """A row a contestant, a column a package."""
+    """One row per contestant, one column per package."""
     found = contestants(report)
     packages = sorted({p for c in found for p in at(c.record, "versions") or {}})
     rows = tuple(

@@ -49,7 +49,7 @@ def one_line(value: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One contestant; `place` is its position among all, which gives its colour: rmexport has 0."""
+    """One contestant; `place` is its position among all, which decides its colour: rmexport has 0."""
 
     name: str
     place: int

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours for colour-blind readers; their yellow and black, which one of the themes hides, are replaced.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#6b6b6b")
 DARK_PALETTE = ("#4ba3e3", "#f0803c", "#2cc295", "#e39bc4", "#f2b632", "#9ad7f7", "#c9a86a", "#a8adb3")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # a second sign, for who sees no colours or has more than eight
+MARKERS = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "*",
+)  # a second mark, for colour-blind readers and more than eight contestants
 # The parts of the time are no contestants and have colours of their own.
 PART_COLOURS = {
     "template": "#332288",
@@ -58,7 +67,7 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it follows the page's theme and can be searched
-    "svg.hashsalt": "rmexport",  # the same report gives the same bytes
+    "svg.hashsalt": "rmexport",  # the same report makes the same bytes
 }
 
 
@@ -135,7 +144,7 @@ def group_name(axes: "Axes", y: float, name: str) -> None:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as PNG on white, 150 pixels an inch."""
+    """The figure as PNG on white, 150 pixels per inch."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
     return out.getvalue()

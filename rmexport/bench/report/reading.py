@@ -58,7 +58,7 @@ def check_version(report: Report, name: str) -> None:
 
 
 def faults(report: Report) -> list[str]:
-    """What keeps `report` from being drawn, each as one sentence part; empty for a good one."""
+    """Faults for which `report` cannot be drawn, each as a clause; empty for a good one."""
     found = []
     for key, kinds in _NEEDED.items():
         if key not in report:

@@ -1,4 +1,4 @@
-"""The page's tables of what was measured: one a scenario, the time's parts, scores, start and memory."""
+"""The page's tables of what was measured: one per scenario, the time's parts, scores, start and memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -234,7 +234,7 @@ def start(report: Report) -> Sheet:
 
 
 def warm_up(report: Report) -> Sheet:
-    """What the warm-up saw, where the report tells: it ends when two successive figures agree."""
+    """The figures of the warm-up, where the report has them: it ends when two successive figures agree."""
     rows = tuple(
         (
             name_cell(c),

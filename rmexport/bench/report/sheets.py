@@ -20,7 +20,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """One table: a title, column names, rows of as many cells, and what a reader must know about the figures."""
+    """One table: a title, column names, rows of as many cells, and notes on the figures."""
 
     title: str
     columns: tuple[str, ...]
@@ -39,12 +39,12 @@ def number_cell(value: str) -> Cell:
 
 
 def text_cell(value: str | None) -> Cell:
-    """Words, or a dash where there are none."""
+    """Text, or a dash where there is none."""
     return Cell(text=value or MISSING)
 
 
 def long_cell(value: str | None) -> Cell:
-    """Words that may take several lines."""
+    """Text that may take several lines."""
     return Cell(text=value or MISSING, kind="long")
 
 

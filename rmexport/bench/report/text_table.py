@@ -1,4 +1,4 @@
-"""The report as plain text for a terminal: a row a contestant, and loud lines below it."""
+"""The report as plain text for a terminal: one row per contestant, and warnings below it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def _machine(report: Report) -> str:
 
 
 def _rows(report: Report) -> list[str]:
-    """Two lines of heads, then a line a contestant."""
+    """Two lines of heads, then one line per contestant."""
     scenarios = [s for s in SCENARIOS if with_scenario(report, s)]
     names = ["contestant", *(middle_elided(c.name, 28) for c in contestants(report))]
     blocks = [_block(["", *names], left=True)]
@@ -131,7 +131,7 @@ def _flag(report: Report, contestant: Contestant) -> str:
 
 
 def _engine(report: Report) -> list[str]:
-    """What scored the bundle, and why that."""
+    """The engine that scored the bundle, and the reason for it."""
     own = next((c.record for c in contestants(report) if c.name == OWN), {})
     settings, precision = text(own, "settings"), text(own, "precision")
     return [f"{OWN}: {precision} on {settings}", ""] if settings and precision else []

@@ -33,7 +33,7 @@ MEASURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """A line that must be seen; `level` says how loud."""
+    """A warning; `level` is its severity."""
 
     level: Literal["bad", "warning"]
     title: str
@@ -59,7 +59,7 @@ def measure_text(measure: str) -> str:
 
 
 def notices(report: Report) -> list[Notice]:
-    """The loud lines of a report, the worst first."""
+    """The warnings of a report, the worst first."""
     found = _partial(report)
     for contestant in contestants(report):
         if contestant.same_scores is False:
@@ -87,7 +87,7 @@ def parity_text(contestant: Contestant) -> str:
 
 
 def headlines(report: Report) -> list[Headline]:
-    """One for each scenario with comparisons; only contestants that were seen to give the same scores count."""
+    """One for each scenario with comparisons; only contestants whose scores agree with ours count."""
     same = {c.name: c.same_scores for c in contestants(report)}
     if same.get(OWN) is False:
         return []

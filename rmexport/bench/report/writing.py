@@ -21,7 +21,7 @@ PAGE = "report.html"
 
 
 def write_report(report: Report, folder: str | Path) -> None:
-    """Write report.html and one PNG a plot into `folder`, which is made if need be.
+    """Write report.html and one PNG per plot into `folder`, which is made if need be.
 
     Only plots whose data the report holds are drawn; one left by an earlier report in the same folder is removed.
     Raises ReportError when matplotlib is missing, the report cannot be drawn, or the files cannot be written.

@@ -33,7 +33,7 @@ def sorted_batches(sequences: Sequence[Sequence[int]], size: int, pad_id: int) -
 
 
 class PaddedScorer:
-    """A scorer over `logits(ids, mask)`, which gives one score a row."""
+    """A scorer over `logits(ids, mask)`, which returns one score per row."""
 
     def __init__(self, logits: Logits, *, batch: int, pad_id: int, precision: str, settings: str) -> None:
         self._logits, self._pad_id = logits, pad_id

@@ -1,4 +1,4 @@
-"""The contract of a contestant: what it is given and what it gives back."""
+"""The contract of a contestant: its input and its output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Scores:
-    """One score a sequence, requests in order; `computed` tokens, padding included; `split` seconds by part."""
+    """One score per sequence, requests in order; `computed` tokens, padding included; `split` seconds by part."""
 
     values: list[float]
     computed: int | None = None

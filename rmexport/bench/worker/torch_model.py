@@ -20,7 +20,7 @@ def load_classifier(folder: str, dtype: str, threads: int, options: LoadOptions)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=getattr(torch, TORCH_NAMES[dtype]),
-        attn_implementation="eager" if softcap else "sdpa",  # transformers' sdpa knows no softcap
+        attn_implementation="eager" if softcap else "sdpa",  # transformers' sdpa has no softcap
     )
     return model.to(options.device).eval()
 

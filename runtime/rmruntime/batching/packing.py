@@ -1,4 +1,26 @@
-"""The index arrays of one pass over a token trie: what the packed graphs take as inputs."""
+"""The index arrays of one pass over a token trie: the inputs of the packed graphs.
+
+Tokens that sequences of a batch have in common at their beginning are computed once. Three sequences, made of the
+tokens P Q R (the prompt), a, b, c and d, become T = 7 trie tokens. The path of a sequence lists its trie tokens:
+
+    sequence       trie                        path         shared with earlier sequences
+    P Q R a b      0:P─1:Q─2:R┬3:a┬4:b         0 1 2 3 4    0
+    P Q R a c                 │   └5:c         0 1 2 3 5    4
+    P Q R d                   └6:d             0 1 2 6      3
+
+Each sequence adds attention rows: blocks of the tokens that it does not share (queries), each with the tokens of its
+path up to the block's last one (keys). Here one block holds all queries of a sequence. So there are R = 3 rows, sorted
+by their number of keys and padded to [R, Sq] = [3, 5] and, with a `key_multiple` of 8, to [R, Sk] = [3, 8]:
+
+    row    query_index    query_positions    key_index          key_positions
+    0      6 . . . .      3 . . . .          0 1 2 6 . . . .    0 1 2 3 ∞ ∞ ∞ ∞
+    1      0 1 2 3 4      0 1 2 3 4          0 1 2 3 4 . . .    0 1 2 3 4 ∞ ∞ ∞
+    2      5 . . . .      4 . . . .          0 1 2 3 5 . . .    0 1 2 3 4 ∞ ∞ ∞
+
+A query sees the keys of its row whose position is at most its own, and so no padding: ∞ is PAD_POSITION. Padding (.) is
+token 0 at position 0 among the queries, and the row's first key among the keys. `unpack_index` [T], 5 6 7 8 9 10 0, is
+the place of each trie token's output among the flattened rows [R * Sq].
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

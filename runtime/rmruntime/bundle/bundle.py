@@ -151,7 +151,12 @@ def _hash_faults(path: Path, record: FileRecord) -> list[str]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, as hexadecimal digits. Raises OSError."""
+    """sha256 of a file's content, as hexadecimal digits. Raises OSError.
+
+    >>> _ = Path("three").write_bytes(b"abc")
+    >>> file_sha256(Path("three"))[:16]
+    'ba7816bf8f01cfea'
+    """
     total, block = hashlib.sha256(), bytearray(_BLOCK)
     with open_regular(path) as file:
         while count := file.readinto(block):

@@ -1,4 +1,4 @@
-"""What a compiled engine says of itself: `engines/<target>/<name>/engine.json`, written by `compile`, read by backends.
+"""The record of a compiled engine: `engines/<target>/<name>/engine.json`, written by `compile`, read by backends.
 
 An engine is good for one content of the bundle, one version of its library and one kind of GPU; the record names all
 three, so that another is refused before it is loaded.

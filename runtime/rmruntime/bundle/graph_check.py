@@ -18,7 +18,7 @@ from rmruntime.errors import BundleError
 # Domains of operators that engines have themselves; others stand for libraries or scripts that a graph would bring.
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 REFUSED_OPS = ("EPContext",)  # reads a file that its attributes name
-# ONNX's numbers of element types, with bits an element: those that weights are stored in.
+# ONNX's numbers of the element types that weights are stored in, with bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
 _ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 _EXTERNAL_KEYS = {"location", "offset", "length"}
@@ -95,7 +95,7 @@ def _external_faults(tensor: TensorFacts, sizes: dict[str, int]) -> Iterator[str
 
 
 def _natural(text: str) -> int | None:
-    """A whole number in plain digits: parsers differ in signs, spaces and what comes behind."""
+    """A whole number in plain digits: parsers differ in signs, spaces and what follows."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
 
 
@@ -108,7 +108,7 @@ def _nbytes(tensor: TensorFacts) -> int | None:
 
 
 def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stage | None) -> Iterator[str]:
-    """Inputs and outputs against what the runtime gives and takes; inputs that are not read may be missing."""
+    """Inputs and outputs against those of the runtime; inputs that are not read may be missing."""
     allowed = {*_inputs_of(manifest, graph)} | ({HIDDEN_IN} if stage is not None and stage.first > 0 else set())
     if extra := sorted(set(facts.inputs) - set(facts.initializers) - allowed):
         yield f"it has the inputs {', '.join(map(repr, extra))}, which the manifest does not give it"

@@ -19,7 +19,7 @@ _NOT_OF_THE_GRAPH = ("file", "stages")
 
 
 class Scoring(Protocol):
-    """What a manifest, and whoever writes one, has of these."""
+    """The values that decide scores: a manifest has them, and its writer."""
 
     @property
     def backbone(self) -> Backbone: ...
@@ -49,12 +49,20 @@ def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None
 
 
 def encode_seal(values: Mapping[str, Any]) -> str:
-    """The text for the graph's metadata."""
+    """The text for the graph's metadata.
+
+    >>> encode_seal({"score": "score", "layers": None})
+    '{"layers":null,"score":"score"}'
+    """
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def seal_faults(metadata: Mapping[str, str], expected: Mapping[str, Any]) -> list[str]:
-    """Where the manifest differs from what the graph was written with."""
+    """Differences between the manifest and the values that the graph was written with.
+
+    >>> seal_faults({SEAL_KEY: '{"dtype":"bf16"}'}, {"dtype": "fp32"})
+    ['it was written with dtype "bf16", the manifest says "fp32"']
+    """
     if SEAL_KEY not in metadata:
         return []
     try:

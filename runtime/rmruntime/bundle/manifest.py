@@ -15,7 +15,7 @@ from rmruntime.errors import BundleError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-# Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one behind.
+# Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one after.
 HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 
 FileRole = Literal["graph", "weights", "tokenizer", "template"]
@@ -108,7 +108,7 @@ class PositionRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One graph output. `labels` None: one value a read, shape [P]; else shape [P, len(labels)], in that order."""
+    """One graph output. `labels` None: one value per position, [P]; else [P, len(labels)], in that order."""
 
     name: str
     per: Per
@@ -121,10 +121,10 @@ class Format:
 
     `layout` says how prompt and answer are put together:
     - "chat": the messages through the chat template.
-    - "graded_turns": each user turn holds `prompt + response_joiner + response` (`unit` "sequence") or one step a turn
-      (`unit` "step"), each followed by an assistant turn that says `reply`.
-    - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` behind each, `step_joiner` between.
-    - "separated_steps" (`unit` "step"): the prompt's turns through the chat template, then every step and, behind it,
+    - "graded_turns": each user turn holds `prompt + response_joiner + response` (`unit` "sequence") or one step per
+      turn (`unit` "step"), each followed by an assistant turn that says `reply`.
+    - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` after each, `step_joiner` between.
+    - "separated_steps" (`unit` "step"): the prompt's turns through the chat template, then every step and, after it,
       `step_separator`, each tokenized by itself; read at the last token of each separator.
     - "text_pair": a question and an answer, tokenized by themselves, between the ids of an encoder's special tokens:
       `pair_ids[0]` question `pair_ids[1]` answer `pair_ids[2]`. `pair_prefixes` are put before the two texts;
@@ -137,7 +137,7 @@ class Format:
     turn, in layouts that render the prompt alone. `system` is a system turn for conversations that have none.
     `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote, "zero" none, "as-is" leaves the text as
     rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
-    `append` are ids put behind every sequence, given ones too, that does not end in them; truncation spares them.
+    `append` are ids put after every sequence, given ones too, that does not end in them; truncation spares them.
     `step_joiner` also joins partial answers when steps are scored by a sequence head; `step_separators` split a plain
     response into steps (the first that occurs in it); `remove` lists texts deleted from responses. `opens_reply`: the
     template opens the reply itself, or the head reads one, so that a conversation without an answer is nothing odd.
@@ -228,9 +228,9 @@ class Graph:
 class Quantization:
     """How the backbone's linear layers are stored; `parameters` of its weights are. All else has the bundle's dtype.
 
-    - "int8": whole numbers, a scale an output channel. "fp8": e4m3 numbers, likewise.
-    - "int4": whole numbers, two a byte, a scale for each `block_size` inputs of an output channel; layers whose inputs
-      are no multiple of that are int8.
+    - "int8": whole numbers, one scale per output channel. "fp8": e4m3 numbers, likewise.
+    - "int4": whole numbers, two per byte, one scale for each `block_size` inputs of an output channel; layers whose
+      inputs are no multiple of that are int8.
     """
 
     scheme: Scheme
@@ -269,17 +269,25 @@ class Manifest:
         return own[0] if own else sum(file.size for file in self.files if file.role == "weights")
 
     def weight_share(self, graph: Graph) -> float:
-        """The same as a share of all weights."""
+        """`weight_bytes` as a share of all weights, 0 to 1."""
         return self.weight_bytes(graph) / max(1, sum(file.size for file in self.files if file.role == "weights"))
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and no spaces: what the digest is taken over."""
+    """JSON with sorted keys and no spaces: what the digest is taken over.
+
+    >>> canonical({"b": 1, "a": 2})
+    b'{"a":2,"b":1}'
+    """
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest(data: Mapping[str, Any]) -> str:
-    """sha256 of the manifest without its own `digest` field."""
+    """sha256 of the manifest without its own `digest` field.
+
+    >>> digest({"a": 1}) == digest({"a": 1, "digest": "an older one"})
+    True
+    """
     return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "digest"})).hexdigest()
 
 
@@ -293,6 +301,10 @@ def decode_manifest(raw: bytes) -> Manifest:
     """Parse and check `manifest.json`.
 
     Raises BundleError for anything but a valid manifest of this schema version or an older one.
+
+    >>> decode_manifest(b"{}")
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: manifest.json has no schema_version; it was not written by rmexport
     """
     try:
         data = parse_json(raw)

@@ -1,4 +1,4 @@
-"""What the parts of a manifest must be to each other; what each may be by itself stands beside its field."""
+"""Checks of a manifest's parts against each other; the range of each value is at its field."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 
 from rmruntime.bundle.manifest import PLAIN_NAME, TOKENIZER_NAME, FileRecord, Graph, Manifest, Output, Stage
 
-# Names that the runtime itself gives to what it renders with a template.
+# Names that the runtime itself passes to a template.
 _TEMPLATE_NAMES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "self", "caller"})
 
 
 def manifest_faults(manifest: Manifest) -> list[str]:
-    """Everything that is wrong, in words; nothing is read but the manifest."""
+    """Everything that is wrong, one message each; nothing is read but the manifest."""
     faults = [*_name_faults(manifest.files), *_reference_faults(manifest), *_output_faults(manifest)]
     faults += _token_faults(manifest)
     faults += [fault for graph in manifest.graphs for fault in _graph_faults(manifest, graph)]

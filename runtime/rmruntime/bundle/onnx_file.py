@@ -1,4 +1,4 @@
-"""What an ONNX file says before any engine sees it: inputs, outputs, operators, and tensors that lie in other files.
+"""Facts of an ONNX file, read before any engine sees it: inputs, outputs, operators, tensors that lie in other files.
 
 Walks ModelProto down to every tensor, wherever one can stand: initializers, sparse ones, attributes of nodes, and all
 of these in the subgraphs that attributes hold. Field numbers are those of onnx.proto.
@@ -67,7 +67,7 @@ class OnnxFacts:
 
 
 def read_onnx(raw: bytes) -> OnnxFacts:
-    """What the model in `raw` says. Raises WireError for what is no ONNX model."""
+    """The facts of the model in `raw`. Raises WireError for what is no ONNX model."""
     facts, graphs = OnnxFacts(), []
     for number, _, value in read_fields(memoryview(raw)):
         if number == 7:

@@ -19,7 +19,11 @@ class WireError(ValueError):
 
 
 def read_fields(data: Message) -> Iterator[Field]:
-    """Every field of a message in its order, its bytes of `data`'s own type. Raises WireError."""
+    """Every field of a message in its order, its bytes of `data`'s own type. Raises WireError.
+
+    >>> list(read_fields(bytes.fromhex("0805")))
+    [(1, 0, 5)]
+    """
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at) if data[at] > 0x7F else (data[at], at + 1)  # most are short: no call for them
@@ -66,21 +70,33 @@ def _varint(data: Message, at: int) -> tuple[int, int]:
 
 
 def as_message(value: Value) -> Message:
-    """A submessage's or a text's bytes. Raises WireError for a number."""
+    """A submessage's or a text's bytes. Raises WireError for a number.
+
+    >>> as_message(b"ab")
+    b'ab'
+    """
     if not isinstance(value, (bytes, memoryview)):
         raise WireError("a number where a message or a text belongs")
     return value
 
 
 def as_number(value: Value) -> int:
-    """A whole number, negative ones too. Raises WireError for bytes."""
+    """A whole number, negative ones too. Raises WireError for bytes.
+
+    >>> as_number((1 << 64) - 1)
+    -1
+    """
     if not isinstance(value, int):
         raise WireError("bytes where a number belongs")
     return value - (1 << 64) if value >> 63 else value
 
 
 def as_text(value: Value) -> str:
-    """Raises WireError for what is no UTF-8."""
+    """Raises WireError for what is no UTF-8.
+
+    >>> as_text(b"Add")
+    'Add'
+    """
     try:
         return bytes(as_message(value)).decode()
     except UnicodeDecodeError:
@@ -88,7 +104,11 @@ def as_text(value: Value) -> str:
 
 
 def as_numbers(kind: int, value: Value) -> list[int]:
-    """The numbers of a repeated field, which come one by one or packed into bytes."""
+    """The numbers of a repeated field, which come one by one or packed into bytes.
+
+    >>> as_numbers(BYTES, bytes([1, 2]))
+    [1, 2]
+    """
     if kind == VARINT:
         return [as_number(value)]
     data, at, numbers = as_message(value), 0, []
@@ -99,5 +119,9 @@ def as_numbers(kind: int, value: Value) -> list[int]:
 
 
 def merged(parts: Sequence[Message]) -> Message:
-    """One submessage of those that stand in a field that is there once: parsers take them for parts of one."""
+    """One submessage of those that stand in a field that is there once: parsers take them for parts of one.
+
+    >>> merged([b"a", b"b"])
+    b'ab'
+    """
     return parts[0] if len(parts) == 1 else b"".join(parts)

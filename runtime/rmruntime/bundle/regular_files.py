@@ -16,7 +16,13 @@ _FLAGS |= getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path) -> FileIO:
-    """The file, open for reading without a buffer. Raises OSError, also for whatever is no regular file."""
+    """The file, open for reading without a buffer. Raises OSError, also for whatever is no regular file.
+
+    >>> _ = Path("three").write_bytes(b"abc")
+    >>> with open_regular(Path("three")) as file:
+    ...     file.read()
+    b'abc'
+    """
     _check(path, os.stat(path).st_mode)
     descriptor = os.open(path, _FLAGS)
     try:
@@ -31,6 +37,10 @@ def read_regular(path: Path, limit: int) -> bytes:
     """The content of a file of at most `limit` bytes. Raises OSError, also for a larger file, of which no byte is read.
 
     No more than `limit` bytes are held, whatever the file becomes while it is read.
+
+    >>> _ = Path("three").write_bytes(b"abc")
+    >>> read_regular(Path("three"), limit=3)
+    b'abc'
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -44,7 +54,11 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether what `path` stands for, links followed, lies in `folder`."""
+    """Whether what `path` stands for, links followed, lies in `folder`.
+
+    >>> is_inside(Path("bundle/model.onnx"), Path("bundle")), is_inside(Path("bundle/../other"), Path("bundle"))
+    (True, False)
+    """
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 

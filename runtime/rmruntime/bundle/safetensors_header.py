@@ -19,7 +19,7 @@ LENGTH_BYTES = 8
 _LISTED = 10  # faults named in one message
 _MAX_RANK = 64  # dimensions of one tensor, as in numpy
 
-# safetensors name -> (our name, bytes an element); sub-byte formats are not supported
+# safetensors name -> (our name, bytes per element); sub-byte formats are not supported
 DTYPES: Mapping[str, tuple[str, int]] = {
     "BF16": ("bf16", 2),
     "F16": ("fp16", 2),

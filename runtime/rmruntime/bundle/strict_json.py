@@ -86,7 +86,11 @@ _Rule = Between | Matching | OneOf | Items
 
 
 def parse_json(raw: bytes) -> Any:
-    """What `raw`, JSON in UTF-8, says. Raises ValueError, also for NaN, Infinity, duplicate names and deep nesting."""
+    """The value of `raw`, JSON in UTF-8. Raises ValueError, also for NaN, Infinity, duplicate names and deep nesting.
+
+    >>> parse_json(b'{"a": [1, 2]}')
+    {'a': [1, 2]}
+    """
     try:
         return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -111,6 +115,12 @@ def decode_dataclass(kind: type[T], data: Any, *, where: str) -> T:
 
     Raises BundleError for missing or unknown fields, for values of another type, and for those that the field's
     annotation rules out.
+
+    >>> @dataclass(frozen=True)
+    ... class Digit:
+    ...     value: Annotated[int, Between(0, 9)]
+    >>> decode_dataclass(Digit, {"value": 3}, where="digit")
+    Digit(value=3)
     """
     if not isinstance(data, dict):
         raise BundleError(f"{where}: found {type(data).__name__}, expected an object")

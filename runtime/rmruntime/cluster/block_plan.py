@@ -1,4 +1,4 @@
-"""What a run is, as the journal keeps it: by this a later run knows whether it may go on where an earlier one ended."""
+"""The plan of a run, kept in the journal: a later run compares it to decide whether it may continue the earlier one."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of all that the plan says."""
+        """The digest of the whole plan."""
         return hashlib.sha256(self.encoded().encode()).hexdigest()
 
     def shard(self, block: Block) -> str:
@@ -57,7 +57,7 @@ class Plan:
         return f"part-{block.index:0{width}}-of-{len(self.blocks):0{width}}.{self.shards}"
 
     def encoded(self) -> str:
-        """JSON; a block a line."""
+        """JSON; one block per line."""
         fields = {"format": FORMAT, **asdict(self)}
         blocks = ",\n  ".join(json.dumps(block) for block in fields.pop("blocks"))
         return f'{json.dumps(fields, indent=1)[:-2]},\n "blocks": [\n  {blocks}\n ]\n}}\n'
@@ -99,7 +99,7 @@ def bundle_digest(bundle: Path) -> str:
 
 
 def differences(then: Plan, now: Plan) -> Iterator[str]:
-    """What differs, in words, the most telling first."""
+    """The differences, described for a message, the most important first."""
     if then.manifest != now.manifest:
         yield f"the bundle (manifest {then.manifest[:12]} then, {now.manifest[:12]} now)"
     for name in dict.fromkeys((*then.options, *now.options)):

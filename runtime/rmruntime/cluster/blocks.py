@@ -1,7 +1,7 @@
 """Blocks of neighbouring records (lines, rows, items): cut without parsing them, read again where they are scored.
 
 A block never reaches from one file into the next. Its digest is of what it is read from, so that a worker finds out
-when the input changed behind the plan.
+when the input changed after it was planned.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from rmruntime.errors import ClusterError, RewardModelError
 from rmruntime.records.json_arrays import BOM, array_items, first_item, is_array
 from rmruntime.records.reader import Place, Record, import_pyarrow, read_items, read_lines, read_rows
 
-SMALLEST, AT_LEAST = 128, 256  # records a block, and blocks a run, while blocks are smaller than a window
+SMALLEST, AT_LEAST = 128, 256  # records per block, and blocks per run, while blocks are smaller than a window
 _CHUNK = 1 << 24
 _FOOTER = 8  # a Parquet file ends with the length of its footer and four letters
 
@@ -40,18 +40,18 @@ class Block:
 
     @property
     def records(self) -> str:
-        """Which records these are, for messages."""
+        """The block's records, named for messages."""
         return f"records {self.record} to {self.record + self.count - 1}"
 
 
 def block_size(files: Sequence[Path]) -> int:
-    """Records of a block: a window where the input is large; less where that would leave workers without one."""
+    """Records per block: one window where the input is large; fewer where workers would otherwise have no block."""
     total = sum(_count(path) for path in files)
     return min(WINDOW, max(SMALLEST, total // AT_LEAST))
 
 
 def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:
-    """Blocks of `size` records in the order of the files; at least one a file."""
+    """Blocks of `size` records in the order of the files; at least one per file."""
     index, record = 0, 0
     for number, path in enumerate(files):
         first = 0
@@ -105,7 +105,7 @@ def _line_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
 
 
 def _item_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
-    """Of a JSON array, from one item's end to another's: what is wrong with the array itself stays in the last."""
+    """`_line_cuts` of a JSON array, cut at items; faults of the array itself are in the last block."""
     data = path.read_bytes()
     starts = [item.start for item in array_items(data, first_item(data))]
     edges = [*starts[::size], len(data)] if starts else [len(data), len(data)]
@@ -157,7 +157,7 @@ def _group_rows(path: Path) -> list[int]:
 
 
 def _parquet_records(block: Block, path: Path, place: Place) -> Iterator[Record]:
-    """From those row groups alone that the block reaches into."""
+    """The records of a block of a Parquet file, read from the row groups that the block overlaps."""
     groups, skip, seen = [], block.first, 0
     for group, rows in enumerate(_group_rows(path)):
         if seen + rows <= block.first:
@@ -169,7 +169,7 @@ def _parquet_records(block: Block, path: Path, place: Place) -> Iterator[Record]
 
 
 def _footer_digest(path: Path) -> str:
-    """Of a Parquet file's footer, which has the size and the place of every column chunk."""
+    """The digest of a Parquet file's footer, which has the size and the place of every column chunk."""
     size = os.path.getsize(path)
     tail = _bytes(path, max(0, size - _FOOTER), size)
     return hashlib.sha256(_bytes(path, max(0, size - _FOOTER - int.from_bytes(tail[:4], "little")), size)).hexdigest()

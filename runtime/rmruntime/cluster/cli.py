@@ -13,7 +13,7 @@ _NAMES = {"address": "ray_address"}  # options whose argument is called otherwis
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """The engine, and what only `ray` heeds."""
+    """The engine, and the options that only `ray` uses."""
     defaults = ClusterOptions()
     group = parser.add_argument_group("on a Ray cluster")
     group.add_argument(

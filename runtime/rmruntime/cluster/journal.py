@@ -64,7 +64,7 @@ class Journal:
             return path.read_text()
 
     def claim_engine(self, engine: str, host: str) -> None:
-        """Scores of one output come from one engine: the first one's. Raises ClusterError for another."""
+        """Check that all scores of the output come from this engine. Raises ClusterError for another."""
         mine = self.folder / f"engine-{engine.replace(' ', '-')}"
         with _reported(mine):
             new = not mine.exists()
@@ -81,7 +81,7 @@ class Journal:
         )
 
     def begin_load(self) -> int:
-        """Count an attempt to load the bundle; how many there were since one succeeded."""
+        """Count an attempt to load the bundle; returns the number since one succeeded."""
         return _counted(self.folder / "started-loading")
 
     def loaded(self) -> None:
@@ -89,11 +89,11 @@ class Journal:
         (self.folder / "started-loading").unlink(missing_ok=True)
 
     def begin(self, block: Block) -> int:
-        """Count an attempt at a block; how many there were before, in this run."""
+        """Count an attempt at a block; returns the number of earlier attempts in this run."""
         return _counted(self._started(block))
 
     def finish(self, block: Block, shard: Path, summary: Summary) -> None:
-        """Enter a block whose shard is there."""
+        """Record that a block's shard is written."""
         path = self._done(block)
         with _written(path) as partial:
             partial.write_text(json.dumps({"bytes": shard.stat().st_size, "summary": asdict(summary)}))
@@ -111,7 +111,7 @@ class Journal:
         return Summary.decoded(entry["summary"]) if whole else None
 
     def sweep(self) -> None:
-        """Remove what workers that were killed left behind, and counts of attempts; nothing of a run that took over."""
+        """Remove the files of workers that were killed, and counts of attempts; nothing of a run that took over."""
         with _reported(self.folder):
             if not self._is_ours():
                 return
@@ -140,7 +140,7 @@ def kept_plan(output: Path) -> Plan | None:
 
 
 def open_journal(output: Path, plan: Plan) -> Journal:
-    """Write the plan where there is none, and have this run be the one that writes."""
+    """Write the plan where there is none, and make this run the only one that writes."""
     journal = Journal(output=output, run=uuid.uuid4().hex)
     with _reported(output):
         journal.folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def _reported(path: Path) -> Iterator[None]:
 
 
 def _counted(path: Path) -> int:
-    """Add one to a count that is the size of a file; what it was before."""
+    """Add one to a count that is the size of a file; returns the count before."""
     with _reported(path), path.open("ab") as file:
         before = os.fstat(file.fileno()).st_size
         file.write(b".")

@@ -1,4 +1,4 @@
-"""What is done with shards once all are there: one file of them, or one set of columns for all tables."""
+"""What is done with the shards when all are written: one merged file, or the same columns in all tables."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What scoring on a cluster needs to know beyond what scoring a file does."""
+"""The options of scoring on a cluster, besides those of scoring a file."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +15,8 @@ class ClusterOptions:
     """Which cluster, how many scorers on it, and what is written.
 
     `address` is "local" (a cluster of this machine's own, for this run), "auto" (the one that runs here) or HOST:PORT.
-    `workers` None is one a GPU, or one a machine. `block_records` None lets the size of the input decide. `merge` names
-    a file that gets all records in the end, as a run without a cluster writes it. `overwrite` begins anew.
+    `workers` None is one per GPU, or one per machine. `block_records` None lets the size of the input decide. `merge`
+    names a file that gets all records in the end, as a run without a cluster writes it. `overwrite` begins anew.
     """
 
     address: str = "local"

@@ -1,4 +1,4 @@
-"""How many scorers a cluster has room for, and what each of them gets."""
+"""The number of scorers that fit into a cluster, and the resources of each."""
 
 import sys
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ class Pool:
 
 
 def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
-    """As many scorers as asked for, or one a GPU, or one a machine.
+    """As many scorers as asked for, or one per GPU, or one per machine.
 
-    Raises ClusterError when the cluster has no room for them.
+    Raises ClusterError when they do not fit into the cluster.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     engine = replace(files.engine, device=_device(files.engine.device, nodes))
@@ -61,7 +61,7 @@ def _on_gpu(device: str) -> bool:
 
 
 def _cpus(threads: int, workers: int | None, nodes: Sequence[dict[str, float]], gpus: int) -> int:
-    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one a machine."""
+    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one per machine."""
     if threads or gpus:
         return threads or 1
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]

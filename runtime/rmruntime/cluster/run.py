@@ -1,4 +1,4 @@
-"""Scores files on a cluster into a folder of shards: begins, or goes on where an earlier run of the same ended."""
+"""Scores files on a cluster into a folder of shards: starts a run, or continues an earlier run of the same plan."""
 
 import json
 import shlex
@@ -27,10 +27,10 @@ Progress = Callable[[int, int], object]  # told how many records are done, of ho
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRun:
-    """What a run did. `summary` is of all records, its seconds of this run's scoring; `earlier` records were there.
+    """The result of a run. `summary` is of all records, its seconds of this run's scoring.
 
-    `machines` go by their names. `start_seconds` went by until the first worker had loaded the bundle; `died` counts
-    workers that died while they had a block.
+    `earlier` records were scored before this run. `machines` are named by their host names. `start_seconds` passed
+    until the first worker had loaded the bundle; `died` counts workers that died while they had a block.
     """
 
     summary: Summary
@@ -101,7 +101,7 @@ def score_on_cluster(
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What the caller asked for, with paths that hold on every machine."""
+    """The user's request, with paths that are valid on every machine."""
 
     bundle: str
     inputs: tuple[Path, ...]
@@ -121,7 +121,7 @@ def _output_folder(files: FileOptions) -> Path:
 
 
 def _check_merge(target: str | None) -> None:
-    """Found out before scoring, not after."""
+    """Checked before scoring, not after."""
     if target is not None and (not Path(target).parent.is_dir() or Path(target).is_dir()):
         raise OptionError(f"merge is {target!r}, expected the name of a file in a folder that exists")
 
@@ -178,7 +178,7 @@ def _scored(run: _Run, plan: Plan, journal: Journal, done: dict[int, Summary]) -
 def _scored_tasks(
     run: _Run, plan: Plan, journal: Journal, tasks: Sequence[Task], done: dict[int, Summary], report: ClusterRun
 ) -> ClusterRun:
-    """Have the workers do the tasks; what is done is added to `done`."""
+    """Let the workers do the tasks; finished ones are added to `done`."""
     with connected(run.cluster.address) as ray:
         _tell(run, plan, done)
         pool = pool_for(ray, run.files, run.cluster)

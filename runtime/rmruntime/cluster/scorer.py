@@ -1,6 +1,6 @@
-"""What runs on a worker: loads the bundle once, then scores blocks, each into a shard of its own.
+"""The code that runs on a worker: loads the bundle once, then scores blocks, each into a shard of its own.
 
-Nothing is raised through Ray but what nobody expects; an error of ours goes back as an outcome, with its class.
+Only unexpected errors are raised through Ray; our own errors are returned as an outcome, with their class.
 """
 
 import json
@@ -23,12 +23,12 @@ from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import FileOptions, Summary, load_model, score_records
 from rmruntime.version import __version__
 
-ATTEMPTS = 3  # after so many workers have died of a block, it is taken to be the block's fault
+ATTEMPTS = 3  # workers that may die of one block before the block itself is given up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all workers of a run need to know."""
+    """What all workers of a run share."""
 
     bundle: str
     manifest: str
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a block: a summary, or the class and the text of an error. `attempts` counts dead workers."""
+    """The result of a block: a summary, or the class and the text of an error. `attempts` counts dead workers."""
 
     index: int
     host: str
@@ -89,7 +89,7 @@ class BlockScorer:
         return {"outcome": [json.dumps(asdict(replace(outcome, seconds=time.perf_counter() - begin)))]}
 
     def _loaded(self) -> RewardModel:
-        """The bundle, once it is sure that this machine sees what the driver saw."""
+        """The bundle, after a check that this machine sees the files that the driver saw."""
         job = self._job
         if job.version != __version__:
             raise ClusterError(

@@ -56,7 +56,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[str]:
-    """What the scorers give back, as they do; Ray Data feeds them, and restarts and feeds again those that die."""
+    """The scorers' results, as they come; Ray Data feeds them, and restarts and feeds again those that die."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = ray.data.from_items([{"task": task.encoded()} for task in tasks], override_num_blocks=len(tasks))
@@ -92,7 +92,7 @@ class _FirstLines(TextIOBase):
 
 
 def _check_address(address: str) -> None:
-    """A cluster that nobody listens for is found out at once."""
+    """Raise at once where nothing listens at the cluster's address."""
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
@@ -113,7 +113,7 @@ def _local() -> dict[str, Any]:
 
 
 def _be_quiet() -> None:
-    """Ray's news of every step; what goes wrong comes back as an exception or an outcome."""
+    """Switch off Ray's progress messages; failures are reported as exceptions or outcomes."""
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # it calls an error what Ray Data always does to restart actors
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The NVIDIA driver, asked through ctypes: a missing driver must be told from a missing package, so no package is used.
+"""The NVIDIA driver, through ctypes: without a package, so that a missing driver differs from a missing package.
 
 Functions and numbers are those of the CUDA driver API (cuda.h).
 """
@@ -57,7 +57,7 @@ def find_devices() -> tuple[CudaDevice, ...]:
 
 
 def cuda_device(index: int) -> CudaDevice:
-    """The GPU of that number. Raises EngineUnusable as find_devices does, or naming the GPUs that there are."""
+    """The GPU with the number `index`. Raises EngineUnusable as find_devices does, or naming the GPUs that exist."""
     devices = find_devices()
     if index >= len(devices):
         have = ", ".join(map(str, devices))
@@ -117,7 +117,7 @@ class _Driver:
             raise EngineUnusable(f"{advice} ({function}: {self._error(code)})")
 
     def integer(self, function: str) -> int:
-        """What a function writes through its one pointer to int."""
+        """The integer that a driver function writes through its one pointer."""
         value = ctypes.c_int()
         self.call(function, ctypes.byref(value))
         return value.value

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the kernel's estimate, or less where a control group allows less."""
+"""Bytes of memory that this process may still take: the kernel's estimate, or a control group's limit if lower."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +13,12 @@ STAGES_SHARE = 0.5  # of the available memory, for the weights of stages in turn
 
 
 def stage_share(available: int) -> int:
-    """Bytes of weights that a stage memory of "auto" allows, of the memory that is available."""
+    """Bytes of weights that a stage memory of "auto" allows: a share of the available memory."""
     return int(STAGES_SHARE * available)
 
 
 def available_memory() -> int:
-    """Bytes; UNLIMITED where the system does not say."""
+    """Available memory in bytes; UNLIMITED where the system does not report it."""
     return min([_meminfo(), *_group_limits()])
 
 
@@ -33,7 +33,7 @@ def _meminfo() -> int:
 
 
 def _group_limits() -> Iterator[int]:
-    """What each limit above this process leaves. Pages of files count as used there but can be given back."""
+    """Bytes that each limit above this process leaves. Cached file pages count as used there but can be freed."""
     for folder, limit, used, files in _group_files():
         try:
             left = int((folder / limit).read_text()) - int((folder / used).read_text())

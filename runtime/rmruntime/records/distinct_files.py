@@ -12,7 +12,10 @@ _STREAMS = (None, "-")
 
 
 def check_distinct(source: str | Path, target: str | Path | None) -> None:
-    """Raises OptionError where both are one file: by links, under another path, or by a redirected stream."""
+    """Raises OptionError where both are one file: by links, under another path, or by a redirected stream.
+
+    >>> check_distinct("records.jsonl", "scores.jsonl")
+    """
     found, wanted = _state(source, sys.stdin), _state(target, sys.stdout)
     if found is not None and wanted is not None and os.path.samestat(found, wanted):
         raise OptionError(

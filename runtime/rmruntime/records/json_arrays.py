@@ -1,4 +1,4 @@
-"""Finds the records of a JSON array without parsing them, so that a bad one does not cost those behind it."""
+"""Finds the records of a JSON array without parsing them, so that a bad one does not cost those after it."""
 
 import json
 import re
@@ -14,15 +14,18 @@ BOM = b"\xef\xbb\xbf"
 
 
 def is_array(data: bytes, *, json_file: bool) -> bool:
-    """Whether the content of a file is an array of records, and not records one a line.
+    """Whether the content of a file is an array of records, and not one record per line.
 
     `json_file` says that the file's name does: one whose array is cut off is then still taken for one.
+
+    >>> is_array(b'[{"text": "a"}]', json_file=False)
+    True
     """
     text = data.removeprefix(BOM).strip()
     if not text.startswith(b"[") or not (json_file or text.endswith(b"]")):
         return False
     first, _, rest = text.partition(b"\n")
-    return not rest or not _is_json(first)  # a line that is JSON, with others behind it, is a bad record
+    return not rest or not _is_json(first)  # a line that is JSON, with others after it, is a bad record
 
 
 class Item(NamedTuple):
@@ -34,23 +37,32 @@ class Item(NamedTuple):
 
 
 def first_item(data: bytes) -> int:
-    """Where the items of an array begin."""
+    """Where the items of an array begin.
+
+    >>> first_item(b' [{"text": "a"}]')
+    2
+    """
     return data.index(b"[") + 1
 
 
 def array_items(data: bytes, start: int) -> Iterator[Item]:
-    """The items from `start` on, which is where one begins, and last what is wrong with the array itself."""
+    """The items from `start` on, which is where one begins, and last what is wrong with the array itself.
+
+    >>> data = b'[{"id": 1},{"id": 2}]'
+    >>> [data[item.start : item.end] for item in array_items(data, first_item(data))]
+    [b'{"id": 1}', b'{"id": 2}']
+    """
     depth = 1
     for token in _TOKEN.finditer(data, start):
         sign = token.group()[:1]
         depth += (sign in _OPEN) - (sign in _CLOSE)
         if depth == 0 or (depth == 1 and sign == b","):
-            if depth or data[start : token.start()].strip():  # what is behind a last comma is no item
+            if depth or data[start : token.start()].strip():  # nothing after a last comma is no item
                 yield Item(start, token.start())
             start = token.end()
         if depth == 0:
             if rest := data[token.end() :].strip():
-                message = f"found {rest[:20]!r} behind the array, expected nothing; its items were read"
+                message = f"found {rest[:20]!r} after the array, expected nothing; its items were read"
                 yield Item(token.start(), len(data), RecordError(message))
             return
     if data[start:].strip():

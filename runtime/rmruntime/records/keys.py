@@ -1,4 +1,4 @@
-"""Which keys of a record are read, and which of the others are too near to one of them to be passed over."""
+"""Which keys of a record are read, and which of the others are too similar to one of them to be ignored."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ PLAIN_KEYS = frozenset(
     {"messages", "prompt", "response", "responses", "chosen", "rejected", "steps", "text", "input_ids"}
 )
 KNOWN_KEYS = PLAIN_KEYS | PUBLISHED_KEYS | {"id"}
-# Columns that are passed over without a look for a near miss, as every other key is that is far from all of ours.
+# Columns that are ignored without a search for a near miss.
 IGNORED_KEYS = frozenset(
     {"category", "dataset", "expected", "language", "metadata", "prompt_id", "score_chosen", "score_rejected", "source"}
     | {"split", "subset", "tags", "url"}
@@ -19,7 +19,12 @@ EDITS = 2  # letters left out, added, changed, or two neighbours swapped
 
 
 def check_key(key: str) -> None:
-    """Raises RecordError for a key that is no text, or that is a known one mistyped."""
+    """Raises RecordError for a key that is no text, or that is a known one mistyped.
+
+    >>> check_key("promt")
+    Traceback (most recent call last):
+    rmruntime.errors.RecordError: the record: found the unknown key 'promt'; did you mean prompt?
+    """
     if near := near_miss(key):
         raise RecordError(f"the record: found the unknown key {key!r}; did you mean {near}?")
     try:
@@ -33,6 +38,9 @@ def near_miss(key: str) -> str | None:
     """The known key that `key` is within two edits of, upper and lower case being one; None for a key of its own.
 
     Of short keys it is one edit: `set` is no `text`. A known key with another word (`chosen_model`) is another key.
+
+    >>> near_miss("respons"), near_miss("chosen_model")
+    ('response', None)
     """
     if key in KNOWN_KEYS or key in IGNORED_KEYS:
         return None

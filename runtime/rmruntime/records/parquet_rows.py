@@ -1,4 +1,4 @@
-"""Rows of a Parquet table as Python objects, and an error in the place of a row that has no such form."""
+"""Rows of a Parquet table as Python objects, and an error in place of a row that cannot be read."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -16,13 +16,22 @@ _LONGEST = 200  # bytes of the name that its partial one repeats: there is room 
 
 
 def partial_path(path: Path) -> Path:
-    """A hidden name beside `path` that nobody else has."""
+    """A hidden name beside `path` that nobody else has.
+
+    >>> path = partial_path(Path("out/scores.jsonl"))
+    >>> path.parent.name, path.name.startswith(".scores.jsonl."), path.suffix
+    ('out', True, '.partial')
+    """
     beginning = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
     return path.with_name(f".{beginning}.{secrets.token_hex(8)}{PARTIAL}")
 
 
 def write_reason(error: OSError | ValueError) -> str:
-    """In words, why something cannot be written."""
+    """Why something cannot be written, for a message.
+
+    >>> write_reason(BrokenPipeError())
+    'its reader closed the pipe'
+    """
     if isinstance(error, BrokenPipeError):
         return "its reader closed the pipe"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -75,7 +84,7 @@ class PendingFile:
         if self._special or self.settled:
             return None
         self.settled = True
-        with suppress(OSError):  # what is behind stays, then
+        with suppress(OSError):  # then the rest stays in the file
             os.truncate(self.partial, length)
         with suppress(OSError):  # then it stays where it is
             return self._renamed()

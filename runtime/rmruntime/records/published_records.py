@@ -17,9 +17,12 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def as_plain(record: Record) -> Record:
-    """The record in plain keys; as it is where it is none of these data sets'.
+    """The record in plain keys; unchanged where it is from none of these data sets.
 
     Raises RecordError for values that such a data set does not have.
+
+    >>> as_plain({"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": 1})
+    {'prompt': 'Q', 'chosen': 'B', 'rejected': 'A'}
     """
     for keys, convert in _SHAPES:
         if all(key in record for key in keys):
@@ -66,7 +69,7 @@ def _by_index(record: Record) -> Record:
 
 
 def _from_transcripts(record: Record) -> Record:
-    """HH-RLHF: a whole conversation in one text, each turn behind "Human:" or "Assistant:"."""
+    """HH-RLHF: a whole conversation in one text, each turn after "Human:" or "Assistant:"."""
     texts = record["chosen"], record["rejected"]
     if "prompt" in record or not all(isinstance(text, str) and _TURN.match(text) for text in texts):
         return record

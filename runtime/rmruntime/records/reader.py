@@ -37,11 +37,15 @@ class Place:
 
 
 def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
-    """Number and request of every record, or the error that keeps it from being one.
+    """Number and request of every record, or the error instead of the request.
 
-    `source` is a path (.jsonl, .json with one object a line or an array of them, .parquet), "-" for standard input, or
-    lines, such as an open file.
+    `source` is a path (.jsonl, .json with one object per line or an array of them, .parquet), "-" for standard input,
+    or lines, such as an open file.
     Raises RewardModelError when the file as a whole cannot be read.
+
+    >>> lines = ['{"text": "Hello"}', '{"prompt": "Q", "responses": ["a", "b"]}']
+    >>> [(number, request.kind) for number, request in read_records(lines)]
+    [(0, 'single'), (1, 'candidates')]
     """
     if source == "-":
         return _standard_input()
@@ -102,7 +106,11 @@ def _stream_records(file: BinaryIO, place: Place, *, json_file: bool) -> Iterato
 
 
 def read_items(data: bytes, start: int, place: Place, count: int | None = None) -> Iterator[Record]:
-    """Records of a JSON array, of which `start` is where one begins, that of a place; of `count` of them, or of all."""
+    """Records of a JSON array, of which `start` is where one begins, that of a place; of `count` of them, or of all.
+
+    >>> [number for number, _ in read_items(b'[{"text": "a"}, {"text": "b"}]', 1, Place(name="a.json"))]
+    [0, 1]
+    """
     for offset, item in enumerate(islice(array_items(data, start), count)):
         where = f"{place.name}, item {place.first + offset + 1} (record {place.record + offset})"
         if item.error is not None:
@@ -112,7 +120,11 @@ def read_items(data: bytes, start: int, place: Place, count: int | None = None) 
 
 
 def read_lines(lines: Iterable[str | bytes], place: Place) -> Iterator[Record]:
-    """Records of lines that begin at a place; blank lines count and are none."""
+    """Records of lines that begin at a place; blank lines count and are none.
+
+    >>> [number for number, _ in read_lines(['{"text": "a"}', "", '{"text": "b"}'], Place(name="a.jsonl"))]
+    [0, 2]
+    """
     for offset, line in enumerate(lines):
         if line.strip():
             number = place.first + offset
@@ -139,7 +151,7 @@ def _decoded(given: str | bytes, *, with_bom: bool) -> object:
         raise RecordError(f"found bytes that are not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise RecordError(
-            f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object a line"
+            f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object per line"
         ) from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested as deep
         raise RecordError(f"found JSON that cannot be read ({error})") from error
@@ -160,7 +172,7 @@ def _refuse_constant(word: str) -> object:
 def read_rows(
     path: Path, place: Place, *, groups: Sequence[int] | None = None, skip: int = 0, count: int | None = None
 ) -> Iterator[Record]:
-    """Records of a Parquet table's rows: of `count` rows behind the first `skip` of these row groups, or of all.
+    """Records of a Parquet table's rows: of `count` rows after the first `skip` of these row groups, or of all.
 
     Raises RewardModelError when there is no such table.
     """
@@ -183,7 +195,11 @@ def _parsed_row(row: Row | RecordError, where: str) -> Request | InputError:
 
 
 def shown_name(path: Path) -> str:
-    """The file's name in messages; bytes that are no UTF-8 as escapes."""
+    """The file's name in messages; bytes that are no UTF-8 as escapes.
+
+    >>> shown_name(Path("data/records.jsonl"))
+    'records.jsonl'
+    """
     return os.fsencode(path.name).decode(errors="backslashreplace")
 
 

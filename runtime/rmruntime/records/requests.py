@@ -1,4 +1,4 @@
-"""Parses records, the JSON objects users write, into requests, what the encoder takes.
+"""Parses records, the JSON objects users write, into requests, the tokenizer's input.
 
 A record is one of (any may carry "id", a string, a number, or true or false):
     {"messages": [{"role", "content"}, ...]}          {"text": "..."}          {"input_ids": [1, 2, ...]}
@@ -57,7 +57,7 @@ class Conversation:
 class Request:
     """A parsed record.
 
-    `conversations` holds one ("single"), one a response in their order ("candidates"), chosen then rejected ("pair"),
+    `conversations` holds one ("single"), one per response in their order ("candidates"), chosen then rejected ("pair"),
     several chosen, of which there are `chosen`, then several rejected ("sets"), or the prompt alone ("steps", whose
     answer is in `steps`).
     """
@@ -73,6 +73,10 @@ def parse_record(data: object) -> Request:
     """A request from one parsed JSON object.
 
     Raises RecordError, which names the key, what was found there and what is expected.
+
+    >>> request = parse_record({"prompt": "2 + 2?", "responses": ["4", "5"], "id": 7})
+    >>> request.kind, request.id, len(request.conversations)
+    ('candidates', 7, 2)
     """
     if not isinstance(data, Mapping):
         raise RecordError(f"a record: found {_found(data)}, expected an object such as {_shown(_EXAMPLE)}")
@@ -96,7 +100,11 @@ def parse_record(data: object) -> Request:
 
 
 def identity_of(data: object) -> Identity | None:
-    """The id of what may be no record; None where there is none that can be carried."""
+    """The id of what may be no record; None where there is none that can be carried.
+
+    >>> identity_of({"id": "a-1", "text": 5})
+    'a-1'
+    """
     try:
         return _identity(data.get("id")) if isinstance(data, Mapping) else None
     except RecordError:

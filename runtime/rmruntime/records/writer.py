@@ -50,6 +50,10 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     """A writer for `target`: a path (Parquet where it ends in .parquet, else JSON lines), None or "-" for stdout.
 
     Raises RewardModelError when the folder is missing or cannot be written, or when pyarrow is needed and absent.
+
+    >>> with open_writer("-") as writer:
+    ...     writer.write({"id": 1, "score": 0.5})
+    {"id": 1, "score": 0.5}
     """
     if target is None or target == "-":
         return StandardOutputWriter()
@@ -88,7 +92,7 @@ class _Writer:
 
 
 class StandardOutputWriter(_Writer):
-    """One JSON object a line on standard output, in its own encoding."""
+    """One JSON object per line on standard output, in its own encoding."""
 
     def __init__(self) -> None:
         """Raises OutputError when standard output is closed."""
@@ -129,14 +133,14 @@ class StandardOutputWriter(_Writer):
 
 
 class JsonLinesWriter(_Writer):
-    """One JSON object a line, UTF-8, floats as Python prints them (nothing is rounded)."""
+    """One JSON object per line, UTF-8, floats as Python prints them (nothing is rounded)."""
 
     def __init__(self, path: Path) -> None:
         self._file = PendingFile(path)
         self._records = self._end = 0  # whole ones, and where the last of them ends
 
     def write(self, record: Mapping[str, object]) -> None:
-        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for (NaN, infinity)."""
+        """See RecordWriter. Raises RewardModelError for a value that JSON cannot hold (NaN, infinity)."""
         line = _json_line(record)
         self._file.write(line)
         self._records += 1
@@ -175,7 +179,7 @@ class ParquetWriter(_Writer):
         return None
 
     def write(self, record: Mapping[str, object]) -> None:
-        """See RecordWriter. Raises RewardModelError for a value that JSON has no word for."""
+        """See RecordWriter. Raises RewardModelError for a value that JSON cannot hold."""
         self._rows.append(json.loads(_json_line(record)))
 
     def finish(self) -> None:

@@ -40,11 +40,6 @@ _EVALUATION_ERRORS = (
 # What compiling one may raise: Jinja writes Python of it, which has limits of its own.
 _COMPILE_ERRORS = (*_EVALUATION_ERRORS, SyntaxError)
 SOURCE_LIMIT = 1 << 20  # characters; the longest published ones have some 20,000
-_PROBE_ANSWER = "quietly-by-the-weir"
-_PROBE = (
-    {"role": "user", "content": "Where does the heron nest?"},
-    {"role": "assistant", "content": _PROBE_ANSWER},
-)
 
 
 class ChatTemplate:
@@ -83,19 +78,6 @@ class ChatTemplate:
         if not _is_unicode(text):
             raise InputError("the chat template writes half a character (a lone surrogate), which no tokenizer takes")
         return text
-
-
-def check_renders_assistant(template: ChatTemplate) -> None:
-    """Raises InputError when what `template` writes does not depend on the assistant's answer.
-
-    Such templates exist in checkpoints that were made to generate; a reward read from them would ignore the answer.
-    """
-    text = template.render(_PROBE)
-    if _PROBE_ANSWER not in text:
-        raise InputError(
-            f"the chat template leaves out the assistant's turn: found {text!r}, expected {_PROBE_ANSWER!r} in it; "
-            "export with a template that renders answers"
-        )
 
 
 @lru_cache(maxsize=32)

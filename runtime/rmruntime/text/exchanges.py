@@ -1,6 +1,6 @@
 """Takes requests apart into a prompt and its answer in pieces, which is what a layout lays out.
 
-Between records, which know nothing of models, and layouts, which know nothing of records.
+Between records, which do not depend on the model, and layouts, which do not depend on the record's form.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,14 @@ class Exchange:
 
 
 def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
-    """What `request` (of messages) asks to be scored, a sequence each.
+    """The parts of `request` (of messages) that are scored, one sequence each.
 
-    Steps of a format that scores sequences give one exchange a step: the partial answer up to it, as if finished.
+    Steps of a format that scores sequences make one exchange per step: the partial answer up to it, as if finished.
+
+    >>> from rmruntime.records import parse_record
+    >>> request = parse_record({"prompt": "2 + 2?", "steps": ["Add.", "4"]})
+    >>> [exchange.answer for exchange in exchanges(request, Format(layout="chat", step_joiner=" "))]
+    [('Add.',), ('Add. 4',)]
     """
     if request.kind == "steps":
         [conversation] = request.conversations
@@ -78,6 +83,9 @@ def split_steps(response: str, form: Format) -> tuple[str, ...]:
 
     Pieces are stripped and empty ones dropped; a response without a separator, or of nothing else, is one step.
     `form.remove` is applied to the pieces, because a separator may hold what is to be removed (RLHFlow's "ки\\n").
+
+    >>> split_steps("Add. | Carry.", Format(layout="tagged_steps", unit="step", step_separators=(" | ",)))
+    ('Add.', 'Carry.')
     """
     separator = next((text for text in form.step_separators if text in response), None)
     pieces = [response] if separator is None else response.split(separator)

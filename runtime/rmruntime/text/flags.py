@@ -14,11 +14,11 @@ UNWRITTEN = "answer not as given"
 ALIKE = "same tokens"
 ZERO = "score of exactly 0"
 _OTHER = ""
-# Roles that no template gives to the one who answers; any other may be a name of the assistant.
+# Roles that are never the assistant's; any other may be a name of the assistant.
 _ASKING = frozenset(("user", "human", "prompter", "system", "developer", "tool", "function", "ipython", "observation"))
-_NAMED = 4  # so many answers are named where many have the same tokens
+_NAMED = 4  # most answers that are named where many have the same tokens
 
-# What a summary says behind the number of records that carry a kind.
+# A summary's text after the number of records that carry a kind.
 SUMMARIES: Mapping[str, str] = {
     SPELLED: "records spell special tokens",
     UNANSWERED: "records have no answer to judge",
@@ -30,12 +30,20 @@ SUMMARIES: Mapping[str, str] = {
 
 
 def kinds_of(flags: Iterable[str]) -> set[str]:
-    """The kinds, keys of SUMMARIES."""
+    """The kinds, keys of SUMMARIES.
+
+    >>> kinds_of(["content spells <s>"])
+    {'content spells'}
+    """
     return {next(kind for kind in SUMMARIES if flag.startswith(kind)) for flag in flags}
 
 
 def spelled_flags(spelled: Sequence[str]) -> tuple[str, ...]:
-    """The flag of content that spells special tokens."""
+    """The flag of content that spells special tokens.
+
+    >>> spelled_flags(["<s>", "</s>"])
+    ('content spells <s>, </s>',)
+    """
     return (f"{SPELLED} {', '.join(spelled)}",) if spelled else ()
 
 
@@ -44,7 +52,7 @@ def answer_doubts(
 ) -> tuple[str, ...]:
     """The flags of an exchange without an answer, or with one that is not in the `texts` it was laid out as.
 
-    `clean` is what was done to them, which no flag is about.
+    `clean` is the cleaning that the texts went through; its changes are not flagged.
     """
     return (*_unanswered(exchange, form), *_unwritten(exchange, texts, clean))
 
@@ -60,7 +68,7 @@ def _unanswered(exchange: Exchange, form: Format) -> tuple[str, ...]:
 
 
 def _unwritten(exchange: Exchange, texts: Sequence[str], clean: Callable[[str], str]) -> tuple[str, ...]:
-    """An answer that is not found in what is tokenized; templates may trim it."""
+    """The flag of an answer that is not in the tokenized text; templates may trim it."""
     answers = exchange.answer if exchange.against is None else (*exchange.answer, exchange.against)
     pieces = [clean(piece).strip() for piece in answers]
     if all(any(piece in text for text in texts) for piece in pieces):
@@ -87,7 +95,7 @@ def flag_alike(
 
 
 def _source(request: Request, exchanges: Sequence[Exchange], index: int) -> object:
-    """What the user gave for a sequence: the conversation, or the exchange where a record has more of those."""
+    """The user's input for a sequence: the conversation, or the exchange where there are several per conversation."""
     exchange, conversations = exchanges[index], request.conversations
     if len(conversations) == len(exchanges):
         return conversations[index]
@@ -101,7 +109,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def zero_flags(values: Sequence[float]) -> tuple[str, ...]:
-    """The flag of raw scores, a read each, some of which are 0 in every bit: before any probability is made of them."""
+    """The flag of raw scores (before any activation), one per scored position, of which some are exactly 0.
+
+    >>> zero_flags([0.5, -1.0])
+    ()
+    """
     count = sum(value == 0.0 for value in values)
     if not count:
         return ()

@@ -17,8 +17,12 @@ _PAD_RULES = ("last_not_pad", "before_first_pad")
 
 
 def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
-    """Where `tokens` begin in `ids` [L]: ascending positions [n], overlapping occurrences included."""
-    # As bytes: one search, where comparing arrays takes an operation a token, too slow for short conversations.
+    """Where `tokens` begin in `ids` [L]: ascending positions [n], overlapping occurrences included.
+
+    >>> find_pattern(np.array([5, 1, 2, 1, 2]), (1, 2)).tolist()
+    [1, 3]
+    """
+    # As bytes: one search, where comparing arrays takes one operation per token, too slow for short conversations.
     text, pattern = ids.tobytes(), np.array(tokens, dtype=np.int64).tobytes()
     found: list[int] = []
     place = text.find(pattern)
@@ -34,6 +38,9 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
 
     Raises InputError when there is none, saying which pattern is absent, and for the rule `step_end`: ids alone do not
     say where steps end.
+
+    >>> find_positions(PositionRule(rule="marker", tokens=(1, 2)), np.array([5, 1, 2, 1, 2])).tolist()
+    [2, 4]
     """
     if rule.rule == "last":
         return np.array([len(ids) - 1], dtype=np.int64)
@@ -59,6 +66,11 @@ def check_spelling(rule: PositionRule, found: Ints, texts: Sequence[str]) -> Non
 
     A place is lost where characters beside the marker make other tokens of it, and then another step's score, or none,
     would stand for this one's. Two markers that overlap cannot both be meant.
+
+    >>> rule = PositionRule(rule="marker", tokens=(7,), text="<step>")
+    >>> check_spelling(rule, np.array([3]), ["Add. <step> Carry. <step>"])
+    Traceback (most recent call last):
+    rmruntime.errors.InputError: the text spells '<step>' 2 time(s), but only 1 of them ...
     """
     if rule.rule not in _MARKER_RULES or not rule.text:
         return
@@ -101,6 +113,9 @@ def dependence(rule: PositionRule) -> tuple[int, int] | None:
 
     A cut that removes any of them would make the rule find another place, so it must be refused. The others are looked
     for again in what a cut leaves, as code that truncates before it pads would find them.
+
+    >>> dependence(PositionRule(rule="marker", tokens=(1, 2)))
+    (-1, 0)
     """
     size = len(rule.tokens)
     spans = {"marker": (1 - size, 0), "before_marker": (min(2 - size, 0), 1), "pattern_start": (0, size - 1)}
@@ -108,7 +123,12 @@ def dependence(rule: PositionRule) -> tuple[int, int] | None:
 
 
 def check_rules(rules: Mapping[str, PositionRule]) -> None:
-    """Raises BundleError for a rule that cannot be executed: no pattern, or no pad id where it needs one."""
+    """Raises BundleError for a rule that cannot be executed: no pattern, or no pad id where it needs one.
+
+    >>> check_rules({"score": PositionRule(rule="marker")})
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: positions.score: the rule marker has no tokens; export the bundle again
+    """
     if not rules:
         raise BundleError("positions: found no role, expected at least one; export the bundle again")
     for role, rule in rules.items():
@@ -119,7 +139,11 @@ def check_rules(rules: Mapping[str, PositionRule]) -> None:
 
 
 def describe(rule: PositionRule) -> str:
-    """What the rule looks for, as a person would name it."""
+    """The rule's target, named for messages.
+
+    >>> describe(PositionRule(rule="marker", tokens=(1, 2)))
+    'the token pattern [1, 2]'
+    """
     if rule.rule == "step_end":
         return "the end of a step"
     if rule.text:
@@ -167,6 +191,10 @@ def find_reads(
     `expected` is what P must be (None: whatever the text holds); `ends` is what the rule `step_end` reads; `texts`
     are what `ids` were made of, as far as they are text. Raises InputError for another number, and where `texts` spell
     a marker otherwise: a message that spells the pattern would otherwise be scored in place of the answer.
+
+    >>> rules = {"score": PositionRule(rule="last"), "gate": PositionRule(rule="pattern_start", tokens=(8, 9))}
+    >>> {role: places.tolist() for role, places in find_reads(rules, np.array([4, 8, 9, 5]), 1).items()}
+    {'score': [3], 'gate': [1]}
     """
     found = {role: _found(rule, ids, ends) for role, rule in rules.items()}
     count = max(map(len, found.values()))
@@ -185,6 +213,10 @@ def cut_reads(rules: Rules, reads: Reads, ids: Ints, cut: Cut, ends: StepEnds | 
     """Where `reads` of `ids` [L] lie after `cut`; rules without a pattern look again at what is left.
 
     Raises InputError when the cut removes a token that a read depends on: another one must not take its place.
+
+    >>> ids, cut = np.array([4, 8, 9, 5]), Cut(removed=((0, 1),))
+    >>> cut_reads({"score": PositionRule(rule="last")}, {"score": np.array([3])}, ids, cut)["score"].tolist()
+    [2]
     """
     kept = cut.keep(ids)
     return {role: _moved(role, rule, reads[role], kept, cut, ends) for role, rule in rules.items()}

@@ -1,4 +1,4 @@
-"""Turns requests into token sequences with the places a head reads: the whole text half, driven by the manifest.
+"""Turns requests into token sequences with the positions that a head reads, as the manifest says.
 
 Between records and the planner: request -> exchanges -> turns -> segments -> ids -> reads.
 """
@@ -32,7 +32,7 @@ from rmruntime.text.truncation import Cut, length_limit, plan_cut
 class _Draft(NamedTuple):
     """A sequence before tokenization, in segments.
 
-    `reads` is how many places the head must find (None: as many as there are); `spelled` are the special tokens that
+    `reads` is the number of positions that the head must find (None: any number); `spelled` are the special tokens that
     the content spells; `exchange` is what it was laid out from, None for a text or ids.
     """
 
@@ -78,8 +78,8 @@ class Encoder:
     def encode(self, request: Request, options: ScoreOptions) -> tuple[TokenSequence, ...]:
         """The sequences of `request`: 1 for a single conversation, n for candidates, 2 for a pair (chosen first).
 
-        Steps give one sequence with a read per step, or one per partial answer where the head scores sequences. Where
-        answers are compared, there is one for every ordered pair of them.
+        Steps make one sequence with a position per step, or one per partial answer where the head scores sequences.
+        Where answers are compared, there is one for every ordered pair of them.
         Raises InputError for what cannot be scored, InputTooLong for what must be truncated first.
         """
         [outcome] = self.encode_many((request,), options)
@@ -257,7 +257,7 @@ def _read_template(form: Format, folder: Path) -> ChatTemplate | None:
         return None
     path = folder / form.template
     try:
-        # As a file opened for text gives it: every line end is a newline.
+        # As a file opened for text reads: every line end is a newline.
         source = read_regular(path, TEMPLATE_LIMIT).decode().replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise BundleError(f"{path} is missing; export the bundle again") from None

@@ -1,4 +1,4 @@
-"""Segments, the parts of a sequence that are tokenized by themselves, and what they give when put together.
+"""Segments, the parts of a sequence that are tokenized by themselves, and the sequence that they make together.
 
 Between layouts, which write them, and the encoder, which has them tokenized.
 """
@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
 
 class JoinedSegments:
-    """`segments` whose tokens are `parts` [L_i], one behind the other, then `append` where they do not end in it.
+    """`segments` whose tokens are `parts` [L_i], one after the other, then `append` where they do not end in it.
 
     `ids` [L] are the tokens; the rest is computed when asked for, because most sequences need none of it.
     """

@@ -54,7 +54,7 @@ class Padding(NamedTuple):
 
 
 def _special_id(tokenizer: Tokenizer, text: str | None) -> int | None:
-    """The id of a special token's text, None where the tokenizer makes no single token of it."""
+    """The id of a special token's text, None where it is not a single token."""
     if not text:
         return None
     ids = tokenizer.encode(text)

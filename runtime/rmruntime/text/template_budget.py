@@ -20,7 +20,7 @@ NUMBER_BITS = 4096
 MAX_NESTING = 200  # of lists within lists that are compared: some comparisons of Python's own go down without a limit
 MAX_DEPTH = 48  # of macros, and loops, that call themselves: far from where Python would give up
 WEIGHTLESS = 4096  # characters that an operation looks through at no charge
-_SCAN = 6  # bits: so many characters looked through count as one step, and two items
+_SCAN = 6  # bits: 64 characters looked through count as one step, as do two items
 _PART_STEPS = 8  # for each item of a list that is printed
 _COMPARED_STEPS = 4  # for each that is compared, or made a key
 _TEXTLESS = "prints a value that has no text of its own (it would show a memory address)"
@@ -34,7 +34,7 @@ class TemplateTooCostly(TemplateRuntimeError):
 
 
 class Budget:
-    """What is left of it for one rendering, of a conversation of so many `turns` with `given` characters in all.
+    """What one rendering may still cost, of a conversation of `turns` turns with `given` characters in all.
 
     Some templates go through all turns at every turn.
     """
@@ -57,7 +57,12 @@ _current = _Current()
 
 @contextmanager
 def limited(given: int, turns: int) -> Iterator[None]:
-    """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up."""
+    """A new budget for the rendering inside. Raises TemplateTooCostly where it is used up.
+
+    >>> with limited(given=100, turns=2):
+    ...     budget().steps - STEPS
+    300
+    """
     _current.budget = Budget(given, turns)
     try:
         yield
@@ -66,14 +71,14 @@ def limited(given: int, turns: int) -> Iterator[None]:
 
 
 def budget() -> Budget:
-    """This thread's. Raises TemplateRuntimeError while a template is compiled: what asks is left to rendering."""
+    """This thread's budget. Raises TemplateRuntimeError while a template is compiled: it is spent in rendering."""
     if _current.budget is None:
         raise TemplateRuntimeError("nothing is rendered now")
     return _current.budget
 
 
 def spend(steps: int) -> str:
-    """Takes steps off; returns nothing to print."""
+    """Take steps off the budget; returns an empty text."""
     own = budget()
     own.steps -= steps
     if own.steps < 0:
@@ -94,7 +99,7 @@ def counted(items: Iterable[Any], steps: int, printed: int) -> Iterator[Any]:
 
 
 def weighed(value: Any) -> Any:
-    """The same; what is looked through takes steps by its size."""
+    """`value`, after taking the steps that looking through a value of its size costs."""
     if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
         return value
     if isinstance(value, str):
@@ -139,7 +144,7 @@ def examined(items: Iterable[Any], steps: int) -> Iterator[Any]:
 
 
 def sized(value: Any) -> Any:
-    """The same, if it is no larger than a value may be. Making it took steps."""
+    """`value`, unless it is too large (TemplateTooCostly), after taking the steps that making it cost."""
     if value.__class__ is str and len(value) <= WEIGHTLESS:
         return value
     if isinstance(value, (str, bytes, list, tuple, dict)):
@@ -151,20 +156,23 @@ def sized(value: Any) -> Any:
 
 
 def check_size(size: float) -> None:
-    """Raises TemplateTooCostly for a value of so many characters or items."""
+    """Raises TemplateTooCostly where `size` characters or items are more than a value may have."""
     own = budget()
     if size > own.largest:
         raise TemplateTooCostly(f"it makes a value of {size:.0f} characters or items, at most {own.largest} can be")
 
 
 def check_bits(bits: int) -> None:
-    """The same for a whole number."""
+    """Raises TemplateTooCostly where a whole number of `bits` bits is too large.
+
+    >>> check_bits(64)
+    """
     if bits > NUMBER_BITS:
         raise TemplateTooCostly(f"it computes a number of {bits} bits, at most {NUMBER_BITS} can be")
 
 
 def printed(value: Any) -> Any:
-    """The same, its text taken off what may be printed; templates print through this."""
+    """`value`, its text's length taken off what may be printed; templates print through this."""
     own = _current.budget
     if own is None:
         if not isinstance(value, (str, int, float)):
@@ -186,6 +194,9 @@ def text_size(value: Any) -> int:
 
     A list that holds itself many times over has a text that no memory holds. Raises TemplateTooCostly for that, and
     SecurityError for what would print where it lies in memory.
+
+    >>> text_size("four")
+    4
     """
     if isinstance(value, str):
         return len(value)

@@ -20,7 +20,7 @@ _HASHING_TESTS = ("in", "filter", "test")  # what they are asked of is looked up
 
 
 def _joined(values: tuple[Any, ...]) -> str:
-    """`a ~ b`: the texts of the values, one behind the other."""
+    """`a ~ b`: the texts of the values, one after the other."""
     for value in values:
         text_size(value)
     return str(sized("".join(map(str, values))))

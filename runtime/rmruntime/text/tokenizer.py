@@ -70,6 +70,9 @@ def ids_between(
     """The ids that `text` has where it stands between two others, which may differ from those that it has alone.
 
     None where a token holds characters of `text` and of a neighbour: it is then found by no ids of its own.
+
+    >>> ids_between(lambda text: [ord(letter) for letter in text], "b", before="a", after="c")
+    (98,)
     """
     first, up_to, whole = (list(encode(part)) for part in (before, before + text, before + text + after))
     apart = up_to[: len(first)] == first and whole[: len(up_to)] == up_to

@@ -70,7 +70,7 @@ def _check_charsmaps(raw: bytes) -> None:
 
 
 def _charsmaps(raw: bytes) -> Iterator[str]:
-    """The same for a file that spells names in an unusual way: every value by that name, wherever it stands."""
+    """Every charsmap of a file that spells names with escapes, at any depth."""
     try:
         waiting = [json.loads(raw)]
     except (ValueError, RecursionError) as error:

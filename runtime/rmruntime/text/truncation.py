@@ -19,7 +19,7 @@ class Cut:
     removed: tuple[Span, ...]
 
     def keep(self, ids: Ints) -> Ints:
-        """The tokens kept, of [L] ids or of anything else a token has one of."""
+        """The tokens kept, of [L] ids or of another array with one entry per token."""
         kept = np.ones(len(ids), dtype=np.bool_)
         for start, stop in self.removed:
             kept[start:stop] = False
@@ -30,7 +30,7 @@ class Cut:
         return all(bool(np.all((last < start) | (first >= stop))) for start, stop in self.removed)
 
     def shift(self, positions: Ints) -> Ints:
-        """Where kept tokens lie after the cut."""
+        """Positions of kept tokens after the cut."""
         lost = [(positions >= stop) * (stop - start) for start, stop in self.removed]
         return positions - np.sum(lost, axis=0, dtype=np.int64)
 
@@ -41,6 +41,9 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Spa
     "right" takes from the end of the last span, and when that is used up from the end of the one before it; "left" from
     the beginning of the first span, then of the next. Raises InputTooLong where options.truncate is None, and where
     there is too little to spare.
+
+    >>> plan_cut(10, 7, ScoreOptions(truncate="left"), [(1, 9)])
+    Cut(removed=((1, 4),))
     """
     if options.truncate is None:
         raise InputTooLong(
@@ -63,5 +66,9 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Spa
 
 
 def length_limit(options: ScoreOptions, max_length: int) -> int:
-    """The smaller of the bundle's limit and options.max_length, in tokens."""
+    """The smaller of the bundle's limit and options.max_length, in tokens.
+
+    >>> length_limit(ScoreOptions(max_length=512), 8192)
+    512
+    """
     return max_length if options.max_length is None else min(options.max_length, max_length)

@@ -13,7 +13,6 @@ import pytest
 from checkpoint_files import as_hub_snapshot, bf16, with_config, write_sharded, write_single
 from rmexport.checkpoint import WeightFault, check_weights, open_checkpoint
 from rmexport.checkpoint.hub import download
-from rmexport.checkpoint.stored_dtype import stated_dtype
 from rmexport.errors import CheckpointError, OptionError
 from tiny_tokenizer import build_tokenizer
 
@@ -126,22 +125,6 @@ def test_missing_parts(tmp_path: Path) -> None:
     (tmp_path / "consolidated.00.pth").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"consolidated\.00\.pth"):
         open_checkpoint(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        ({"torch_dtype": "bfloat16"}, "bf16"),
-        ({"dtype": "float16"}, "fp16"),
-        ({"dtype": "float32", "torch_dtype": "bfloat16"}, "fp32"),
-        ({"torch_dtype": "torch.bfloat16", "dtype": None}, "bf16"),
-        ({"dtype": "int4"}, None),
-        ({"dtype": ["float32"]}, None),
-        ({}, None),
-    ],
-)
-def test_stated_dtype(raw: dict[str, Any], expected: str | None) -> None:
-    assert stated_dtype(raw) == expected
 
 
 class FakeHub:

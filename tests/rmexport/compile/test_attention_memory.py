@@ -16,6 +16,7 @@ from rmexport.compile.profiles import longest_packed
 from rmexport.compile.tensorrt_rewrites import parser_model
 from rmruntime.bundle import Bundle
 from sparse_checkpoints import free_of_sparse_files, write_seed
+from tensorrt_networks import fused_attentions
 
 ADA = TargetDevice(gpu=ANY_GPU, compute_capability="8.9", memory=None)
 BUDGET, MOST_ELEMENTS, BLOCK = 8 << 30, 2**31 - 1, 128
@@ -61,7 +62,7 @@ def test_eight_billion_parameters_at_full_length(rtx: Library, tmp_path: Path) -
     graph = next(g for g in Bundle.open(tmp_path / "b").manifest.graphs if g.dialect == "portable")
     model = parser_model(tmp_path / "b" / graph.file, graph)
     network = parse(rtx, model)
-    assert network.layer_kinds.count("ATTENTION_INPUT") == 32
+    assert fused_attentions(network) == 32
     assert model.weights == pytest.approx(2 * 7.5e9, rel=0.01)
     found = packed_key_slots(graph, model.model, network.shapes(), replace(ADA, memory=24 << 30))
     assert found == (3 << 30) // (2 * 1024 * 2)

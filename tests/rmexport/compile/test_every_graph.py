@@ -23,6 +23,7 @@ from rmexport.compile.tensorrt_rewrites import parser_model
 from rmexport.families import families
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.engine_record import ENGINE_NAME
+from tensorrt_networks import fused_attentions
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier, shaken
 from tiny_tokenizer import build_tokenizer
 
@@ -75,7 +76,7 @@ def check_engine(rtx: Library, bundle: Path, *, fused: int) -> None:
     assert model.weights <= record.size <= model.weights + KERNELS
     assert (made.folder / ENGINE_NAME).stat().st_size == record.size
     assert record.compute_dtype == graph.compute_dtype
-    assert parse(rtx, model).layer_kinds.count("ATTENTION_INPUT") == fused
+    assert fused_attentions(parse(rtx, model)) == fused
 
 
 @pytest.mark.parametrize(

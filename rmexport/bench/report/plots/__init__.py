@@ -1,4 +1,4 @@
-"""The report's plots, one a file: FILE, TITLE, CAPTION and draw(report, shape), which gives None without its data."""
+"""The report's plots, one per file: FILE, TITLE, CAPTION, and draw(report, shape), None without its data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

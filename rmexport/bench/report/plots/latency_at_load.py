@@ -1,4 +1,4 @@
-"""Server latency: percentiles against the throughput that was reached, a curve a contestant, a panel a percentile."""
+"""Server latency: percentiles over the throughput reached, one curve per contestant, one panel per percentile."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

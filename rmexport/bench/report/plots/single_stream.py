@@ -1,4 +1,4 @@
-"""Single-stream latency: a group of bars a contestant, one bar a percentile."""
+"""Single-stream latency: one group of bars per contestant, one bar per percentile."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

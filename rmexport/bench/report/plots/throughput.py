@@ -1,4 +1,4 @@
-"""Offline throughput: a bar a contestant, with how many times as fast rmexport is."""
+"""Offline throughput: one bar per contestant, with how many times as fast rmexport is."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

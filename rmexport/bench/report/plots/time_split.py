@@ -1,4 +1,4 @@
-"""Where the time goes: one stacked bar a contestant and scenario, as shares of the time."""
+"""Where the time goes: one stacked bar per contestant and scenario, as shares of the time."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

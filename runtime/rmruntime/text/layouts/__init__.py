@@ -1,4 +1,4 @@
-"""Layouts: how a prompt and its answer become text for the template and the tokenizer. A file each.
+"""Layouts: how a prompt and its answer become text for the template and the tokenizer. One file each.
 
 A layout's module defines LAYOUT (its name in the manifest), UNITS (what it can score), `check` and `lay_out`, and where
 it needs them `given`, `arrange` and `join`; rmruntime.text.layouts.base says what these do. Nothing else names the
@@ -16,7 +16,11 @@ from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, jo
 
 
 def find_layout(form: Format) -> Layout:
-    """The layout of `form`, checked against it; raises BundleError for an unknown one or a unit it cannot score."""
+    """The layout of `form`, checked against it; raises BundleError for an unknown one or a unit it cannot score.
+
+    >>> find_layout(Format(layout="chat")).units
+    ('sequence',)
+    """
     known = _layouts()
     layout = known.get(form.layout)
     if layout is None:

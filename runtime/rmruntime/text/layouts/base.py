@@ -1,4 +1,4 @@
-"""What a layout makes of an exchange: turns for the template to render, and segments that are tokenized alone."""
+"""The parts that a layout makes of an exchange: turns for the template, and segments that are tokenized alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rmruntime.text.segments import Segment
 
 
 class Turns(NamedTuple):
-    """Messages that the chat template renders into one text; `generation_prompt` opens the assistant's turn behind."""
+    """Messages that the chat template renders into one text; `generation_prompt` then opens the assistant's turn."""
 
     messages: tuple[Message, ...]
     generation_prompt: bool = False
@@ -27,24 +27,24 @@ def given_whole(conversation: Conversation, form: Format) -> tuple[Segment, ...]
 
 
 def arrange_nothing(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
-    """A sequence an exchange: all layouts but those that compare answers."""
+    """One sequence per exchange: all layouts but those that compare answers."""
     return exchanges
 
 
 def join_nothing(request: Request, scores: list[Score]) -> list[Score]:
-    """A score a sequence."""
+    """One score per sequence, unchanged."""
     return scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One layout's module. `units` is what it can score; `check` and `lay_out` it must have, the rest it may leave out.
+    """One layout's module. `units` is what it can score; `check` and `lay_out` are required, the rest is optional.
 
     - `check(form)` raises BundleError for a format that lacks what the layout needs.
-    - `lay_out(exchange, form)` gives the pieces of the sequence; raises InputError where it has no place for one.
-    - `given(conversation, form)` gives the segments of a text or input_ids record.
-    - `arrange(request, exchanges)` gives the exchanges to lay out, a sequence each; `join(request, scores)` makes of
-      their scores one for each conversation of the request.
+    - `lay_out(exchange, form)` returns the pieces of the sequence; raises InputError for an exchange that does not fit.
+    - `given(conversation, form)` returns the segments of a text or input_ids record.
+    - `arrange(request, exchanges)` returns the exchanges to lay out, one per sequence; `join(request, scores)` turns
+      their scores into one per conversation of the request.
     """
 
     name: str

@@ -16,7 +16,7 @@ UNITS: tuple[Per, ...] = ("step",)
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for a format without a separator, or with ids that would stand behind the last one."""
+    """Raises BundleError for a format without a separator, or with ids that would follow the last one."""
     if not form.step_separator:
         raise BundleError("format.step_separator: found none, separated_steps needs one; export the bundle again")
     if form.append:
@@ -24,7 +24,7 @@ def check(form: Format) -> None:
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Piece, ...]:
-    """The prompt's turns, then a segment for each step and one for the separator behind it.
+    """The prompt's turns, then a segment for each step and one for the separator after it.
 
     Raises InputError for a conversation without an answer.
     """

@@ -1,6 +1,6 @@
-"""Process reward models that read a tag behind every step, all steps in one assistant turn.
+"""Process reward models that read a tag after every step, all steps in one assistant turn.
 
-Qwen2.5-Math-PRM puts `<extra_0>` behind each step (its model card); math-shepherd " ки" (its model card, and
+Qwen2.5-Math-PRM puts `<extra_0>` after each step (its model card); math-shepherd " ки" (its model card, and
 search-and-learn, src/sal/models/reward_models.py). A `marker` rule on the tag's token reads them.
 """
 
@@ -21,7 +21,7 @@ def check(form: Format) -> None:
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
-    """The prompt's turns and an assistant turn of all the steps, each with the tag behind it.
+    """The prompt's turns and an assistant turn of all the steps, each with the tag after it.
 
     Raises InputError for a conversation without an answer, and where a step or another turn holds the tag itself: it
     would be read there too.
@@ -37,7 +37,7 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
     for where, text in texts:
         if tag in text:
             raise InputError(
-                f"{where} holds the tag {tag!r}, which this model reads behind every step; take it out of there"
+                f"{where} holds the tag {tag!r}, which this model reads after every step; take it out of there"
             )
     content = form.step_joiner.join(step + tag for step in exchange.answer)
     return (Turns((*exchange.prompt, Message("assistant", content))),)
