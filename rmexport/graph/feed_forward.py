@@ -66,6 +66,10 @@ def one_row_layers(tensors: Mapping[str, TensorInfo], inputs: int, embedding: st
     """Weights [1, inputs] outside the backbone's layers, by layer, the name without `.weight`: any may be the reward's.
 
     `embedding` is the backbone's own name of that weight, whatever its tensors are called before it.
+
+    >>> info = TensorInfo(name="score.weight", dtype="fp32", shape=(1, 64), file="a", offset=0, nbytes=256)
+    >>> list(one_row_layers({info.name: info}, 64, "model.embed_tokens.weight"))
+    ['score']
     """
     leaf = ".".join(embedding.split(".")[-2:])
     return {
@@ -83,6 +87,10 @@ def read_feed_forward(
 
     Raises CheckpointError for a missing layer, a width that its predecessor does not have, and for biases that only
     some of the layers have.
+
+    >>> info = TensorInfo(name="score.weight", dtype="fp32", shape=(1, 64), file="a", offset=0, nbytes=256)
+    >>> read_feed_forward({info.name: info}, ["score"], 64) == linear_value("score", 64)
+    True
     """
     layers = []
     for name in names:

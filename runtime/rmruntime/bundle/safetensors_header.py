@@ -67,6 +67,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of the safetensors file `path` by name, in the order in which they lie in it.
 
     Raises HeaderError when the file is not a complete, valid safetensors file and OSError when it cannot be read.
+
+    >>> header = b'{"bias":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    >>> _ = Path("one.safetensors").write_bytes(len(header).to_bytes(LENGTH_BYTES, "little") + header + bytes(2))
+    >>> read_header(Path("one.safetensors"))["bias"].shape
+    (2,)
     """
     size = os.stat(path).st_size
     raw = _header_bytes(path, size)

@@ -53,6 +53,11 @@ def answer_doubts(
     """The flags of an exchange without an answer, or with one that is not in the `texts` it was laid out as.
 
     `clean` is the cleaning that the texts went through; its changes are not flagged.
+
+    >>> from rmruntime.records import Message
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("4",))
+    >>> answer_doubts(exchange, Format(layout="chat"), ["User: 2 + 2? Assistant: 4"], str)
+    ()
     """
     return (*_unanswered(exchange, form), *_unwritten(exchange, texts, clean))
 

@@ -22,7 +22,11 @@ Piece = Turns | Segment
 
 
 def given_whole(conversation: Conversation, form: Format) -> tuple[Segment, ...]:
-    """A text or input_ids record as one segment: what most layouts do with them."""
+    """A text or input_ids record as one segment: what most layouts do with them.
+
+    >>> given_whole(Conversation(text="Hello"), Format(layout="chat"))[0].text
+    'Hello'
+    """
     return (Segment(text=conversation.text or "", ids=conversation.input_ids),)
 
 

@@ -14,5 +14,10 @@ def check(form: Format) -> None:
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
-    """The prompt's turns and the assistant's, if there is one: transformers scores open conversations too."""
+    """The prompt's turns and the assistant's, if there is one: transformers scores open conversations too.
+
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("4",))
+    >>> [(turn.role, turn.content) for turn in lay_out(exchange, Format(layout="chat"))[0].messages]
+    [('user', '2 + 2?'), ('assistant', '4')]
+    """
     return (Turns((*exchange.prompt, *(Message("assistant", text) for text in exchange.answer))),)

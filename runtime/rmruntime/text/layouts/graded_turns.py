@@ -25,6 +25,10 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
     """A user turn and a reply for every piece of the answer, after the system turn if there is one.
 
     Raises InputError unless the exchange is one user turn, optionally after a system turn, with an answer.
+
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("Add.", "4"))
+    >>> [turn.content for turn in lay_out(exchange, Format(layout="graded_turns", unit="step", reply="+"))[0].messages]
+    ['2 + 2? Add.', '+', '4', '+']
     """
     roles = [message.role for message in exchange.prompt]
     if roles not in (["user"], ["system", "user"]) or not exchange.answer:

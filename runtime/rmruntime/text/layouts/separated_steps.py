@@ -27,6 +27,12 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Piece, ...]:
     """The prompt's turns, then a segment for each step and one for the separator after it.
 
     Raises InputError for a conversation without an answer.
+
+    >>> from rmruntime.records import Message
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("Add.", "4"))
+    >>> form = Format(layout="separated_steps", unit="step", step_separator="|")
+    >>> [segment.text for segment in lay_out(exchange, form)[1:]]
+    ['Add.', '|', '4', '|']
     """
     if not exchange.answer:
         raise InputError(

@@ -15,7 +15,12 @@ UNITS: tuple[Per, ...] = ("step",)
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for a format without a tag."""
+    """Raises BundleError for a format without a tag.
+
+    >>> check(Format(layout="tagged_steps"))
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: format.step_tag: found none, tagged_steps needs the steps' tag; export ...
+    """
     if not form.step_tag:
         raise BundleError("format.step_tag: found none, tagged_steps needs the steps' tag; export the bundle again")
 
@@ -25,6 +30,11 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
 
     Raises InputError for a conversation without an answer, and where a step or another turn holds the tag itself: it
     would be read there too.
+
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("Add.", "4"))
+    >>> form = Format(layout="tagged_steps", unit="step", step_tag="<step>", step_joiner=" ")
+    >>> lay_out(exchange, form)[0].messages[-1].content
+    'Add.<step> 4<step>'
     """
     tag = form.step_tag or ""
     if not exchange.answer:

@@ -39,6 +39,12 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Segment, ...]:
     """The five segments of a pair; truncation takes from the two texts alone.
 
     Raises InputError unless the exchange is one user turn with an answer.
+
+    >>> from rmruntime.records import Message
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("4",))
+    >>> form = Format(layout="text_pair", pair_ids=((1,), (2,), (2,)))
+    >>> [segment.ids or segment.text for segment in lay_out(exchange, form)]
+    [(1,), '2 + 2?', (2,), '4', (2,)]
     """
     roles = [message.role for message in exchange.prompt]
     if roles != ["user"] or not exchange.answer:
