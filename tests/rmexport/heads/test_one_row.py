@@ -96,7 +96,7 @@ def test_an_error_about_another_of_its_shape_names_the_recipe_field(tmp_path: Pa
     with pytest.raises(CheckpointError, match=r'(?s)unexpected.*aux\.weight.*"head_tensor": "aux\.weight"'):
         spec_of(checkpoint)
     for named in heads:
-        assert spec_of(checkpoint, recipe_in(tmp_path, head_tensor=named)).head_spec.settings.layers[0].name in named
+        assert spec_of(checkpoint, recipe_in(tmp_path, head_tensor=named)).head.value.layers[0].name in named
 
 
 def test_a_parameter_that_is_no_layer_is_not_offered(tmp_path: Path) -> None:
