@@ -18,7 +18,7 @@ from rmruntime.errors import InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import Conversation, Request, parse_record
 from rmruntime.records.reader import read_records
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 
 Record = dict[str, Any]
 BINS = 12
@@ -65,7 +65,7 @@ def make_workload(bundle: Bundle, options: BenchOptions) -> Workload:
     a record that this bundle cannot score.
     """
     _check_benchable(bundle, options)
-    encoder = Encoder(bundle.manifest, bundle.folder)
+    encoder = RequestTokenizer(bundle.manifest, bundle.folder)
     if options.workload is not None:
         asked = [_asked(encoder, request) for request in _read(Path(options.workload))]
         name, kind, seed = Path(options.workload).name, "file", None
@@ -98,7 +98,7 @@ def _read(path: Path) -> list[Request]:
     return requests
 
 
-def _from_profile(bundle: Bundle, encoder: Encoder, name: str, seed: int) -> list[Asked]:
+def _from_profile(bundle: Bundle, encoder: RequestTokenizer, name: str, seed: int) -> list[Asked]:
     rng = np.random.default_rng(seed)
     drafts = PROFILES[name].drafts(rng)
     conversations = TokenSource(bundle.manifest, bundle.folder, rng).conversations(drafts)
@@ -108,7 +108,7 @@ def _from_profile(bundle: Bundle, encoder: Encoder, name: str, seed: int) -> lis
     ]
 
 
-def _asked(encoder: Encoder, request: Request) -> Asked:
+def _asked(encoder: RequestTokenizer, request: Request) -> Asked:
     """A pair or candidates as one record per answer: a contestant then returns one score per record."""
     if request.kind == "steps":
         [prompt] = request.conversations
@@ -129,7 +129,7 @@ def _turns(conversation: Conversation) -> list[dict[str, str]]:
     return [message.as_turn() for message in conversation.messages or ()]
 
 
-def _encoded(encoder: Encoder, records: Sequence[Record], *, pair: bool = False) -> Asked:
+def _encoded(encoder: RequestTokenizer, records: Sequence[Record], *, pair: bool = False) -> Asked:
     encoded = [encoder.encode(parse_record(record), ScoreOptions()) for record in records]
     sequences = tuple(tuple(int(i) for i in s.ids) for found in encoded for s in found)
     return Asked(tuple(records), sequences, pair)

@@ -19,7 +19,7 @@ from rmexport.graph.writer import CONTRIB, GraphWriter
 from rmexport.weights.quantization import Quantized
 
 
-class CudaWords(Dialect):
+class OrtCudaBase(Dialect):
     """Everything but the name, and which tokens attend by rows."""
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:

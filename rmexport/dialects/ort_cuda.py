@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from rmexport.dialects._ort_cuda_base import CudaWords
+from rmexport.dialects._ort_cuda_base import OrtCudaBase
 
 
-class OrtCuda(CudaWords):
+class OrtCuda(OrtCudaBase):
     """What the CUDA provider's kernels take; every node has one."""
 
     NAME: ClassVar[str] = "ort-cuda"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from rmexport.dialects._ort_cuda_base import CudaWords
+from rmexport.dialects._ort_cuda_base import OrtCudaBase
 from rmexport.errors import ExportError
 from rmexport.graph.dialect import AttentionShape
 from rmexport.graph.packed import AttentionRows
@@ -22,7 +22,7 @@ _HEAD_MULTIPLE = 8  # of the head sizes that the op takes
 _ABSENT = 8  # optional inputs between the page table and the bounds: rotary tables, slots, sinks, norms, scales
 
 
-class OrtCudaPaged(CudaWords):
+class OrtCudaPaged(OrtCudaBase):
     """PagedAttention for all tokens."""
 
     NAME: ClassVar[str] = "ort-cuda-paged"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rmexport.diff.operand import Side, graph_digest, open_side
+from rmexport.diff.operand import Operand, graph_digest, open_operand
 from rmexport.diff.values import ValueDifference, compare_values
 from rmexport.errors import OptionError
 from rmexport.weights.quantization import SCALE_SUFFIX
@@ -68,8 +68,8 @@ class Difference:
     `settings_compared` is False between a bundle and a checkpoint, whose settings and files cannot be compared.
     """
 
-    a: Side
-    b: Side
+    a: Operand
+    b: Operand
     settings_compared: bool
     settings: tuple[SettingDifference, ...]
     files: tuple[FileDifference, ...]
@@ -92,7 +92,7 @@ def diff(a: str, b: str, options: DiffOptions | None = None, progress: Progress 
     threads, one at a time. Raises BundleError, CheckpointError or OptionError.
     """
     options = options or DiffOptions()
-    left, right = open_side(a, options.revision_a), open_side(b, options.revision_b)
+    left, right = open_operand(a, options.revision_a), open_operand(b, options.revision_b)
     alike = left.kind == right.kind
     both = [name for name in left.tensors if name in right.tensors]
     unread = {name for name in both if left.holds_same_file(left.tensors[name], right, right.tensors[name])}
@@ -131,7 +131,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, list(value) if isinstance(value, tuple) else value
 
 
-def _file_differences(a: Side, b: Side) -> Iterator[FileDifference]:
+def _file_differences(a: Operand, b: Operand) -> Iterator[FileDifference]:
     for name in {**a.files, **b.files}:
         if name not in b.files or name not in a.files:
             yield FileDifference(name=name, how="only in A" if name in a.files else "only in B")
@@ -139,12 +139,12 @@ def _file_differences(a: Side, b: Side) -> Iterator[FileDifference]:
             yield FileDifference(name=name, how="content")
 
 
-def _is_same_graph(a: Side, b: Side, name: str) -> bool:
+def _is_same_graph(a: Operand, b: Operand, name: str) -> bool:
     graphs = name in a.graphs and name in b.graphs
     return graphs and graph_digest(a.path / name) == graph_digest(b.path / name)
 
 
-def _compare(a: Side, b: Side, names: Sequence[str], progress: Progress | None) -> tuple[TensorDifference, ...]:
+def _compare(a: Operand, b: Operand, names: Sequence[str], progress: Progress | None) -> tuple[TensorDifference, ...]:
     """The tensors among `names` that differ, in the order in which they lie in A's files."""
     ordered = sorted(names, key=lambda name: (a.tensors[name].file, a.tensors[name].offset or 0))
     readable = [name for name in ordered if _is_comparable(a, b, name)]
@@ -160,7 +160,9 @@ def _compare(a: Side, b: Side, names: Sequence[str], progress: Progress | None) 
     return tuple(difference for difference in found if difference is not None)
 
 
-def _compare_one(a: Side, b: Side, name: str, stop: threading.Event, counter: "_Counter") -> TensorDifference | None:
+def _compare_one(
+    a: Operand, b: Operand, name: str, stop: threading.Event, counter: "_Counter"
+) -> TensorDifference | None:
     x, y = a.tensors[name], b.tensors[name]
     values = compare_values((a.reader, x), (b.reader, y), stop, counter.advance) if _is_comparable(a, b, name) else None
     if values is not None and not values.elements and x.dtype == y.dtype:
@@ -168,7 +170,7 @@ def _compare_one(a: Side, b: Side, name: str, stop: threading.Event, counter: "_
     return TensorDifference(name=name, shapes=(x.shape, y.shape), dtypes=(x.dtype, y.dtype), values=values)
 
 
-def _is_comparable(a: Side, b: Side, name: str) -> bool:
+def _is_comparable(a: Operand, b: Operand, name: str) -> bool:
     """Whether both tensors have one shape, and both hold values or both the codes of a quantized weight."""
     codes = [name + SCALE_SUFFIX in side.tensors for side in (a, b)]
     return a.tensors[name].shape == b.tensors[name].shape and codes[0] == codes[1]

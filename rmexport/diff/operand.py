@@ -21,7 +21,7 @@ _SETTINGS = ("backbone", "head", "dtype", "quantization", "format", "positions",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class Operand:
     """`settings` are JSON-ready, `files` are the small ones with their sha256, `graphs` those among them.
 
     `hashes` are the sha256 of files of weights, where somebody has stated them. The tensors of a `merged` adapter are
@@ -40,7 +40,7 @@ class Side:
     hashes: Mapping[str, str]
     merged: bool = False
 
-    def holds_same_file(self, info: TensorInfo, other: "Side", theirs: TensorInfo) -> bool:
+    def holds_same_file(self, info: TensorInfo, other: "Operand", theirs: TensorInfo) -> bool:
         """Whether both tensors lie in files that are known to be the same, without reading them."""
         if self.merged or other.merged:
             return False
@@ -50,7 +50,7 @@ class Side:
         return _is_same(self.path / info.file, other.path / theirs.file)
 
 
-def open_side(path: str, revision: str | None) -> Side:
+def open_operand(path: str, revision: str | None) -> Operand:
     """A bundle folder, or a checkpoint's folder or Hub id. Raises BundleError, CheckpointError or OptionError."""
     if (Path(path) / MANIFEST_NAME).is_file():
         if revision is not None:
@@ -72,12 +72,12 @@ def graph_digest(path: Path) -> str:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _bundle_side(bundle: Bundle) -> Side:
+def _bundle_side(bundle: Bundle) -> Operand:
     manifest = bundle.manifest
     weights = [record for record in manifest.files if record.role == "weights"]
     stages = {stage.file for graph in manifest.graphs for stage in graph.stages}  # parts of what is compared whole
     small = [record for record in manifest.files if record.role != "weights" and record.name not in stages]
-    return Side(
+    return Operand(
         path=bundle.folder,
         kind="bundle",
         repo=manifest.source.repo,
@@ -99,9 +99,9 @@ def _settings(manifest: Manifest) -> Mapping[str, Any]:
     return {name: held[name] for name in _SETTINGS} | {"graphs": graphs}
 
 
-def _checkpoint_side(checkpoint: Checkpoint) -> Side:
+def _checkpoint_side(checkpoint: Checkpoint) -> Operand:
     sources = checkpoint.source_files
-    return Side(
+    return Operand(
         path=checkpoint.folder,
         kind="checkpoint",
         repo=checkpoint.repo,

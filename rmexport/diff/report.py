@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rmexport.diff.comparison import Difference, TensorDifference
-from rmexport.diff.operand import Side
+from rmexport.diff.operand import Operand
 
 _SHOWN = 60  # characters of a setting's value
 
@@ -28,7 +28,7 @@ def facts(found: Difference) -> dict[str, Any]:
     }
 
 
-def _side_facts(side: Side) -> dict[str, Any]:
+def _side_facts(side: Operand) -> dict[str, Any]:
     return {"path": str(side.path), "kind": side.kind, "repo": side.repo, "revision": side.revision}
 
 
@@ -65,7 +65,7 @@ def _lines(found: Difference) -> Iterator[str]:
         yield from _table([_HEADINGS, *map(_row, sorted(found.tensors, key=_weight, reverse=True))])
 
 
-def _side_line(name: str, side: Side) -> str:
+def _side_line(name: str, side: Operand) -> str:
     origin = f", {side.repo or 'no repository'} at {side.revision}" if side.revision else ""
     return f"{name}: {side.path} ({side.kind}{origin})"
 

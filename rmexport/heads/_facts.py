@@ -13,7 +13,7 @@ from rmexport.graph.feed_forward import FeedForward, linear_value, one_row_layer
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import Recipe, recipes
 from rmexport.prompt.score_position import EndRule, score_position
-from rmexport.prompt.template_probe import ChatText
+from rmexport.prompt.template_probe import TemplateProbe
 from rmruntime.bundle.manifest import Per, PositionRule
 
 
@@ -38,10 +38,10 @@ class Candidate:
         return replace(self.tokenizer_files, template=template) if template else self.tokenizer_files
 
     @cached_property
-    def text(self) -> ChatText:
+    def text(self) -> TemplateProbe:
         """The tokenizer and the chat template that conversations are written with."""
         files = self.tokenizer
-        return ChatText(
+        return TemplateProbe(
             tokenizer_json=files.tokenizer_json,
             template=files.template,
             variables=files.special_tokens,

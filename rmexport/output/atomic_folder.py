@@ -12,8 +12,8 @@ from rmexport.errors import TargetExists, WriteError
 from rmexport.output.deferred_interrupt import deferred_interrupt
 from rmexport.output.staging_folder import (
     LOCK,
+    KeepReusable,
     Notify,
-    Settle,
     UnfinishedFolder,
     ignore,
     nothing_to_keep,
@@ -30,7 +30,7 @@ def new_folder(
     overwrite: bool,
     kind: str,
     marker: Callable[[Path], bool],
-    settle: Settle = nothing_to_keep,
+    settle: KeepReusable = nothing_to_keep,
     restart: bool = False,
     notify: Notify = ignore,
 ) -> Iterator[Path]:
@@ -65,7 +65,7 @@ def new_folder(
         os.close(folder.lock)
 
 
-def _abandon(folder: UnfinishedFolder, settle: Settle, notify: Notify) -> None:
+def _abandon(folder: UnfinishedFolder, settle: KeepReusable, notify: Notify) -> None:
     """Remove the folder, or all of it but what the next attempt can take over. Without locks it could not know."""
     try:
         kept = settle(folder.path) if folder.locked else None

@@ -12,7 +12,7 @@ from pathlib import Path
 LOCK = ".writing"
 Notify = Callable[[str], None]  # told, in words, what the user should know before there is a result
 # Leaves in an unfinished folder only what a later attempt can take over, and says what that is; None for nothing.
-Settle = Callable[[Path], str | None]
+KeepReusable = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class UnfinishedFolder:
 
 
 def nothing_to_keep(folder: Path) -> str | None:
-    """The `Settle` of folders whose writing starts over each time."""
+    """The `KeepReusable` of folders whose writing starts over each time."""
     return None
 
 
@@ -36,7 +36,7 @@ def ignore(message: str) -> None:
     """The `Notify` of callers that do not listen."""
 
 
-def take_folder(target: Path, settle: Settle, notify: Notify) -> UnfinishedFolder:
+def take_folder(target: Path, settle: KeepReusable, notify: Notify) -> UnfinishedFolder:
     """The folder in which an interrupted attempt left what `settle` finds worth continuing, or else a new one.
 
     Other leftovers of attempts at the same target are removed, except those of processes that may be alive.

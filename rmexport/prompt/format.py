@@ -4,13 +4,13 @@ from rmexport.checkpoint import TokenizerFiles
 from rmexport.errors import OptionError
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import PLAIN, Recipe
-from rmexport.prompt.template_probe import ENDINGS, ChatText
+from rmexport.prompt.template_probe import ENDINGS, TemplateProbe
 from rmexport.prompt.unread_answers import unread_notes
 from rmruntime.bundle.manifest import BosPolicy, Format
 
 
 def read_format(
-    text: ChatText,
+    text: TemplateProbe,
     tokenizer: TokenizerFiles,
     recipe: Recipe | None,
     options: ExportOptions,
@@ -58,7 +58,7 @@ def read_format(
     return layout, (*note, *unread_notes(text, layout))
 
 
-def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
+def _append(text: TemplateProbe, recipe: Recipe) -> tuple[int, ...]:
     """The ids of the text that the recipe puts after every conversation."""
     if recipe.append is None:
         return ()
@@ -66,7 +66,7 @@ def _append(text: ChatText, recipe: Recipe) -> tuple[int, ...]:
     return text.pattern(recipe.append, before=before)
 
 
-def _opens_reply(text: ChatText, recipe: Recipe) -> bool:
+def _opens_reply(text: TemplateProbe, recipe: Recipe) -> bool:
     """Whether a conversation without an answer is what this recipe judges.
 
     This is so where the head reads the reply that the model would write, and where the recipe's own template opens the
@@ -77,19 +77,19 @@ def _opens_reply(text: ChatText, recipe: Recipe) -> bool:
     return recipe.template is not None and text.opens_reply()
 
 
-def _bos_id(text: ChatText, tokenizer: TokenizerFiles) -> int | None:
+def _bos_id(text: TemplateProbe, tokenizer: TokenizerFiles) -> int | None:
     token = tokenizer.special_tokens.get("bos_token")
     found: int | None = text.tokenizer.token_to_id(token) if token else None
     return found
 
 
-def _template_writes_bos(text: ChatText, tokenizer: TokenizerFiles) -> bool:
+def _template_writes_bos(text: TemplateProbe, tokenizer: TokenizerFiles) -> bool:
     token = tokenizer.special_tokens.get("bos_token")
     return bool(token) and text.render("a", "b").startswith(str(token))
 
 
 def _bos(
-    text: ChatText, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions
+    text: TemplateProbe, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions
 ) -> tuple[BosPolicy, tuple[str, ...]]:
     """As `apply_chat_template(tokenize=True)` does, unless an option or a recipe sets another policy."""
     token = tokenizer.special_tokens.get("bos_token")

@@ -31,7 +31,7 @@ _LLAMA3_PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatText:
+class TemplateProbe:
     """A tokenizer.json and the chat template beside it."""
 
     tokenizer_json: bytes

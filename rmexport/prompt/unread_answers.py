@@ -5,7 +5,7 @@ The template is rendered with answers that contain each text by which it might s
 
 from collections.abc import Collection, Iterator
 
-from rmexport.prompt.template_probe import ChatText
+from rmexport.prompt.template_probe import TemplateProbe
 from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.records import Message
@@ -21,11 +21,11 @@ _QUESTION = Message("user", "Where does the heron nest?")
 _EARLIER = Message("user", "And the kingfisher?")
 
 
-def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
+def unread_notes(text: TemplateProbe, form: Format) -> tuple[str, ...]:
     """The parts that the template leaves out of the judged answer and of earlier answers, one note each.
 
     >>> template = "{{ messages[-1]['content'].split('</think>')[-1] }}"
-    >>> text = ChatText(tokenizer_json=b"", template=template, variables={}, pinned_date="2024-07-26")
+    >>> text = TemplateProbe(tokenizer_json=b"", template=template, variables={}, pinned_date="2024-07-26")
     >>> unread_notes(text, Format(layout="chat"))[0].partition(":")[0]
     'the chat template leaves out of the answer what stands in <think>...</think>'
     """
@@ -46,7 +46,7 @@ def unread_notes(text: ChatText, form: Format) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _described(layout: Layout, form: Format, text: ChatText, *, earlier: bool) -> Iterator[str]:
+def _described(layout: Layout, form: Format, text: TemplateProbe, *, earlier: bool) -> Iterator[str]:
     """Every part of an answer that is not written, described for the note."""
     plain = f"{_FIRST} {_MIDDLE} {_LAST}"
     if not _written(layout, form, text, plain, earlier=earlier):
@@ -72,7 +72,7 @@ def _repeats(mark: str, told: Collection[str]) -> bool:
     return mark in _MARKS or pairs_in or any(known in mark for known in told)
 
 
-def _written(layout: Layout, form: Format, text: ChatText, answer: str, *, earlier: bool) -> str:
+def _written(layout: Layout, form: Format, text: TemplateProbe, answer: str, *, earlier: bool) -> str:
     """Which of the probes are in the text of a conversation with `answer`; "" where it cannot be rendered."""
     prompt = (_QUESTION, Message("assistant", answer), _EARLIER) if earlier else (_QUESTION,)
     exchange = Exchange(prompt=prompt, answer=("It does.",) if earlier else (answer,), against="No.")

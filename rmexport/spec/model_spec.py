@@ -163,21 +163,21 @@ def build_graph(
     The embedding is in the graph of the first layer, the head in that of the last.
     """
     writer = GraphWriter(locations)
-    words = dialect(writer, compute_dtype)
-    words.span = span or words.span
-    hidden = spec.family.backbone(words, spec.config)
-    if words.span.end is None:
-        spec.head.build(words, hidden)
+    d = dialect(writer, compute_dtype)
+    d.span = span or d.span
+    hidden = spec.family.backbone(d, spec.config)
+    if d.span.end is None:
+        spec.head.build(d, hidden)
     else:
-        words.hand_over(hidden, spec.config.hidden_size)
+        d.hand_over(hidden, spec.config.hidden_size)
     return writer
 
 
 def dry_run(family: Family, config: FamilyConfig, head: Head) -> dict[str, WeightRequest]:
     """Which weights a graph of this family and head reads: built once without weights, so never declared twice."""
     writer = GraphWriter(None)
-    words = next(iter(dialects().values()))(writer, "fp32")
-    head.build(words, family.backbone(words, config))
+    d = next(iter(dialects().values()))(writer, "fp32")
+    head.build(d, family.backbone(d, config))
     return writer.requests
 
 

@@ -14,7 +14,7 @@ from rmruntime.bundle.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counterpart:
+class BaselineExport:
     """A quantized `bundle`, its `checkpoint`, and the options that it was `exported` with, less quantization."""
 
     bundle: Path
@@ -24,7 +24,7 @@ class Counterpart:
 
 
 @contextmanager
-def unquantized_bundle(quantized: Counterpart, against: str | None) -> Iterator[Path]:
+def unquantized_bundle(quantized: BaselineExport, against: str | None) -> Iterator[Path]:
     """The bundle `against`, or else one that lies beside the quantized one until the block ends.
 
     Raises VerificationError where `against` is no such bundle, and where nothing can be written there.
@@ -58,7 +58,7 @@ def _check(against: Path, manifest: Manifest) -> None:
         )
 
 
-def _export(quantized: Counterpart, target: Path) -> None:
+def _export(quantized: BaselineExport, target: Path) -> None:
     """With linked weights where nothing has to be converted or copied to another file system."""
     try:
         export(quantized.checkpoint, target, replace(quantized.exported, weights="link"))

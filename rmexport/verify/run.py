@@ -19,7 +19,7 @@ from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.errors import OptionError, VerificationError
 from rmexport.options import ExportOptions
 from rmexport.output.progress import Watcher
-from rmexport.verify.baseline_bundle import Counterpart, unquantized_bundle
+from rmexport.verify.baseline_bundle import BaselineExport, unquantized_bundle
 from rmexport.verify.conversations import Conversations, read_conversations, verification_records
 from rmexport.verify.options import REFERENCE, VerifyOptions
 from rmexport.verify.parity import Check, Values, fp32_check, half_checks
@@ -77,7 +77,7 @@ def verify(
     if manifest.quantization is None:
         checks = _checks(manifest, engine.outputs, yardsticks[manifest.dtype].scores, exact)
     else:
-        other = Counterpart(bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=exported)
+        other = BaselineExport(bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=exported)
         quality = _quality_against(other, options, engine, given, exact, watcher)
         budget = read_budget(options.quality or "normal")
         checks = [check for found in quality for check in quality_checks(found, budget)]
@@ -184,7 +184,7 @@ def _against(manifest: Manifest, options: VerifyOptions) -> str | None:
 
 
 def _counterpart_outputs(
-    other: Counterpart,
+    other: BaselineExport,
     options: VerifyOptions,
     backend: str,
     sequences: Sequence[TokenSequence],
@@ -202,7 +202,7 @@ def _counterpart_outputs(
 
 
 def _quality_against(
-    other: Counterpart,
+    other: BaselineExport,
     options: VerifyOptions,
     engine: _EngineRun,
     given: Conversations,

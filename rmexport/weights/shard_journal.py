@@ -124,7 +124,7 @@ class Journal:
 
 
 def settle(folder: Path) -> str | None:
-    """Remove all but complete shards from an unfinished bundle; says how many these are, None for none. See Settle."""
+    """Remove all but complete shards from an unfinished bundle; returns how many, None for none (`KeepReusable`)."""
     journal = Journal(folder)
     intact = journal.intact()
     kept = {folder / LOCK, *(folder / name for name, entry in intact.items() if entry.mtime_ns is not None)}

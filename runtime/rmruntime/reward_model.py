@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, Self
 from rmruntime.backends.base import Backend
 from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
 from rmruntime.batching.prefetch import one_ahead
-from rmruntime.batching.runner import Advance, Outcome, Passes, Statistics
+from rmruntime.batching.runner import Advance, BatchRunner, Outcome, Statistics
 from rmruntime.batching.source import Entry, IterableSource, RequestSource, Tag
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
@@ -22,7 +22,7 @@ from rmruntime.options import EngineOptions, Precision, ScoreOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.scores import Score, score_from_outputs, score_from_partials
 from rmruntime.sequences import TokenSequence
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 
 Scored = Score | list[Score]
 Encoded = list[tuple[TokenSequence, ...] | InputError]
@@ -62,8 +62,8 @@ class RewardModel:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
         self._bundle = bundle
         self._executor = backend if isinstance(backend, PassExecutor) else DirectExecutor(backend)
-        self._encoder = Encoder(bundle.manifest, bundle.folder)
-        self._passes = Passes(self._executor)
+        self._request_tokenizer = RequestTokenizer(bundle.manifest, bundle.folder)
+        self._runner = BatchRunner(self._executor)
 
     @classmethod
     def load(
@@ -175,9 +175,10 @@ class RewardModel:
     ) -> Generator[Scored | InputError, None, None]:
         """Results in input order, as `score` gives them; a record that cannot be scored has its InputError instead.
 
-        `records`, which may be endless, are read two windows of rmruntime.batching.prefetch.WINDOW ahead at most: one
-        is tokenized and planned while the engine computes the other. `advance` is told the number of sequences after
-        each pass. Closing the iterator, or an error of the engine or of `records`, ends the work that was begun.
+        `records`, which may be endless, are read at most two windows ahead (rmruntime.batching.prefetch.RECORDS_AHEAD
+        each): one is tokenized and planned while the engine computes the other. `advance` is told the number of
+        sequences after each pass. Closing the iterator, or an error of the engine or of `records`, ends the work that
+        was begun.
         Raises RecordError for a lone record in place of several, OptionError and BundleError; BackendError when the
         engine fails.
         """
@@ -199,7 +200,7 @@ class RewardModel:
         """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
 
         `advance` is told the number of sequences after each pass. Prefixes are shared within windows of
-        rmruntime.batching.prefetch.WINDOW requests, of which the next is tokenized while the engine runs. Raises
+        rmruntime.batching.prefetch.RECORDS_AHEAD requests, of which the next is tokenized while the engine runs. Raises
         BackendError when the engine fails.
         """
         results: list[Scored | InputError] = []
@@ -222,7 +223,7 @@ class RewardModel:
     def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
         """Token sequences of each request, with the positions that the head reads."""
         check_value("options", options, ScoreOptions)
-        return self._encoder.encode_many(requests, options)
+        return self._request_tokenizer.encode_many(requests, options)
 
     def outputs(
         self, sequences: Sequence[TokenSequence], options: ScoreOptions, advance: Advance | None = None
@@ -231,11 +232,11 @@ class RewardModel:
 
         A sequence that the device cannot compute has a DeviceLimit instead.
         """
-        return self._passes.run(sequences, self._plan(sequences, options), advance)
+        return self._runner.run(sequences, self._plan(sequences, options), advance)
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
-        self._passes.close()
+        self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -270,7 +271,7 @@ class RewardModel:
 
     def _run_planned(self, planned: _Planned, options: ScoreOptions, advance: Advance | None) -> Run:
         self._bundle.check_unchanged()
-        outcomes, statistics = self._passes.run(planned.sequences, planned.plan, advance)
+        outcomes, statistics = self._runner.run(planned.sequences, planned.plan, advance)
         self._bundle.check_unchanged()  # nor were they changed meanwhile
         pairs = iter(zip(planned.sequences, outcomes, strict=True))
         results: list[Scored | InputError] = []
@@ -304,7 +305,7 @@ class RewardModel:
                 scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate, self.precision))
             except NonFiniteScore as error:
                 return error
-        return _joined(request, self._encoder.join(request, scores), options)
+        return _joined(request, self._request_tokenizer.join(request, scores), options)
 
 
 def _one_of(engine: EngineOptions | None, keywords: EngineOptions) -> EngineOptions:

@@ -15,7 +15,7 @@ from rmruntime.bundle.graph_check import check_graphs
 from rmruntime.bundle.onnx_file import read_onnx
 from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tampered_bundles import RECORD, copied, graph_names, manifest_of, rewrite_file
 from tiny_checkpoints import TinyShape, sequence_classifier
 
@@ -94,7 +94,7 @@ def test_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: in
     name = rng.choice(("tokenizer.json", "chat_template.jinja"))
     rewrite_file(folder, name, mutated((folder / name).read_bytes(), rng))
     try:
-        encoder = Encoder(Bundle.open(folder).manifest, folder)
+        encoder = RequestTokenizer(Bundle.open(folder).manifest, folder)
         encoder.encode_many([parse_record(RECORD)], ScoreOptions())
     except RewardModelError as error:
         assert str(error)

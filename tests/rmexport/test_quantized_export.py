@@ -28,7 +28,7 @@ from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph, Scheme, decode_manifest, digest, encode_manifest
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tiny_checkpoints import TinyShape, causal_lm, gated, sequence_classifier
 
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
@@ -51,7 +51,7 @@ def dequantize(checkpoint: Path, bundle: Path) -> None:
 
 
 def feeds(bundle: Bundle, graph: Graph) -> dict[str, Any]:
-    encoder = Encoder(bundle.manifest, bundle.folder)
+    encoder = RequestTokenizer(bundle.manifest, bundle.folder)
     sequences = [encoder.encode(parse_record(record), ScoreOptions())[0] for record in RECORDS]
     return dict(pack(sequences, row_shape(graph)).feeds)
 

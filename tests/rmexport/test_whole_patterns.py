@@ -47,7 +47,7 @@ def model(bundle: Path) -> RewardModel:
 
 
 def ids_of(model: RewardModel, text: str) -> list[int]:
-    found: list[int] = model._encoder._tokenizer.encode(text).tolist()
+    found: list[int] = model._request_tokenizer._tokenizer.encode(text).tolist()
     return found
 
 

@@ -80,7 +80,7 @@ def test_the_file_keeps_all_other_scores(bundle: Path, tmp_path: Path, capsys: A
 
 
 def test_pairs_and_candidates_name_the_answer(model: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = model._encoder._tokenizer.text_of(BAD)
+    token = model._request_tokenizer._tokenizer.text_of(BAD)
     records = [
         {"prompt": "a", "chosen": "b", "rejected": token},
         {"prompt": "a", "responses": ["b", "c", token]},

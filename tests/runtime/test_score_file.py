@@ -225,7 +225,7 @@ def test_a_limit_ends_a_run_that_stops_but_loses_no_score(
 def test_a_lost_device_leaves_the_earlier_windows(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    monkeypatch.setattr("rmruntime.batching.prefetch.WINDOW", 2)
+    monkeypatch.setattr("rmruntime.batching.prefetch.RECORDS_AHEAD", 2)
     cramped(monkeypatch, limit=100, error=DeviceMemoryError, broken_after=2)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in SHORT))
     files = FileOptions(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / f"out.{suffix}"))
@@ -313,7 +313,7 @@ def test_a_full_disk_loses_no_score(
 def test_an_interrupt_keeps_the_windows_before(
     bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rmruntime.batching.prefetch.WINDOW", 2)
+    monkeypatch.setattr("rmruntime.batching.prefetch.RECORDS_AHEAD", 2)
     cramped(monkeypatch, limit=100, error=DeviceMemoryError)
     real = Cramped.run
     monkeypatch.setattr(Cramped, "run", lambda self, feeds: real(self, feeds) if self.tried < 2 else _interrupt())

@@ -22,7 +22,7 @@ from rmruntime.batching.batch_plan import plan_batches
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tiny_checkpoints import TinyCheckpoint, shaken
 from tiny_tokenizer import build_tokenizer
 
@@ -97,7 +97,7 @@ def portable_scores(bundle: Path, records: Sequence[dict[str, Any]]) -> np.ndarr
     """The portable graph through ONNX Runtime; for fp32 bundles."""
     opened = Bundle.open(bundle)
     graph = next(g for g in opened.manifest.graphs if g.dialect == "portable")
-    encoder = Encoder(opened.manifest, bundle)
+    encoder = RequestTokenizer(opened.manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in records]
     session = onnxruntime.InferenceSession(str(bundle / graph.file), providers=["CPUExecutionProvider"])
     scores = np.empty(len(sequences))

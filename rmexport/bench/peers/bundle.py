@@ -99,9 +99,9 @@ class BundleScorer:
 
 def watch(model: Any, clock: PartClock) -> None:
     """Put timers around the parts of a RewardModel: in this process alone, and none of its own code changes."""
-    encoder = model._encoder
+    encoder = model._request_tokenizer
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
-    model._encoder = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
+    model._request_tokenizer = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
     passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
     if hasattr(passes, "_prepare"):
         passes._prepare = clock.timed("plan", passes._prepare)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
-WINDOW = 2048  # records planned together: enough to find shared prefixes and like lengths, little enough to stream
+RECORDS_AHEAD = (
+    2048  # records planned together: enough to find shared prefixes and like lengths, little enough to stream
+)
 THREAD_NAME = "rmruntime-encode"
 
 Item = TypeVar("Item")
@@ -15,9 +17,9 @@ Result = TypeVar("Result")
 
 
 def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Runs of WINDOW items in their order, the last one shorter; nothing for no items."""
+    """Runs of RECORDS_AHEAD items in their order, the last one shorter; nothing for no items."""
     source = iter(items)
-    while window := list(islice(source, WINDOW)):
+    while window := list(islice(source, RECORDS_AHEAD)):
         yield window
 
 

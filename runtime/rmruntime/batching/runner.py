@@ -74,7 +74,7 @@ class _Begun:
     future: Future[Outputs]
 
 
-class Passes:
+class BatchRunner:
     """The passes of one model."""
 
     def __init__(self, executor: PassExecutor) -> None:

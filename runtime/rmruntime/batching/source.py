@@ -29,7 +29,7 @@ class RequestSource(Protocol[Tag_co]):
 
 
 class IterableSource(Generic[Tag]):
-    """Windows of `rmruntime.batching.prefetch.WINDOW` entries; the last one is shorter."""
+    """Windows of `rmruntime.batching.prefetch.RECORDS_AHEAD` entries; the last one is shorter."""
 
     def __init__(self, entries: Iterable[Entry[Tag]]) -> None:
         self._entries = entries

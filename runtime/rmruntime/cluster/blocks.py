@@ -12,7 +12,7 @@ from io import BytesIO
 from itertools import islice, pairwise
 from pathlib import Path
 
-from rmruntime.batching.prefetch import WINDOW
+from rmruntime.batching.prefetch import RECORDS_AHEAD
 from rmruntime.errors import ClusterError, RewardModelError
 from rmruntime.records.json_arrays import BOM, array_items, first_item, is_array
 from rmruntime.records.reader import Place, Record, import_pyarrow, read_items, read_lines, read_rows
@@ -47,7 +47,7 @@ class Block:
 def block_size(files: Sequence[Path]) -> int:
     """Records per block: one window where the input is large; fewer where workers would otherwise have no block."""
     total = sum(_count(path) for path in files)
-    return min(WINDOW, max(SMALLEST, total // AT_LEAST))
+    return min(RECORDS_AHEAD, max(SMALLEST, total // AT_LEAST))
 
 
 def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:

@@ -53,7 +53,7 @@ class _Draft(NamedTuple):
         return tuple([segment.text for segment in self.segments if segment.ids is None])
 
 
-class Encoder:
+class RequestTokenizer:
     """The text half of one bundle; encoding is safe from several threads.
 
     `folder` holds tokenizer.json and the chat template. Raises BundleError when they or the manifest's format and

@@ -17,7 +17,7 @@ from rmruntime import ScoreOptions
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tiny_checkpoints import TinyShape, sequence_classifier
 
 MIXTRAL: dict[str, Any] = {
@@ -36,7 +36,7 @@ def portable(bundle: Path) -> tuple[ParserModel, dict[str, np.ndarray]]:
     """The portable graph as it is parsed, and the inputs of a pass."""
     opened = Bundle.open(bundle)
     graph = next(g for g in opened.manifest.graphs if g.dialect == "portable")
-    encoder = Encoder(opened.manifest, bundle)
+    encoder = RequestTokenizer(opened.manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(8)]
     return parser_model(bundle / graph.file, graph), dict(pack(sequences, row_shape(graph)).feeds)
 

@@ -16,7 +16,7 @@ from rmruntime import RewardModel, ScoreOptions
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tiny_checkpoints import TinyShape, gated, sequence_classifier
 
 STANDARD = {"", "com.microsoft"}
@@ -26,7 +26,7 @@ NEVER = {"nonpad_kv_seqlen", "softmax_precision", "left_window_size", "softcap"}
 
 def feeds(bundle: Path, count: int, dialect: str = "portable") -> dict[str, np.ndarray]:
     graph = next(g for g in Bundle.open(bundle).manifest.graphs if g.dialect == dialect)
-    encoder = Encoder(Bundle.open(bundle).manifest, bundle)
+    encoder = RequestTokenizer(Bundle.open(bundle).manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(count)]
     return dict(pack(sequences, row_shape(graph)).feeds)
 

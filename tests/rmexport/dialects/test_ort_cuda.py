@@ -20,7 +20,7 @@ from rmruntime.batching.batch_plan import plan_batches
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 
 COUNT = 12
 
@@ -30,7 +30,7 @@ def scores(bundle: Path) -> np.ndarray:
     opened = Bundle.open(bundle)
     [graph] = [g for g in opened.manifest.graphs if g.dialect == "ort-cuda"]
     assert (graph.attention, graph.compute_dtype) == ("rows", "fp32")
-    encoder = Encoder(opened.manifest, bundle)
+    encoder = RequestTokenizer(opened.manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(COUNT)]
     session = onnxruntime.InferenceSession(str(bundle / graph.file), providers=["CPUExecutionProvider"])
     found = np.empty(COUNT)

@@ -17,7 +17,7 @@ from rmruntime import ScoreOptions
 from rmruntime.batching.packing import pack, row_shape
 from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 
 EXPERTS, CHOSEN, HIDDEN = 8, 2, 64
 TINY: dict[str, Any] = {
@@ -77,7 +77,7 @@ def portable(bundle: Path, count: int, only: int | None = None) -> tuple[Any, di
     model.graph.output.append(onnx.helper.make_tensor_value_info(computed, onnx.TensorProto.FLOAT, None))
     path = bundle / "with_experts.onnx"
     onnx.save(model, path)
-    encoder = Encoder(opened.manifest, bundle)
+    encoder = RequestTokenizer(opened.manifest, bundle)
     sequences = [encoder.encode(parse_record(r), ScoreOptions())[0] for r in ragged_records(count)]
     sequences = sequences if only is None else [sequences[only]]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

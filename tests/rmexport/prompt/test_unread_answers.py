@@ -7,7 +7,7 @@ import pytest
 
 import tiny_tokenizer
 from rmexport import ExportOptions, export
-from rmexport.prompt.template_probe import ChatText
+from rmexport.prompt.template_probe import TemplateProbe
 from rmexport.prompt.unread_answers import unread_notes
 from rmruntime import RewardModel, Score
 from rmruntime.bundle.manifest import Format
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTokenizer:
 
 def notes(tiny: TinyTokenizer, template: str) -> tuple[str, ...]:
     raw = (tiny.folder / "tokenizer.json").read_bytes()
-    text = ChatText(tokenizer_json=raw, template=template, variables=tiny.variables, pinned_date="2024-07-26")
+    text = TemplateProbe(tokenizer_json=raw, template=template, variables=tiny.variables, pinned_date="2024-07-26")
     return unread_notes(text, Format(layout="chat"))
 
 

@@ -20,7 +20,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.options import EngineOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.score_file import FileOptions, score_file
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from tiny_checkpoints import sequence_classifier
 
 PATIENCE = 30  # seconds until a test gives up waiting for what never comes
@@ -72,7 +72,7 @@ def requests(count: int) -> list[Request]:
 
 
 def test_windows_hold_every_item_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "WINDOW", 3)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 3)
     assert list(cut_windows(range(7))) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(cut_windows([])) == []
 
@@ -138,13 +138,13 @@ def test_an_interrupt_while_an_item_is_read_ends_at_once() -> None:
 
 def test_the_next_window_is_encoded_while_the_engine_runs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first pass does not end before the second window is encoded: without overlap it never would."""
-    monkeypatch.setattr(prefetch, "WINDOW", 4)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 4)
     model, backend = stepped(bundle)
     encoded = [threading.Event() for _ in range(3)]
     order = iter(encoded)
-    encode_many = Encoder.encode_many
+    encode_many = RequestTokenizer.encode_many
 
-    def told(self: Encoder, items: list[Request], options: ScoreOptions) -> object:
+    def told(self: RequestTokenizer, items: list[Request], options: ScoreOptions) -> object:
         outcomes = encode_many(self, items, options)
         next(order).set()
         return outcomes
@@ -153,7 +153,7 @@ def test_the_next_window_is_encoded_while_the_engine_runs(bundle: Path, monkeypa
         ahead = encoded[min(backend.passes, 2)]
         assert ahead.wait(PATIENCE), "the next window was not encoded during the pass"
 
-    monkeypatch.setattr(Encoder, "encode_many", told)
+    monkeypatch.setattr(RequestTokenizer, "encode_many", told)
     monkeypatch.setattr(backend, "before", before)
     with model:
         run = model.run(requests(12), ScoreOptions())
@@ -165,7 +165,7 @@ def test_windows_change_no_result(bundle: Path, monkeypatch: pytest.MonkeyPatch)
     mixed = [*requests(5), bad, *requests(6), bad, bad]
     with RewardModel.load(bundle, device="cpu") as model:
         whole = model.run(mixed, ScoreOptions())
-        monkeypatch.setattr(prefetch, "WINDOW", 4)
+        monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 4)
         told: list[int] = []
         parts = model.run(mixed, ScoreOptions(), told.append)
         assert shown(parts) == shown(whole)
@@ -177,7 +177,7 @@ def test_windows_change_no_result(bundle: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_stream_gives_what_a_run_gives_and_reads_two_windows_ahead_at_most(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "WINDOW", 3)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 3)
     good = ragged_records(9)
     mixed: list[object] = [*good[:4], {"prompt": "a"}, parse_record(good[4]), {"input_ids": [10**6]}, *good[5:], "text"]
     drawn = 0
@@ -203,7 +203,7 @@ def test_a_stream_gives_what_a_run_gives_and_reads_two_windows_ahead_at_most(
 
 
 def test_a_stream_that_is_left_begins_nothing_more(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "WINDOW", 2)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 2)
     model, backend = stepped(bundle)
     with model:
         results = model.stream(ragged_records(20))
@@ -218,7 +218,7 @@ def shown(run: Run) -> list[str]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("out of memory")])
 def test_an_engine_that_fails_ends_the_run(bundle: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    monkeypatch.setattr(prefetch, "WINDOW", 2)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 2)
     model, backend = stepped(bundle)
 
     def before() -> None:
@@ -242,7 +242,7 @@ def test_a_file_in_windows_gives_the_same_records(
         FileOptions(input=str(source), output=str(tmp_path / f"{name}.jsonl"), on_error="skip") for name in ("a", "b")
     ]
     whole = score_file(str(bundle), files[0], ScoreOptions())
-    monkeypatch.setattr(prefetch, "WINDOW", 2)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 2)
     parts = score_file(str(bundle), files[1], ScoreOptions())
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
     assert (parts.records, parts.errors) == (whole.records, whole.errors) == (9, 2)

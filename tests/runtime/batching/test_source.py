@@ -30,7 +30,7 @@ def entries(count: int) -> list[Entry[int]]:
 
 
 def test_a_sequence_has_a_known_number_of_windows_and_an_iterator_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "WINDOW", 2)
+    monkeypatch.setattr(prefetch, "RECORDS_AHEAD", 2)
     given = entries(5)
     windows = IterableSource(given).windows()
     assert isinstance(windows, Sequence) and [len(window) for window in windows] == [2, 2, 1]

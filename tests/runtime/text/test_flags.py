@@ -9,7 +9,7 @@ from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
 from rmruntime.sequences import TokenSequence
 from rmruntime.text.flags import ALIKE, SPELLED, SUMMARIES, UNANSWERED, UNWRITTEN, ZERO, kinds_of, zero_flags
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from text_formats import chat_format, classifier, grader
 from tiny_tokenizer import TinyTokenizer, build_tokenizer
 
@@ -30,25 +30,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyTokenizer:
 
 
 @pytest.fixture(scope="module")
-def thinking(tiny: TinyTokenizer) -> Encoder:
+def thinking(tiny: TinyTokenizer) -> RequestTokenizer:
     """A template that leaves reasoning out."""
-    return Encoder(classifier(tiny, replace(chat_format(tiny), template="thinking.jinja")), tiny.folder)
+    return RequestTokenizer(classifier(tiny, replace(chat_format(tiny), template="thinking.jinja")), tiny.folder)
 
 
 @pytest.fixture(scope="module")
-def plain(tiny: TinyTokenizer) -> Encoder:
-    return Encoder(classifier(tiny), tiny.folder)
+def plain(tiny: TinyTokenizer) -> RequestTokenizer:
+    return RequestTokenizer(classifier(tiny), tiny.folder)
 
 
-def encoded(encoder: Encoder, record: Any, **options: Any) -> tuple[TokenSequence, ...]:
+def encoded(encoder: RequestTokenizer, record: Any, **options: Any) -> tuple[TokenSequence, ...]:
     return encoder.encode(parse_record(record), ScoreOptions(**options))
 
 
-def kinds(encoder: Encoder, record: Any, **options: Any) -> list[set[str]]:
+def kinds(encoder: RequestTokenizer, record: Any, **options: Any) -> list[set[str]]:
     return [kinds_of(sequence.doubts) for sequence in encoded(encoder, record, **options)]
 
 
-def test_answers_that_differ_only_in_what_the_template_drops(thinking: Encoder) -> None:
+def test_answers_that_differ_only_in_what_the_template_drops(thinking: RequestTokenizer) -> None:
     flags = [s.doubts for s in encoded(thinking, {"prompt": "2+2?", "responses": [A, B, "5"]})]
     assert flags[2] == () and flags[0] == flags[1]
     assert "same tokens: responses[0] and responses[1] differ only in what is not read" in flags[0]
@@ -56,22 +56,24 @@ def test_answers_that_differ_only_in_what_the_template_drops(thinking: Encoder) 
     assert kinds(thinking, pair) == [{ALIKE, UNWRITTEN}] * 2
 
 
-def test_earlier_turns_that_differ_only_in_what_the_template_drops(thinking: Encoder) -> None:
+def test_earlier_turns_that_differ_only_in_what_the_template_drops(thinking: RequestTokenizer) -> None:
     turns = [[USER, {"role": "assistant", "content": text}, USER, ANSWER] for text in (A, B)]
     assert kinds(thinking, {"chosen": turns[0], "rejected": turns[1]}) == [{ALIKE}] * 2
 
 
-def test_answers_that_differ_only_in_trimmed_space_or_behind_a_cut(plain: Encoder) -> None:
+def test_answers_that_differ_only_in_trimmed_space_or_behind_a_cut(plain: RequestTokenizer) -> None:
     assert kinds(plain, {"prompt": "a", "responses": ["b", "b "]}) == [{ALIKE}] * 2
     long = {"prompt": "a", "responses": ["b" * 60 + "c", "b" * 60 + "d"]}
     assert kinds(plain, long, truncate="right", max_length=40) == [{ALIKE}] * 2
 
 
-def test_equal_answers_and_different_tokens_carry_no_flag(plain: Encoder) -> None:
+def test_equal_answers_and_different_tokens_carry_no_flag(plain: RequestTokenizer) -> None:
     assert kinds(plain, {"prompt": "a", "responses": ["b", "b", "c"]}) == [set()] * 3
 
 
-def test_an_answer_that_the_template_does_not_write_as_given(thinking: Encoder, plain: Encoder) -> None:
+def test_an_answer_that_the_template_does_not_write_as_given(
+    thinking: RequestTokenizer, plain: RequestTokenizer
+) -> None:
     assert kinds(thinking, {"prompt": "2+2?", "response": A}) == [{UNWRITTEN}]
     assert kinds(plain, {"prompt": "2+2?", "response": A}) == [set()]
     assert kinds(thinking, {"prompt": "2+2?", "response": " 4\n"}) == [set()]  # trimmed, not dropped
@@ -87,25 +89,25 @@ def test_an_answer_that_the_template_does_not_write_as_given(thinking: Encoder, 
         ([{"role": "User", "content": "2+2?"}], "User"),
     ],
 )
-def test_conversations_without_an_answer(plain: Encoder, messages: list[Any], role: str) -> None:
+def test_conversations_without_an_answer(plain: RequestTokenizer, messages: list[Any], role: str) -> None:
     [sequence] = encoded(plain, {"messages": messages})
     assert sequence.doubts == (f"no answer to judge: the conversation ends in the {role}'s turn",)
 
 
-def test_an_empty_answer_is_none(plain: Encoder) -> None:
+def test_an_empty_answer_is_none(plain: RequestTokenizer) -> None:
     for response in ("", " \n"):
         assert kinds(plain, {"prompt": "a", "response": response}) == [{UNANSWERED}]
 
 
 def test_no_flag_where_the_recipe_opens_the_reply(tiny: TinyTokenizer) -> None:
-    encoder = Encoder(classifier(tiny, replace(chat_format(tiny), opens_reply=True)), tiny.folder)
+    encoder = RequestTokenizer(classifier(tiny, replace(chat_format(tiny), opens_reply=True)), tiny.folder)
     assert kinds(encoder, {"messages": [USER]}) == [set()]
 
 
-def test_text_ids_answers_and_graded_steps_carry_none(plain: Encoder, tiny: TinyTokenizer) -> None:
+def test_text_ids_answers_and_graded_steps_carry_none(plain: RequestTokenizer, tiny: TinyTokenizer) -> None:
     for record in ({"text": "a"}, {"input_ids": [5, 6]}, {"messages": [USER, ANSWER]}):
         assert kinds(plain, record) == [set()]
-    steps = Encoder(grader(tiny, "step"), tiny.folder)
+    steps = RequestTokenizer(grader(tiny, "step"), tiny.folder)
     assert kinds(steps, {"prompt": "a", "steps": ["b", "c"]}) == [set()]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rmruntime.bundle.manifest import PositionRule
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from text_formats import chat_format, classifier, gated, grader
 from tiny_tokenizer import BOS, EOS, EOT, SPECIALS, TEMPLATES, build_tokenizer
 
@@ -53,7 +53,7 @@ def encode(encoder, record, options=OPTIONS):
 @QUICK
 @given(messages=conversations())
 def test_ids_are_those_of_apply_chat_template(name, messages, tinies, references):
-    encoder = Encoder(classifier(tinies[name]), tinies[name].folder)
+    encoder = RequestTokenizer(classifier(tinies[name]), tinies[name].folder)
     [sequence] = encode(encoder, {"messages": messages})
     assert sequence.ids.tolist() == reference_ids(references[name], messages)
     spelled = any(text in message["content"] for message in messages for text in SPECIALS)
@@ -67,7 +67,7 @@ def test_trap_double_bos(name, messages, tinies, references):
     """Policy "one" is MAHALO's and RLHFlow's code: delete every BOS text, let the tokenizer add its own."""
     tiny = tinies[name]
     form = replace(chat_format(tiny), bos="one")
-    [sequence] = encode(Encoder(classifier(tiny, form), tiny.folder), {"messages": messages})
+    [sequence] = encode(RequestTokenizer(classifier(tiny, form), tiny.folder), {"messages": messages})
     text = references[name].apply_chat_template(messages, tokenize=False).replace(BOS, "")
     assert sequence.ids.tolist() == references[name](text)["input_ids"]
     assert (sequence.ids == tiny.bos_id).nonzero()[0].tolist() == [0]
@@ -78,7 +78,7 @@ def test_trap_double_bos(name, messages, tinies, references):
 def test_zero_bos(messages, tinies, references):
     tiny = tinies["llama3"]
     form = replace(chat_format(tiny), bos="zero")
-    [sequence] = encode(Encoder(classifier(tiny, form), tiny.folder), {"messages": messages})
+    [sequence] = encode(RequestTokenizer(classifier(tiny, form), tiny.folder), {"messages": messages})
     text = references["llama3"].apply_chat_template(messages, tokenize=False).replace(BOS, "")
     assert sequence.ids.tolist() == references["llama3"](text, add_special_tokens=False)["input_ids"]
 
@@ -86,7 +86,7 @@ def test_zero_bos(messages, tinies, references):
 @pytest.mark.parametrize("bos", ["as-is", "one", "zero"])
 def test_rendered_text_gives_the_ids_of_its_messages(bos, tinies, references):
     tiny = tinies["llama3"]
-    encoder = Encoder(classifier(tiny, replace(chat_format(tiny), bos=bos)), tiny.folder)
+    encoder = RequestTokenizer(classifier(tiny, replace(chat_format(tiny), bos=bos)), tiny.folder)
     messages = [{"role": "user", "content": f"a{BOS}"}, {"role": "assistant", "content": f"b{EOT}"}]
     text = references["llama3"].apply_chat_template(messages, tokenize=False)
     [rendered], [spoken] = encode(encoder, {"text": text}), encode(encoder, {"messages": messages})
@@ -97,7 +97,7 @@ def test_rendered_text_gives_the_ids_of_its_messages(bos, tinies, references):
 def test_bos_is_added_to_text_only_by_policy_one(tinies):
     tiny = tinies["llama3"]
     for bos, expected in (("as-is", []), ("zero", []), ("one", [tiny.bos_id])):
-        encoder = Encoder(classifier(tiny, replace(chat_format(tiny), bos=bos)), tiny.folder)
+        encoder = RequestTokenizer(classifier(tiny, replace(chat_format(tiny), bos=bos)), tiny.folder)
         [sequence] = encode(encoder, {"text": "+"})
         assert sequence.ids.tolist() == [*expected, tiny.plus_id]
         [given_ids] = encode(encoder, {"input_ids": [3, tiny.bos_id]})
@@ -106,9 +106,9 @@ def test_bos_is_added_to_text_only_by_policy_one(tinies):
 
 def test_pinned_clock(tmp_path):
     tiny = build_tokenizer(tmp_path, "llama3.1")
-    [sequence] = encode(Encoder(classifier(tiny), tiny.folder), {"prompt": "a", "response": "b"})
+    [sequence] = encode(RequestTokenizer(classifier(tiny), tiny.folder), {"prompt": "a", "response": "b"})
     [text] = encode(
-        Encoder(classifier(tiny), tiny.folder),
+        RequestTokenizer(classifier(tiny), tiny.folder),
         {
             "text": f"{BOS}<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
             f"Today Date: 26 Jul 2024\n\n{EOT}<|start_header_id|>user<|end_header_id|>\n\na{EOT}"
@@ -121,7 +121,7 @@ def test_pinned_clock(tmp_path):
 def test_trap_pad_is_eos(tmp_path):
     # TRL sets pad = eos where a checkpoint has no pad token; the token before the closing eos is then scored.
     tiny = build_tokenizer(tmp_path, "tulu", pad=EOS)
-    encoder = Encoder(classifier(replace(tiny, pad_id=tiny.eos_id)), tiny.folder)
+    encoder = RequestTokenizer(classifier(replace(tiny, pad_id=tiny.eos_id)), tiny.folder)
     [sequence] = encode(encoder, {"prompt": "a", "response": "b"})
     assert sequence.ids[-1] == tiny.eos_id
     assert sequence.reads["score"].tolist() == [len(sequence.ids) - 2]
@@ -131,7 +131,7 @@ def test_trap_first_pad_of_older_transformers(tmp_path):
     # transformers <= 4.48: `argmax(ids == pad) - 1`, with pad = eos the end of the first answer, whatever follows.
     tiny = build_tokenizer(tmp_path, "tulu", pad=EOS)
     rules = {"score": PositionRule(rule="before_first_pad", pad_id=tiny.eos_id)}
-    encoder = Encoder(replace(classifier(tiny), positions=rules), tiny.folder)
+    encoder = RequestTokenizer(replace(classifier(tiny), positions=rules), tiny.folder)
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant") * 2]
     [sequence] = encode(encoder, {"messages": turns})
     assert sequence.reads["score"].tolist() == [int((sequence.ids == tiny.eos_id).argmax()) - 1]
@@ -151,7 +151,7 @@ def published_gate(ids, pattern):
 @given(messages=conversations())
 def test_gate_is_read_where_armorm_reads_it(messages, tinies):
     tiny = tinies["llama3"]
-    [sequence] = encode(Encoder(gated(tiny), tiny.folder), {"messages": messages})
+    [sequence] = encode(RequestTokenizer(gated(tiny), tiny.folder), {"messages": messages})
     ids = sequence.ids.tolist()
     assert sequence.reads["gate"].tolist() == [published_gate(ids, tiny.gate_pattern)]
     assert sequence.reads["score"].tolist() == [max(i for i, token in enumerate(ids) if token != tiny.pad_id)]
@@ -162,7 +162,7 @@ def test_gate_is_read_where_armorm_reads_it(messages, tinies):
 def test_outcome_grader_is_read_three_before_the_end(prompt, answer, tinies, references):
     """RLHFlow's orm_evaluate.py: one user turn, " ки" deleted, logits of position -3."""
     tiny = tinies["llama3"]
-    [sequence] = encode(Encoder(grader(tiny, "sequence"), tiny.folder), {"prompt": prompt, "response": answer})
+    [sequence] = encode(RequestTokenizer(grader(tiny, "sequence"), tiny.folder), {"prompt": prompt, "response": answer})
     user = {"role": "user", "content": prompt + " " + answer.replace(" ки", "")}
     expected = reference_ids(references["llama3"], [user, {"role": "assistant", "content": "+"}])
     assert sequence.ids.tolist() == expected
@@ -174,7 +174,7 @@ def test_outcome_grader_is_read_three_before_the_end(prompt, answer, tinies, ref
 def test_process_grader_reads_every_step_as_if_it_were_the_last(prompt, steps, tinies, references):
     """RLHFlow's prm_evaluate.py runs a conversation per step and takes position -3 of each; here it is one pass."""
     tiny = tinies["llama3"]
-    [sequence] = encode(Encoder(grader(tiny, "step"), tiny.folder), {"prompt": prompt, "steps": steps})
+    [sequence] = encode(RequestTokenizer(grader(tiny, "step"), tiny.folder), {"prompt": prompt, "steps": steps})
     conversation, positions = [], []
     for text in (f"{prompt} {steps[0]}", *steps[1:]):
         conversation += [{"role": "user", "content": text}, {"role": "assistant", "content": "+"}]
@@ -186,7 +186,7 @@ def test_process_grader_reads_every_step_as_if_it_were_the_last(prompt, steps, t
 
 
 def test_process_grader_splits_a_plain_response(tinies):
-    encoder = Encoder(grader(tinies["llama3"], "step"), tinies["llama3"].folder)
+    encoder = RequestTokenizer(grader(tinies["llama3"], "step"), tinies["llama3"].folder)
     [split] = encode(encoder, {"prompt": "Q", "response": "Step 1: a ки\nStep 2: b ки\n"})
     [given_steps] = encode(encoder, {"prompt": "Q", "steps": ["Step 1: a", "Step 2: b"]})
     assert split.ids.tolist() == given_steps.ids.tolist() and len(split.reads["reply"]) == 2
@@ -196,7 +196,7 @@ def test_process_grader_splits_a_plain_response(tinies):
 
 def test_graders_take_text_and_ids_that_hold_the_replies(tinies):
     tiny = tinies["llama3"]
-    encoder = Encoder(grader(tiny, "step"), tiny.folder)
+    encoder = RequestTokenizer(grader(tiny, "step"), tiny.folder)
     [steps] = encode(encoder, {"prompt": "Q", "steps": ["a", "b"]})
     [ids] = encode(encoder, {"input_ids": steps.ids.tolist()})
     assert ids.reads["reply"].tolist() == steps.reads["reply"].tolist()
@@ -204,7 +204,7 @@ def test_graders_take_text_and_ids_that_hold_the_replies(tinies):
 
 def test_steps_on_a_sequence_head_are_partial_answers(tinies):
     tiny = tinies["llama3"]
-    encoder = Encoder(gated(tiny, replace(chat_format(tiny), step_joiner="\n")), tiny.folder)
+    encoder = RequestTokenizer(gated(tiny, replace(chat_format(tiny), step_joiner="\n")), tiny.folder)
     partial = encode(encoder, {"prompt": "Q", "steps": ["a", "b", "c"]})
     whole = encode(encoder, {"prompt": "Q", "responses": ["a", "a\nb", "a\nb\nc"]})
     assert [s.ids.tolist() for s in partial] == [s.ids.tolist() for s in whole]
@@ -212,7 +212,7 @@ def test_steps_on_a_sequence_head_are_partial_answers(tinies):
 
 
 def test_number_and_order_of_sequences(tinies):
-    encoder = Encoder(classifier(tinies["llama3"]), tinies["llama3"].folder)
+    encoder = RequestTokenizer(classifier(tinies["llama3"]), tinies["llama3"].folder)
     [a], [b] = (encode(encoder, {"prompt": "Q", "response": text}) for text in "ab")
     assert not a.truncated and not a.special_content and a.flags == ()
     for record in ({"responses": ["a", "b"]}, {"chosen": "a", "rejected": "b"}):
@@ -222,5 +222,5 @@ def test_number_and_order_of_sequences(tinies):
 
 def test_open_conversations_are_scored_as_transformers_would(tinies, references):
     tiny, messages = tinies["llama3"], [{"role": "user", "content": "Hello"}]
-    [sequence] = encode(Encoder(classifier(tiny), tiny.folder), {"messages": messages})
+    [sequence] = encode(RequestTokenizer(classifier(tiny), tiny.folder), {"messages": messages})
     assert sequence.ids.tolist() == reference_ids(references["llama3"], messages)

@@ -9,7 +9,7 @@ from rmruntime.bundle.manifest import PositionRule
 from rmruntime.errors import BundleError, InputError, InputTooLong
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from rmruntime.text.segments import JoinedSegments, Segment
 from text_formats import chat_format, classifier
 from tiny_tokenizer import build_tokenizer
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory):
 
 def appending(tiny, *ids, **changes):
     form = replace(chat_format(tiny), append=ids, **changes)
-    return Encoder(replace(classifier(tiny, form), positions={"score": LAST}), tiny.folder)
+    return RequestTokenizer(replace(classifier(tiny, form), positions={"score": LAST}), tiny.folder)
 
 
 def encode(encoder, record, options=OPTIONS):

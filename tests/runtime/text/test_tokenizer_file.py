@@ -11,7 +11,7 @@ import pytest
 from rmruntime.errors import BundleError, InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from rmruntime.text.tokenizer import Tokenizer
 from rmruntime.text.tokenizer_file import MAX_ADDED, panics_caught
 from text_formats import classifier
@@ -80,7 +80,7 @@ def test_a_panic_is_the_error_of_its_record_alone(tmp_path: Path) -> None:
     """The expression takes for ever over many a's, and the library gives up by a panic."""
     tiny = build_tokenizer(tmp_path)
     written(tmp_path, _splits("(a+)+$b"))
-    encoder = Encoder(classifier(tiny), tmp_path)
+    encoder = RequestTokenizer(classifier(tiny), tmp_path)
     texts = ("one", "a" * 60, "two")
     requests = [parse_record({"text": text}) for text in texts]
     found = encoder.encode_many(requests, ScoreOptions())

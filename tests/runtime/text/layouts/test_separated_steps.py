@@ -11,7 +11,7 @@ from rmruntime.errors import BundleError, InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
 from rmruntime.text.layouts import find_layout
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from text_formats import chat_format, classifier
 from tiny_tokenizer import BOS, EOT, build_tokenizer
 
@@ -41,7 +41,7 @@ def reference(tiny):
 def process_model(tiny, **changes):
     fields = {"layout": "separated_steps", "unit": "step", "step_separator": "\n", "step_separators": ("\n",)} | changes
     manifest = classifier(tiny, replace(chat_format(tiny), **fields), max_length=256)
-    return Encoder(replace(manifest, positions={"step": PositionRule(rule="step_end")}), tiny.folder)
+    return RequestTokenizer(replace(manifest, positions={"step": PositionRule(rule="step_end")}), tiny.folder)
 
 
 def encode(encoder, record, options=OPTIONS):
@@ -143,4 +143,4 @@ def test_what_it_needs(tiny):
         find_layout(replace(form, step_separator="\n", append=(1,)))
     chat = replace(classifier(tiny), positions={"step": PositionRule(rule="step_end")})
     with pytest.raises(BundleError, match=r"found the rule step_end, but format\.step_separator.* is absent"):
-        Encoder(chat, tiny.folder)
+        RequestTokenizer(chat, tiny.folder)

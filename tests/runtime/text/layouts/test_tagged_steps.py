@@ -11,7 +11,7 @@ from rmruntime.errors import BundleError, InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
 from rmruntime.text.layouts import find_layout
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from rmruntime.text.tokenizer import Tokenizer
 from text_formats import chat_format, classifier
 from tiny_tokenizer import BOS, EOT, PAD, build_tokenizer
@@ -38,7 +38,7 @@ def process_model(tiny, tag, **changes):
     fields = {"layout": "tagged_steps", "unit": "step", "step_tag": tag, "step_separators": ("\n\n",)} | changes
     manifest = classifier(tiny, replace(chat_format(tiny), **fields))
     rules = {"step": PositionRule(rule="marker", tokens=tokens, text=tag)}
-    return Encoder(replace(manifest, positions=rules), tiny.folder)
+    return RequestTokenizer(replace(manifest, positions=rules), tiny.folder)
 
 
 def encode(encoder, record, options=OPTIONS):

@@ -13,7 +13,7 @@ from rmruntime.errors import BundleError, InputError, InputTooLong
 from rmruntime.options import ScoreOptions
 from rmruntime.records import parse_record
 from rmruntime.text.layouts import find_layout
-from rmruntime.text.request_tokenizer import Encoder
+from rmruntime.text.request_tokenizer import RequestTokenizer
 from text_formats import chat_format, classifier
 from tiny_tokenizer import BOS, EOS, EOT, build_tokenizer
 
@@ -47,7 +47,7 @@ def cross_encoder(tiny, **changes):
     form = replace(chat_format(tiny), **fields)
     manifest = classifier(tiny, form)
     last = replace(manifest.positions["score"], rule="last")  # any rule that always finds one
-    return Encoder(replace(manifest, positions={"score": last}), tiny.folder)
+    return RequestTokenizer(replace(manifest, positions={"score": last}), tiny.folder)
 
 
 def encode(encoder, record, options=OPTIONS):
@@ -104,7 +104,7 @@ def test_padded_ids_are_refused(tiny, pads):
     manifest = classifier(tiny, form)
     graph = Graph(file="encoder.onnx", dialect="ort-cpu", compute_dtype="fp32", layout="padded", pad_id=tiny.pad_id)
     last = PositionRule(rule="last")
-    encoder = Encoder(replace(manifest, positions={"score": last}, graphs=(graph,)), tiny.folder)
+    encoder = RequestTokenizer(replace(manifest, positions={"score": last}, graphs=(graph,)), tiny.folder)
     pair = [tiny.bos_id, 7, tiny.eos_id, 8, tiny.eos_id]
     assert encode(encoder, {"input_ids": pair}).ids.tolist() == pair
     padded = [tiny.pad_id] * pads[0] + pair + [tiny.pad_id] * pads[1]
