@@ -10,7 +10,6 @@ from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
 from rmruntime.options import EngineOptions
 
-BackendOptions = EngineOptions  # the name that backends outside this package may import
 # Index arrays; of a stage also the hidden states, in whatever form the stage before it gave them.
 Feeds = Mapping[str, Any]
 # fp32 arrays; of a stage that is not the last, hidden states that only the same engine's next stage need understand.
