@@ -15,7 +15,7 @@ RewardModelError
     ├── RecordError        it is not a record: malformed JSON, unknown keys, wrong types
     ├── InputTooLong       it has more tokens than the limit and truncation was not asked for
     ├── DeviceLimit        its pass did not fit into the device, nor did a smaller one
-    └── NonFiniteScore     its score, or another output, is NaN or infinite (in rmruntime.errors); a BackendError too
+    └── NonFiniteScore     its score, or another output of it, is NaN or infinite
 """
 
 
