@@ -171,7 +171,8 @@ def test_signals_at_any_time(place: Path, tmp_path: Path, command: str, number: 
         time.sleep(delay)
         process.send_signal(number)
         said = process.communicate(timeout=60)[1].decode()
-        assert process.returncode in (0, 128 + number), said
+        # Python takes its handlers off while it ends: the work is done then, and the signal itself is the status.
+        assert process.returncode in (0, 128 + number, -number), said
         assert "Traceback" not in said and "Exception" not in said
         hidden = [name for name in os.listdir(tmp_path) if name.startswith(".out.jsonl")]
         assert not hidden
