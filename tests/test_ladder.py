@@ -50,7 +50,7 @@ def test_all_is_the_scripts_and_the_rest_is_pytests(script: Path, given: list[st
     assert done.stdout.splitlines() == ["-m", "pytest", *expected]
 
 
-@pytest.mark.parametrize("processes", [[], ["--numprocesses", "2"]])
+@pytest.mark.parametrize("processes", [[], pytest.param(["--numprocesses", "2"], marks=pytest.mark.ladder)])
 def test_what_was_left_out_is_said(tmp_path: Path, processes: list[str]) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_some.py").write_text(TESTS)

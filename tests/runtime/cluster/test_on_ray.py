@@ -164,6 +164,7 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(place: Place, cluster
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.ladder
 def test_a_killed_run_goes_on_where_it_ended(place: Place, cluster: tuple[object, ...]) -> None:
     output = place.folder / "run"
     process = place.start(*cluster, "--workers", 2, "-o", output)
@@ -184,6 +185,7 @@ def test_a_killed_run_goes_on_where_it_ended(place: Place, cluster: tuple[object
     assert status == 2 and "address '127.0.0.1:1': nothing answers there" in said
 
 
+@pytest.mark.ladder
 def test_a_block_that_ends_every_worker(place: Place, cluster: tuple[object, ...]) -> None:
     output = place.folder / "deadly"
     arguments = (*cluster, "--workers", 2, "-o", output)
