@@ -99,10 +99,12 @@ class BundleScorer:
 
 def watch(model: Any, clock: PartClock) -> None:
     """Put timers around the parts of a RewardModel: in this process alone, and none of its own code changes."""
-    encoder = model._request_tokenizer
+    name = "_request_tokenizer" if hasattr(model, "_request_tokenizer") else "_encoder"  # as older versions have it
+    encoder = getattr(model, name)
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
-    model._request_tokenizer = Watched(encoder, clock, {"encode": "template", "encode_many": "template"})
-    passes = getattr(model, "_passes", model)  # an older rmruntime has no such object
+    setattr(model, name, Watched(encoder, clock, {"encode": "template", "encode_many": "template"}))
+    # Older versions have this under the second name, or not at all.
+    passes = getattr(model, "_runner", getattr(model, "_passes", model))
     if hasattr(passes, "_prepare"):
         passes._prepare = clock.timed("plan", passes._prepare)
     owner = getattr(passes, "_executor", passes)  # nor this one
