@@ -426,6 +426,7 @@ def test_the_backend_works(page: Page, tmp_path: Path) -> None:
         assert one.value == pytest.approx(other.value, abs=1e-5)
 
 
+@pytest.mark.ladder
 def test_the_peer_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page.add("rmexport/bench/peers/hf_transformers_one_by_one.py", bench_peers)
     page.test_module("tests/rmexport/bench/test_one_by_one.py").test_gives_the_bundles_scores(tmp_path, monkeypatch)

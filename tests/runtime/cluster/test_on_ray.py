@@ -150,6 +150,7 @@ def joined(output: Path) -> str:
     return "".join(path.read_text() for path in sorted(output.glob("part-*")))
 
 
+@pytest.mark.ladder
 def test_a_killed_worker_loses_nothing_and_doubles_nothing(place: Place, cluster: tuple[object, ...]) -> None:
     output, merged = place.folder / "worker", place.folder / "worker.jsonl"
     killer = kill_writers(output, 1, 1)

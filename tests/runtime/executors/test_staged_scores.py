@@ -30,8 +30,7 @@ WAVE_BYTES = 600 * 4 * 64  # hidden states of about half of the conversations
 SHARES = (2.0, 1.0, 2.5)
 IN_TURN = [
     *((*ENGINES[0], share) for share in SHARES),
-    (*ENGINES[1], 1.0),
-    *(pytest.param(*ENGINES[1], share, marks=pytest.mark.ladder) for share in (2.0, 2.5)),
+    *(pytest.param(*ENGINES[1], share, marks=pytest.mark.ladder) for share in SHARES),
     *(pytest.param(*ENGINES[2], share, marks=pytest.mark.ladder) for share in SHARES),
 ]
 
@@ -111,7 +110,7 @@ def test_a_stage_that_ends_behind_experts(tmp_path: Path, fields: dict[str, Any]
 
 
 @pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.ladder)])
-@pytest.mark.parametrize("device", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("device", ["ort-cpu", pytest.param("openvino", marks=pytest.mark.ladder)])
 def test_quantized_stages(checkpoint: str, tmp_path: Path, scheme: Any, device: str) -> None:
     pytest.importorskip({"ort-cpu": "onnxruntime"}.get(device, device))
     export(checkpoint, tmp_path / "b", ExportOptions(dtype="bf16", quantize=scheme, stages=3))
@@ -130,6 +129,7 @@ def test_what_fits_into_the_stage_memory_is_loaded_once(bundles: dict[str, Path]
             assert scores(bundles[bundle], device="ort-cpu", stage_memory=memory) == ("ort-cpu", expected)
 
 
+@pytest.mark.ladder
 def test_each_load_serves_as_many_passes_as_there_is_room_for(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
