@@ -1,31 +1,29 @@
 """The public class: a bundle, its text half and an engine, composed into one thread-safe `score()`."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, Self
 
 from rmruntime.backends.base import Backend
-from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
-from rmruntime.batching.prefetch import one_ahead
-from rmruntime.batching.runner import Advance, BatchRunner, Outcome, Statistics
+from rmruntime.batching.prefetch import in_windows
+from rmruntime.batching.runner import Advance, Statistics
+from rmruntime.batching.scoring_loop import Encoded, ScoringLoop
 from rmruntime.batching.source import Entry, IterableSource, RequestSource, Tag
-from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
-from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, OptionError, RecordError
+from rmruntime.errors import InputError, OptionError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.option_checks import check_value
 from rmruntime.options import EngineOptions, Precision, ScoreOptions
-from rmruntime.records import Request, parse_record
-from rmruntime.scores import Score, score_from_outputs, score_from_partials
+from rmruntime.records import Request
+from rmruntime.records.call_arguments import check_records, check_texts, numbered_requests, parse_records
+from rmruntime.scores import Outcome, OutputProcessor, Score, Scored
 from rmruntime.sequences import TokenSequence
 from rmruntime.text.request_tokenizer import RequestTokenizer
-
-Scored = Score | list[Score]
-Encoded = list[tuple[TokenSequence, ...] | InputError]
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,6 @@ class ScoredWindow(Generic[Tag]):
     statistics: Statistics
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """Requests that are ready to run: what `RewardModel.encode` gave for each, and the passes of all sequences."""
-
-    requests: Sequence[Request]
-    encoded: Encoded
-    sequences: Sequence[TokenSequence]
-    plan: BatchPlan
-
-
 class RewardModel:
     """A loaded bundle. `score` may be called from several threads; passes of the engine run one at a time."""
 
@@ -63,7 +51,10 @@ class RewardModel:
         self._bundle = bundle
         self._executor = backend if isinstance(backend, PassExecutor) else DirectExecutor(backend)
         self._request_tokenizer = RequestTokenizer(bundle.manifest, bundle.folder)
-        self._runner = BatchRunner(self._executor)
+        self._loop = ScoringLoop(bundle, self._executor)
+        self._output_processor = OutputProcessor(
+            manifest=bundle.manifest, precision=self._executor.precision, join=self._request_tokenizer.join
+        )
 
     @classmethod
     def load(
@@ -137,7 +128,7 @@ class RewardModel:
         `records` are dicts as in the CLI's JSON lines. Raises InputError for the first record that cannot be scored,
         with its index.
         """
-        requests = [_parsed(index, record) for index, record in enumerate(_several(records))]
+        requests = parse_records(check_records(records))
         scores: list[Scored] = []
         for index, result in enumerate(self.run(requests, options or ScoreOptions()).results):
             if isinstance(result, InputError):
@@ -152,7 +143,7 @@ class RewardModel:
 
         Raises InputError as `score` does, and for a lone text in place of the responses.
         """
-        [scores] = self.score([{"prompt": prompt, "responses": _listed("responses", responses)}], options)
+        [scores] = self.score([{"prompt": prompt, "responses": check_texts("responses", responses)}], options)
         assert isinstance(scores, list)  # candidates always are
         return scores
 
@@ -163,7 +154,7 @@ class RewardModel:
 
         Raises InputError as `score` does, and for a lone text in place of the steps.
         """
-        [score] = self.score([{"prompt": prompt, "steps": _listed("steps", steps)}], options)
+        [score] = self.score([{"prompt": prompt, "steps": check_texts("steps", steps)}], options)
         assert isinstance(score, Score)  # one solution, one score
         return score
 
@@ -182,19 +173,20 @@ class RewardModel:
         Raises RecordError for a lone record in place of several, OptionError and BundleError; BackendError when the
         engine fails.
         """
-        source = IterableSource(_entries(_several(records)))
+        source = IterableSource(numbered_requests(check_records(records)))
         return self._flat(self.stream_windows(source, options or ScoreOptions(), advance))
 
     def stream_windows(
         self, source: RequestSource[Tag], options: ScoreOptions, advance: Advance | None = None
     ) -> Generator[ScoredWindow[Tag], None, None]:
-        """The loop that all scoring of requests stands on: the source's windows, scored, in order.
+        """The source's windows, scored, in order: what all scoring of requests stands on.
 
-        The next window is drawn, tokenized and planned while the engine computes this one, and of its passes the next
-        is packed while one computes. `advance` and errors are those of `stream`.
+        The next window is drawn, tokenized and planned while the engine computes this one (ScoringLoop). `advance` and
+        errors are those of `stream`.
         """
         check_value("options", options, ScoreOptions)
-        return self._scored_windows(source, options, advance)
+        encode = partial(self._encode_entries, options=options)
+        return self._scored_windows(source.windows(), encode, options, advance)
 
     def run(self, requests: Sequence[Request], options: ScoreOptions, advance: Advance | None = None) -> Run:
         """Score parsed requests; a request that cannot be scored leaves its InputError in its place.
@@ -203,40 +195,37 @@ class RewardModel:
         rmruntime.batching.prefetch.RECORDS_AHEAD requests, of which the next is tokenized while the engine runs. Raises
         BackendError when the engine fails.
         """
-        results: list[Scored | InputError] = []
-        statistics = Statistics()
-        with closing(self.stream_windows(IterableSource(list(enumerate(requests))), options, advance)) as windows:
-            for window in windows:
-                results += window.results
-                statistics += window.statistics
-        return Run(results, statistics)
+        return _collected(self.stream_windows(IterableSource(list(enumerate(requests))), options, advance))
 
     def run_encoded(
         self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions, advance: Advance | None = None
     ) -> Run:
-        """`run` from what `encode` gave for the same requests and options, in one window.
+        """`run` from what `encode` returned for the same requests and options, in one window.
 
         Raises BundleError where the weights' files are no longer those that were loaded.
         """
-        return self._run_planned(self._planned(requests, encoded, options), options, advance)
+        window = list(zip(encoded, requests, strict=True))  # what was tokenized earlier is the tag of its request
+        return _collected(self._scored_windows([window], _tags, options, advance))
 
     def encode(self, requests: Sequence[Request], options: ScoreOptions) -> Encoded:
-        """Token sequences of each request, with the positions that the head reads."""
+        """Token sequences of each request, with the positions that the head reads, or the request's InputError."""
         check_value("options", options, ScoreOptions)
         return self._request_tokenizer.encode_many(requests, options)
 
-    def outputs(
-        self, sequences: Sequence[TokenSequence], options: ScoreOptions, advance: Advance | None = None
-    ) -> tuple[list[Outcome], Statistics]:
-        """The engine's raw outputs for each sequence, [reads] or [reads, labels] each, in input order.
+    def stream_outputs(
+        self, sequences: Iterable[TokenSequence], options: ScoreOptions, advance: Advance | None = None
+    ) -> Generator[Outcome, None, None]:
+        """The engine's raw outputs for each sequence, in order: arrays by name, [P] or [P, labels] each.
 
-        A sequence that the device cannot compute has a DeviceLimit instead.
+        P is the number of positions that the head reads. A sequence that the device cannot compute has a DeviceLimit
+        instead. Sequences are read ahead, and errors are raised, as `stream` does.
         """
-        return self._runner.run(sequences, self._plan(sequences, options), advance)
+        check_value("options", options, ScoreOptions)
+        return self._outcomes(sequences, options, advance)
 
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
-        self._runner.close()
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -251,61 +240,52 @@ class RewardModel:
             for window in windows:
                 yield from window.results
 
+    def _outcomes(
+        self, sequences: Iterable[TokenSequence], options: ScoreOptions, advance: Advance | None
+    ) -> Generator[Outcome, None, None]:
+        with closing(self._loop.run(in_windows(sequences), _each_alone, options.max_batch_tokens, advance)) as windows:
+            for window in windows:
+                for computed in window.computed:
+                    assert not isinstance(computed, InputError)  # there was nothing to tokenize
+                    yield from (outcome for _, outcome in computed)
+
     def _scored_windows(
-        self, source: RequestSource[Tag], options: ScoreOptions, advance: Advance | None
+        self,
+        windows: Iterable[Sequence[Entry[Tag]] | None],
+        encode: Callable[[Sequence[Entry[Tag]]], Encoded],
+        options: ScoreOptions,
+        advance: Advance | None,
     ) -> Generator[ScoredWindow[Tag], None, None]:
-        def prepared(entries: Sequence[Entry[Tag]]) -> tuple[Sequence[Entry[Tag]], _Planned]:
-            requests = [request for _, request in entries if not isinstance(request, InputError)]
-            return entries, self._planned(requests, self.encode(requests, options), options)
+        with closing(self._loop.run(windows, encode, options.max_batch_tokens, advance)) as output_windows:
+            for window in output_windows:
+                outputs = zip(window.items, window.computed, strict=True)
+                results = [
+                    self._output_processor.result(request, computed, options) for (_, request), computed in outputs
+                ]
+                yield ScoredWindow(window.items, results, window.statistics)
 
-        with one_ahead(prepared, source.windows()) as ahead:
-            for entries, planned in ahead:
-                run = self._run_planned(planned, options, advance)
-                scored = iter(run.results)
-                results = [request if isinstance(request, InputError) else next(scored) for _, request in entries]
-                yield ScoredWindow(entries, results, run.statistics)
+    def _encode_entries(self, entries: Sequence[Entry[Any]], options: ScoreOptions) -> Encoded:
+        requests = [request for _, request in entries if not isinstance(request, InputError)]
+        encoded = iter(self.encode(requests, options))
+        return [request if isinstance(request, InputError) else next(encoded) for _, request in entries]
 
-    def _planned(self, requests: Sequence[Request], encoded: Encoded, options: ScoreOptions) -> _Planned:
-        flat = [s for sequences in encoded if not isinstance(sequences, InputError) for s in sequences]
-        return _Planned(requests, encoded, flat, self._plan(flat, options))
 
-    def _run_planned(self, planned: _Planned, options: ScoreOptions, advance: Advance | None) -> Run:
-        self._bundle.check_unchanged()
-        outcomes, statistics = self._runner.run(planned.sequences, planned.plan, advance)
-        self._bundle.check_unchanged()  # nor were they changed meanwhile
-        pairs = iter(zip(planned.sequences, outcomes, strict=True))
-        results: list[Scored | InputError] = []
-        for request, sequences in zip(planned.requests, planned.encoded, strict=True):
-            if isinstance(sequences, InputError):
-                results.append(sequences)
-            else:
-                results.append(self._result(request, [next(pairs) for _ in sequences], options))
-        return Run(results, statistics)
+def _tags(entries: Sequence[Entry[Tag]]) -> list[Tag]:
+    return [tag for tag, _ in entries]
 
-    def _plan(self, sequences: Sequence[TokenSequence], options: ScoreOptions) -> BatchPlan:
-        budget = options.max_batch_tokens or self.batch_tokens
-        if not sequences:
-            return BatchPlan(batches=())
-        if self._executor.graph.layout == "padded":
-            return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
-        backbone = self.manifest.backbone
-        rope_class = backbone.rope_class if backbone.rope_length is not None else None
-        ids = [s.ids for s in sequences]
-        prefixes = PrefixOrder(ids)
-        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
 
-    def _result(
-        self, request: Request, pairs: Sequence[tuple[TokenSequence, Outcome]], options: ScoreOptions
-    ) -> Scored | InputError:
-        scores: list[Score] = []
-        for sequence, outcome in pairs:
-            if isinstance(outcome, DeviceLimit):
-                return outcome
-            try:
-                scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate, self.precision))
-            except NonFiniteScore as error:
-                return error
-        return _joined(request, self._request_tokenizer.join(request, scores), options)
+def _each_alone(sequences: Sequence[TokenSequence]) -> Encoded:
+    return [(sequence,) for sequence in sequences]
+
+
+def _collected(windows: Generator[ScoredWindow[Any], None, None]) -> Run:
+    results: list[Scored | InputError] = []
+    statistics = Statistics()
+    with closing(windows):
+        for window in windows:
+            results += window.results
+            statistics += window.statistics
+    return Run(results, statistics)
 
 
 def _one_of(engine: EngineOptions | None, keywords: EngineOptions) -> EngineOptions:
@@ -314,52 +294,3 @@ def _one_of(engine: EngineOptions | None, keywords: EngineOptions) -> EngineOpti
     if engine is not None and keywords != EngineOptions():
         raise OptionError("found engine and keywords of its options, expected one of them: put them into the engine")
     return keywords if engine is None else engine
-
-
-def _listed(name: str, texts: object) -> list[Any]:
-    """The texts of an argument in their order. Raises RecordError for a lone text, and for what has no order."""
-    if isinstance(texts, Iterable) and not isinstance(texts, (str, bytes, bytearray, Mapping, Set)):
-        return list(texts)
-    raise RecordError(f"{name}: found {type(texts).__name__}, expected a list of strings: put a lone one into one")
-
-
-def _several(records: object) -> Iterable[Any]:
-    """The records of a call. Raises RecordError for one record, or a text, in place of several."""
-    if isinstance(records, Iterable) and not isinstance(records, (str, bytes, Mapping)):
-        return records
-    raise RecordError(
-        f"records: found {type(records).__name__}, expected a list of records; put a lone one into a list"
-    )
-
-
-def _entries(records: Iterable[Mapping[str, Any] | Request]) -> Iterator[Entry[int]]:
-    """Parsed as they are drawn; the error of a record that is none takes its place."""
-    for index, record in enumerate(records):
-        request: Request | InputError
-        try:
-            request = record if isinstance(record, Request) else parse_record(record)
-        except InputError as error:
-            request = error
-        yield index, request
-
-
-def _parsed(index: int, record: Mapping[str, Any]) -> Request:
-    try:
-        return parse_record(record)
-    except InputError as error:
-        raise type(error)(f"record {index}: {error}") from error
-
-
-_JOIN: dict[str, Callable[[list[Score], ScoreOptions], Scored]] = {
-    "single": lambda scores, options: scores[0],
-    "pair": lambda scores, options: scores,
-    "sets": lambda scores, options: scores,
-    "candidates": lambda scores, options: scores,
-    "steps": lambda scores, options: (
-        scores[0] if scores[0].steps is not None else score_from_partials(scores, options.aggregate)
-    ),
-}
-
-
-def _joined(request: Request, scores: list[Score], options: ScoreOptions) -> Scored:
-    return _JOIN[request.kind](scores, options)

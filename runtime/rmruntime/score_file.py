@@ -17,8 +17,8 @@ from rmruntime.records import Request
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.records.reader import Record, read_records
 from rmruntime.records.writer import RecordWriter, open_writer
-from rmruntime.reward_model import RewardModel, Scored, ScoredWindow
-from rmruntime.scores import Score
+from rmruntime.reward_model import RewardModel, ScoredWindow
+from rmruntime.scores import Score, Scored
 from rmruntime.text.flags import SUMMARIES, kinds_of
 
 

@@ -1,19 +1,21 @@
 """Results: what a score is, and how raw engine outputs become one by the manifest's output descriptions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmruntime.bundle.manifest import Manifest
-from rmruntime.errors import NonFiniteScore
-from rmruntime.options import Aggregate
+from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore
+from rmruntime.options import Aggregate, ScoreOptions
+from rmruntime.records import Request
 from rmruntime.sequences import TokenSequence
 from rmruntime.text.flags import zero_flags
 
 Arrays = Mapping[str, NDArray[np.float32]]
+Outcome = Arrays | DeviceLimit  # of one sequence: its rows of the outputs, or why the device did not compute them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,52 @@ class Score:
     tokens: int = 0
     truncated: int = 0
     flags: tuple[str, ...] = ()
+
+
+Scored = Score | list[Score]  # of one request: a list for pairs and candidates
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputProcessor:
+    """Makes the result of a request from the raw outputs of its sequences.
+
+    `precision` is the arithmetic that ran. `join` makes the scores of a request's conversations from those of its
+    sequences, as the layout of the bundle does.
+    """
+
+    manifest: Manifest
+    precision: str
+    join: Callable[[Request, list[Score]], list[Score]]
+
+    def result(
+        self,
+        request: Request | InputError,
+        computed: Sequence[tuple[TokenSequence, Outcome]] | InputError,
+        options: ScoreOptions,
+    ) -> Scored | InputError:
+        """The scores; or the error of the request, of its sequences, or of an output that is not finite."""
+        if isinstance(request, InputError):
+            return request
+        if isinstance(computed, InputError):
+            return computed
+        scores: list[Score] = []
+        for sequence, outcome in computed:
+            if isinstance(outcome, DeviceLimit):
+                return outcome
+            try:
+                scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate, self.precision))
+            except NonFiniteScore as error:
+                return error
+        return _joined(request, self.join(request, scores), options.aggregate)
+
+
+def _joined(request: Request, scores: list[Score], aggregate: Aggregate) -> Scored:
+    """One score for a single conversation and for steps, else all of them."""
+    if request.kind == "single":
+        return scores[0]
+    if request.kind == "steps":
+        return scores[0] if scores[0].steps is not None else score_from_partials(scores, aggregate)
+    return scores
 
 
 def score_from_outputs(

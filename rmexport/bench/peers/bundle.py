@@ -103,13 +103,14 @@ def watch(model: Any, clock: PartClock) -> None:
     encoder = getattr(model, name)
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
     setattr(model, name, Watched(encoder, clock, {"encode": "template", "encode_many": "template"}))
-    # Older versions have this under the second name, or not at all.
-    passes = getattr(model, "_runner", getattr(model, "_passes", model))
+    # Older versions have no loop, and the passes under the second name, or not at all.
+    loop = getattr(model, "_loop", model)
+    passes = getattr(loop, "_runner", getattr(loop, "_passes", loop))
     if hasattr(passes, "_prepare"):
         passes._prepare = clock.timed("plan", passes._prepare)
     owner = getattr(passes, "_executor", passes)  # nor this one
     owner._backend = Watched(owner._backend, clock, {"run": "engine"})
-    for module, name in (("rmruntime.reward_model", "plan_batches"), (type(passes).__module__, "pack")):
+    for module, name in ((type(loop).__module__, "plan_batches"), (type(passes).__module__, "pack")):
         found = importlib.import_module(module)
         setattr(found, name, clock.timed("plan", getattr(found, name)))
 

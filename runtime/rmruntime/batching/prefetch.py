@@ -17,10 +17,24 @@ Result = TypeVar("Result")
 
 
 def cut_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Runs of RECORDS_AHEAD items in their order, the last one shorter; nothing for no items."""
+    """Runs of RECORDS_AHEAD items in their order, the last one shorter; nothing for no items.
+
+    >>> [len(window) for window in cut_windows(range(5000))]
+    [2048, 2048, 904]
+    """
     source = iter(items)
     while window := list(islice(source, RECORDS_AHEAD)):
         yield window
+
+
+def in_windows(items: Iterable[Item]) -> Sequence[list[Item]] | Iterator[list[Item]]:
+    """`cut_windows`, as a sequence where the items are one, so that `one_ahead` knows when there is nothing ahead.
+
+    >>> in_windows([1, 2, 3])
+    [[1, 2, 3]]
+    """
+    windows = cut_windows(items)
+    return list(windows) if isinstance(items, Sequence) else windows
 
 
 @contextmanager

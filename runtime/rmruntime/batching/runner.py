@@ -16,11 +16,10 @@ from rmruntime.batching.prefetch import one_ahead
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
-from rmruntime.scores import Arrays
+from rmruntime.scores import Outcome
 from rmruntime.sequences import TokenSequence
 
 Advance = Callable[[int], object]
-Outcome = Arrays | DeviceLimit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ would say whose each request is, and its windows would hold what waits at that m
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from rmruntime.batching.prefetch import cut_windows
+from rmruntime.batching.prefetch import in_windows
 from rmruntime.errors import InputError
 from rmruntime.records import Request
 
@@ -17,7 +17,7 @@ Entry = tuple[Tag, Request | InputError]  # a tag of the source's own, and a req
 
 
 class RequestSource(Protocol[Tag_co]):
-    """Gives windows of entries to one `RewardModel.stream_windows`."""
+    """Returns windows of entries to one `RewardModel.stream_windows`."""
 
     def windows(self) -> Iterable[Sequence[Entry[Tag_co]] | None]:
         """Windows in the order in which their results are wanted. Drawn on the thread that draws the results.
@@ -36,5 +36,4 @@ class IterableSource(Generic[Tag]):
 
     def windows(self) -> Sequence[list[Entry[Tag]]] | Iterator[list[Entry[Tag]]]:
         """A sequence where the entries are one, so that the loop knows when there is nothing to run ahead of."""
-        found = cut_windows(self._entries)
-        return list(found) if isinstance(self._entries, Sequence) else found
+        return in_windows(self._entries)

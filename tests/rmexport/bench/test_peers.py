@@ -68,10 +68,9 @@ def test_a_checkpoint_without_a_pad_token(tmp_path: Path) -> None:
 
 
 def test_a_bundle_scores_the_same(checkpoint: TinyCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmruntime import reward_model
-    from rmruntime.batching import runner
+    from rmruntime.batching import runner, scoring_loop
 
-    for module, name in ((runner, "pack"), (reward_model, "plan_batches")):
+    for module, name in ((runner, "pack"), (scoring_loop, "plan_batches")):
         monkeypatch.setattr(module, name, getattr(module, name))  # the peer puts timers there: undone afterwards
     export(str(checkpoint.folder), tmp_path / "b")
     scorer: Any = peers()["bundle"].load(str(tmp_path / "b"), "auto", 0, LoadOptions(device="ort-cpu"))

@@ -1,0 +1,101 @@
+"""The one loop under all scoring: windows of items are tokenized, planned and computed, the next while one is computed.
+
+It returns raw outputs of the engine. What its items are is the caller's: requests of a source with their tags, requests
+that were tokenized earlier, or token sequences alone; `encode` makes token sequences of a window of them.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
+from rmruntime.batching.prefetch import one_ahead
+from rmruntime.batching.runner import Advance, BatchRunner, Statistics
+from rmruntime.batching.trie import PrefixOrder
+from rmruntime.bundle import Bundle
+from rmruntime.errors import InputError
+from rmruntime.executors import PassExecutor
+from rmruntime.scores import Outcome
+from rmruntime.sequences import TokenSequence
+
+Item = TypeVar("Item")
+Encoded = list[tuple[TokenSequence, ...] | InputError]  # for each item its token sequences, or why there are none
+Computed = list[tuple[TokenSequence, Outcome]]  # the token sequences of one item, and the outputs of each
+
+
+@dataclass(frozen=True)
+class OutputWindow(Generic[Item]):
+    """Items that were computed together, and for each its sequences with their outputs, or why there are none."""
+
+    items: Sequence[Item]
+    computed: list[Computed | InputError]
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _PlannedWindow(Generic[Item]):
+    """A window that is ready to run: the sequences of its items, the same in one list, and their passes."""
+
+    items: Sequence[Item]
+    encoded: Encoded
+    sequences: Sequence[TokenSequence]
+    plan: BatchPlan
+
+
+class ScoringLoop:
+    """The passes of one bundle on its engine. Several threads may run loops; passes run one at a time."""
+
+    def __init__(self, bundle: Bundle, executor: PassExecutor) -> None:
+        self._bundle, self._executor = bundle, executor
+        self._runner = BatchRunner(executor)
+
+    def run(
+        self,
+        windows: Iterable[Sequence[Item] | None],
+        encode: Callable[[Sequence[Item]], Encoded],
+        max_batch_tokens: int | None = None,
+        advance: Advance | None = None,
+    ) -> Generator[OutputWindow[Item], None, None]:
+        """The outputs of every window, in order; None among the windows is what a `RequestSource` means by it.
+
+        The next window is drawn, encoded and planned while the engine computes this one, and of its passes the next is
+        packed while one computes. Passes have at most `max_batch_tokens` tokens, None for the engine's own number.
+        `advance` is told the number of sequences after each pass. What drawing or `encode` raises comes after the
+        windows before it. Raises BackendError when the engine fails, and BundleError where the weights' files are no
+        longer those that were loaded.
+        """
+        budget = max_batch_tokens or self._executor.batch_tokens
+
+        def planned(items: Sequence[Item]) -> _PlannedWindow[Item]:
+            encoded = encode(items)
+            sequences = [s for found in encoded if not isinstance(found, InputError) for s in found]
+            return _PlannedWindow(items, encoded, sequences, self._plan(sequences, budget))
+
+        with one_ahead(planned, windows) as ahead:
+            for window in ahead:
+                yield self._computed(window, advance)
+
+    def close(self) -> None:
+        """Free the engine; waits for a pass that is running. Running the loop afterwards is an error."""
+        self._runner.close()
+
+    def _plan(self, sequences: Sequence[TokenSequence], budget: int) -> BatchPlan:
+        if not sequences:
+            return BatchPlan(batches=())
+        if self._executor.graph.layout == "padded":
+            return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
+        backbone = self._bundle.manifest.backbone
+        rope_class = backbone.rope_class if backbone.rope_length is not None else None
+        ids = [s.ids for s in sequences]
+        prefixes = PrefixOrder(ids)
+        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
+
+    def _computed(self, window: _PlannedWindow[Item], advance: Advance | None) -> OutputWindow[Item]:
+        self._bundle.check_unchanged()
+        outcomes, statistics = self._runner.run(window.sequences, window.plan, advance)
+        self._bundle.check_unchanged()  # nor were they changed meanwhile
+        pairs = iter(zip(window.sequences, outcomes, strict=True))
+        computed: list[Computed | InputError] = [
+            found if isinstance(found, InputError) else [next(pairs) for _ in found] for found in window.encoded
+        ]
+        return OutputWindow(window.items, computed, statistics)
