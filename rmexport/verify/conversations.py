@@ -2,14 +2,18 @@
 answers to every prompt."""
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rmexport.errors import VerificationError
+from rmexport.verify.options import VerifyOptions
 from rmexport.verify.quality import Pairs
 from rmruntime import InputError, InputTooLong, RewardModel, ScoreOptions
-from rmruntime.records import Request
+from rmruntime.batching.source import IterableSource
+from rmruntime.bundle.manifest import Manifest
+from rmruntime.records import Request, parse_record
+from rmruntime.records.reader import Record, read_records
 from rmruntime.sequences import TokenSequence
 
 WORDS = (
@@ -69,29 +73,59 @@ class Conversations:
     pairs: Pairs
 
 
-def read_conversations(
-    model: RewardModel, requests: Sequence[Request], options: ScoreOptions, *, built_in: bool
-) -> Conversations:
-    """The sequences, how many records of the built-in set were too long, and the pairs where all records are pairs."""
-    sequences: list[TokenSequence] = []
-    pairs: list[tuple[int, int]] = []
-    left_out = 0
-    for request, encoded in zip(requests, model.encode(requests, options), strict=True):
-        if isinstance(encoded, InputTooLong) and built_in:
-            left_out += 1  # the built-in set knows nothing of this model's limit
-            continue
-        if isinstance(encoded, InputError):
-            raise VerificationError(f"record {request.id!r} cannot be scored: {encoded}")
-        if request.kind == "pair" and [_reads(sequence) for sequence in encoded] == [1, 1]:
-            pairs.append((len(sequences), len(sequences) + 1))
-        sequences += encoded
-    if not sequences:
+def read_conversations(model: RewardModel, options: VerifyOptions) -> Conversations:
+    """The token sequences of `options.data`, or of the built-in set, read and tokenized a window at a time.
+
+    Records of the built-in set that are too long for the model are left out. `pairs` has some where all records are
+    pairs. Raises VerificationError for a record of the data that cannot be scored, and where there is none.
+    """
+    tokenized = _Tokenized(built_in=options.data is None)
+    for window in IterableSource(_entries(model.manifest, options)).windows():
+        requests = [request for _, request in window if isinstance(request, Request)]
+        for request, sequences in zip(requests, model.encode(requests, ScoreOptions()), strict=True):
+            tokenized.add(request, sequences)
+    if not tokenized.sequences:
         raise VerificationError(
             f"no built-in conversation fits into {model.manifest.backbone.max_length} tokens; give some with --data"
         )
     compares = model.manifest.format.preference_template is not None  # a pair there is one score, in both orders
-    return Conversations(sequences, left_out, pairs if 2 * len(pairs) == len(sequences) and not compares else [])
+    only_pairs = 2 * len(tokenized.pairs) == len(tokenized.sequences)
+    return Conversations(
+        tokenized.sequences, tokenized.left_out, tokenized.pairs if only_pairs and not compares else []
+    )
 
 
-def _reads(sequence: TokenSequence) -> int:
-    return len(next(iter(sequence.reads.values())))
+@dataclass(kw_only=True)
+class _Tokenized:
+    """The sequences so far."""
+
+    built_in: bool
+    sequences: list[TokenSequence] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    left_out: int = 0
+
+    def add(self, request: Request, sequences: tuple[TokenSequence, ...] | InputError) -> None:
+        if isinstance(sequences, InputTooLong) and self.built_in:
+            self.left_out += 1  # the built-in set is made without this model's limit
+            return
+        if isinstance(sequences, InputError):
+            raise VerificationError(f"record {request.id!r} cannot be scored: {sequences}")
+        if request.kind == "pair" and [sequence.position_count for sequence in sequences] == [1, 1]:
+            self.pairs.append((len(self.sequences), len(self.sequences) + 1))
+        self.sequences += sequences
+
+
+def _entries(manifest: Manifest, options: VerifyOptions) -> Iterator[Record]:
+    """The records by their number, all of them requests."""
+    if options.data is None:
+        steps = any(output.per == "step" for output in manifest.outputs)
+        pairs = manifest.format.preference_template is not None
+        yield from enumerate(map(parse_record, verification_records(options.conversations, steps=steps, pairs=pairs)))
+        return
+    number = None
+    for number, request in read_records(options.data):
+        if isinstance(request, InputError):
+            raise VerificationError(f"{options.data}, record {number}: {request}")
+        yield number, request
+    if number is None:
+        raise VerificationError(f"{options.data} holds no records; expected at least one conversation")

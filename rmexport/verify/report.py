@@ -59,7 +59,7 @@ def write_report(
     """Write `parity.json` and `golden.jsonl` into the bundle. Raises WriteError."""
     measured = json.loads(json.dumps(asdict(report)))
     del measured["references"]  # where scores came from changes nothing
-    cuts = np.cumsum([len(next(iter(s.reads.values()))) for s in sequences])[:-1]
+    cuts = np.cumsum([sequence.position_count for sequence in sequences])[:-1]
     rows = {name: np.split(values, cuts) for name, values in reference.outputs.items()}
     lines = []
     for i, sequence in enumerate(sequences):

@@ -47,7 +47,7 @@ def finite_checks(
     names: Sequence[str], sequences: Sequence[TokenSequence], results: Mapping[str, Outputs]
 ) -> list[Check]:
     """That all results are numbers, of each who gave some: told where some are not."""
-    owners = np.repeat(np.arange(len(sequences)), [len(next(iter(s.reads.values()))) for s in sequences])
+    owners = np.repeat(np.arange(len(sequences)), [sequence.position_count for sequence in sequences])
     checks = []
     for who, outputs in results.items():
         for name in names:

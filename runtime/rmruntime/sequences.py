@@ -11,7 +11,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence:
-    """`ids` [L]; `reads` maps each position role of the manifest to token positions [P], the same P for all roles.
+    """One sequence of token ids.
+
+    `ids` [L]; `reads` maps each position role of the manifest to token positions [P], the same P for all roles.
 
     P is 1 for a head that scores sequences and the number of steps for one that scores steps. `types` [L] are the token
     types of encoders that tell a question from its answer by them. `truncated` counts the tokens that were cut;
@@ -27,3 +29,12 @@ class TokenSequence:
     flags: tuple[str, ...] = field(default=())
     doubts: tuple[str, ...] = ()
     where: str = ""
+
+    @property
+    def position_count(self) -> int:
+        """P, the number of positions that each role reads: as many results come of it.
+
+        >>> TokenSequence(ids=np.arange(5), reads={"score": np.array([2, 4])}).position_count
+        2
+        """
+        return len(next(iter(self.reads.values())))
