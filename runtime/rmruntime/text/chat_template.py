@@ -86,10 +86,12 @@ def _compile(source: str, pinned_date: str | None) -> jinja2.Template:
     if len(source) > SOURCE_LIMIT:
         raise BundleError(f"the chat template has {len(source):,} characters, expected at most {SOURCE_LIMIT:,}")
     try:
-        return _environment().from_string(source, globals={"strftime_now": clock})
+        template = _environment().from_string(source, globals={"strftime_now": clock})
     except _COMPILE_ERRORS as error:
         why = str(error) or type(error).__name__
         raise BundleError(f"the chat template does not compile ({why}); export the bundle again") from error
+    template.globals = dict(template.globals)  # a chain of two, which every rendering would copy item by item
+    return template
 
 
 def _environment() -> BudgetSandbox:

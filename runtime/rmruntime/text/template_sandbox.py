@@ -17,6 +17,7 @@ from rmruntime.text.template_budget import (
     check_bits,
     check_size,
     compared,
+    compared_texts,
     counted,
     examined,
     one_deeper,
@@ -55,10 +56,11 @@ def _widths(form: str) -> int:
 def _formatted(form: str, values: Iterable[Any]) -> int:
     """About how long a formatted text can become: every field with the longest value, and every width."""
     fields = form.count("%") + form.count("{")
-    own = list(values)
-    longest = max([text_size(value) for value in own], default=0)
-    given = _widths(str(own)) if "*" in form or _WIDTH_FROM_VALUE.search(form) else 0  # "%*d", "{:{}}", "{:{a[0]}}"
-    return len(form) + fields * longest + _widths(form) + given
+    arguments = list(values)
+    longest = max([text_size(value) for value in arguments], default=0)
+    takes_widths = "*" in form or _WIDTH_FROM_VALUE.search(form)  # "%*d", "{:{}}", "{:{a[0]}}"
+    widths = _widths(str(arguments)) if takes_widths else 0
+    return len(form) + fields * longest + _widths(form) + widths
 
 
 def _replaced(text: Any, old: Any = "", new: Any = "", *rest: Any, **named: Any) -> int:
@@ -143,21 +145,33 @@ _PLAIN_METHODS = frozenset(
     "removesuffix rfind rindex rpartition rsplit rstrip split splitlines startswith strip swapcase title upper "
     "copy fromkeys get items keys values bit_length is_integer as_integer_ratio strftime".split()
 )
+# Those of a text that make no more than a few times what it holds.
+_PLAIN_TEXT_METHODS = frozenset(
+    "count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric isspace istitle isupper "
+    "lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit rstrip split splitlines "
+    "startswith strip title upper".split()
+)
+_SCOPES = frozenset(("_loop_vars", "_block_vars"))  # what Jinja passes to every call, and Context.call takes out again
+_TABLE_ATTRIBUTES = frozenset(dir({}))
+_NEVER_FORMATS = frozenset((str, int, bool, float, dict, list, tuple, type(None)))
+_MOST_KEPT = 4096  # pairs of a type and an attribute
 
 
-def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is asked what it will make; `own` is it as Jinja has it."""
-    skipped = 1 if hasattr(own, "jinja_pass_arg") else 0
+def guarded(name: str, unguarded: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is asked what it will make; `unguarded` is the one that Jinja has."""
+    skipped = 1 if hasattr(unguarded, "jinja_pass_arg") else 0
     estimate, prints, lazy = _FILTER_SIZES.get(name), name not in _TEXTLESS_FILTERS, name in _LAZY_FILTERS
 
-    @wraps(own)  # with the mark that says whether it takes the environment first
+    @wraps(unguarded)  # with the mark that says whether it takes the environment first
     def checked(*args: Any, **named: Any) -> Any:
         budget()  # constants too are computed where a budget counts them
         if estimate is None and not lazy and args[skipped].__class__ is str and len(args[skipped]) <= WEIGHTLESS:
-            return own(*args, **named)  # nearly always: a short text makes another
+            return unguarded(*args, **named)  # nearly always: a short text makes another
         values = args[skipped:]
         if lazy and values and values[0]:
-            return own(*args[:skipped], _looked_at(values[0], (*values[1:], *named.values())), *values[1:], **named)
+            return unguarded(
+                *args[:skipped], _looked_at(values[0], (*values[1:], *named.values())), *values[1:], **named
+            )
         if values and isinstance(values[0], types.GeneratorType):
             values = (list(examined(values[0], _ITEM_STEPS)), *values[1:])
         elif prints:
@@ -167,7 +181,7 @@ def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
             compared(values[0])
         if estimate is not None:
             check_size(estimate(*values, **named))
-        return sized(own(*args[:skipped], *values, **named))
+        return sized(unguarded(*args[:skipped], *values, **named))
 
     return checked
 
@@ -194,23 +208,42 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(finalize=printed, **options)
+        self._safe_attributes: dict[tuple[type, str], bool] = {}
         self.globals.pop("lipsum")  # text by chance
         self.filters.pop("random")  # and a choice by chance: a score has to come out the same
-        self.filters.update({n: guarded(n, own) for n, own in self.filters.items() if n not in _FREE_FILTERS})
+        self.filters.update({name: guarded(name, f) for name, f in self.filters.items() if name not in _FREE_FILTERS})
         self.filters.update(FILTERS)
 
-    def add_filter(self, name: str, own: Callable[..., Any]) -> None:
+    def add_filter(self, name: str, unguarded: Callable[..., Any]) -> None:
         """A filter of ours in place of Jinja's."""
-        self.filters[name] = guarded(name, own)
+        self.filters[name] = guarded(name, unguarded)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return rewrite(super()._parse(source, name, filename))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """`obj.attribute` as Jinja finds it; of a table, which messages are, its item without failing first."""
+        if obj.__class__ is dict and attribute not in _TABLE_ATTRIBUTES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Jinja's answer, which follows from the type and the name alone, and is kept for the next time."""
+        key = (type(obj), attr)
+        known = self._safe_attributes.get(key)
+        if known is None:
+            known = super().is_safe_attribute(obj, attr, value)
+            if len(self._safe_attributes) < _MOST_KEPT:
+                self._safe_attributes[key] = known
+        return known
+
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Any call that a template makes."""
+        if __obj.__class__ is types.BuiltinMethodType and _is_plain_call(__obj, args, kwargs):
+            return sized(__obj(*args))
         if isinstance(__obj, types.BuiltinMethodType) or isinstance(getattr(__obj, "__self__", None), str):
             args = _items_made(__obj, args)
-            _check_method(__obj, args, kwargs)
+            _check_method(__obj, args, {name: value for name, value in kwargs.items() if name not in _SCOPES})
         elif isinstance(__obj, (Macro, LoopContext)) or not isinstance(__obj, type):
             if isinstance(__obj, LoopContext):
                 args = (counted(args[0], _RECURSED_STEPS, 0), *args[1:]) if args else args
@@ -236,18 +269,35 @@ class BudgetSandbox(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` and `format_map`, which the sandbox replaces by its own."""
-        wrapped = super().wrap_str_format(value)
-        if wrapped is None:
+        if value.__class__ in _NEVER_FORMATS:  # nearly always
             return None
-        form, own = value.__self__, wrapped
+        formatted = super().wrap_str_format(value)
+        if formatted is None:
+            return None
+        form = value.__self__
 
-        @wraps(own)
+        @wraps(formatted)
         def checked(*args: Any, **named: Any) -> str:
-            given = args[0].values() if value.__name__ == "format_map" and isinstance(args[0], dict) else args
-            check_size(_formatted(form, (*given, *named.values())))
-            return own(*args, **named)
+            mapped = value.__name__ == "format_map" and isinstance(args[0], dict)
+            values = args[0].values() if mapped else args
+            check_size(_formatted(form, (*values, *named.values())))
+            return formatted(*args, **named)
 
         return checked
+
+
+def _is_plain_call(method: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    """Whether a short text's method is called with short texts, which is then paid for: nearly always.
+
+    What `_check_method` and Jinja would find out of such a call is known: it makes little and needs no context.
+    """
+    text, name = method.__self__, method.__name__
+    if text.__class__ is not str or len(text) > WEIGHTLESS or name not in _PLAIN_TEXT_METHODS:
+        return False
+    if not named.keys() <= _SCOPES or not compared_texts(args):
+        return False
+    spend(1)
+    return True
 
 
 def _check_method(method: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:

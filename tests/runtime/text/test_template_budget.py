@@ -5,7 +5,7 @@ import random
 import pytest
 
 from rmruntime.errors import BundleError, InputError
-from rmruntime.text import template_budget
+from rmruntime.text import template_budget, template_sandbox
 from rmruntime.text.chat_template import SOURCE_LIMIT, ChatTemplate
 
 TURNS = [{"role": "user", "content": "a heron"}, {"role": "assistant", "content": "by the weir"}]
@@ -243,6 +243,11 @@ OTHERS = {
         "{'a': [1, None]}(1, 'b')['a']",
     ),
     "else of a loop": ("{% for a in [] %}{% else %}none{% endfor %}", "none"),
+    "methods within loops": (
+        "{% for m in messages %}{{ ','.join(['a', m.role]) }}{{ 'a\tb'.expandtabs(2) }}{% endfor %}",
+        "a,usera ba,assistanta b",
+    ),
+    "items of tables that have methods of that name": ("{{ {'items': 1}['items'] }}{{ {'a': 1}.get('a') }}", "11"),
     "undefined": ("[{{ nothing }}{% for a in nothing %}x{% endfor %}]", "[]"),
 }
 
@@ -250,3 +255,53 @@ OTHERS = {
 @pytest.mark.parametrize(("source", "expected"), OTHERS.values(), ids=OTHERS.keys())
 def test_what_templates_do_is_as_it_was(source, expected):
     assert ChatTemplate(source, {}, None).render(TURNS) == expected
+
+
+METHODS = (
+    "m.content.strip()",
+    "m.content.split(' ')",
+    "m.content.split(' ', 1)",
+    "m.content.split(' ', maxsplit=1)",
+    "m.content.startswith('a' * 70)",
+    "m.content.startswith(('a', 'b'))",
+    "m.content.replace('a', 'b')",
+    "(m.content * 999).count('e')",
+    "m.role.upper()",
+)
+
+
+@pytest.mark.parametrize("call", METHODS)
+def test_the_short_way_of_a_call_costs_what_the_long_one_does(call, monkeypatch):
+    """Methods of short texts, which are nearly all that templates call, are looked at in less time."""
+    found = []
+    real = template_budget.Budget
+
+    class Watched(real):
+        def __init__(self, given, turns):
+            super().__init__(given, turns)
+            found.append(self)
+
+    monkeypatch.setattr(template_budget, "Budget", Watched)
+    source = f"{{% for m in messages %}}{{{{ {call} }}}}{{% endfor %}}"
+    texts = [ChatTemplate(source, {}, None).render(TURNS)]
+    monkeypatch.setattr(template_sandbox, "_is_plain_call", lambda method, args, named: False)
+    texts.append(ChatTemplate(source, {}, None).render(TURNS))
+    short, long = found
+    assert texts[0] == texts[1] and (short.steps, short.output) == (long.steps, long.output)
+
+
+def test_an_attribute_that_is_safe_of_one_type_is_not_of_another():
+    """Answers are kept by type and name."""
+    source = "{% set n = namespace(append='fine') %}{{ n.append }}{% if GO %}{{ messages.append(1) }}{% endif %}"
+    for _ in range(2):
+        template = ChatTemplate(source, {}, None)
+        assert template.render(TURNS) == "fine"
+        with pytest.raises(InputError, match="'append' of 'list' object is unsafe"):
+            template.render(TURNS, values={"GO": "now"})
+        assert template.render(TURNS) == "fine"
+
+
+@pytest.mark.parametrize("attribute", ["__class__", "__init__", "update", "pop", "mro"])
+def test_internal_and_changing_attributes_of_messages_stay_out_of_reach(attribute):
+    source = f"{{% for m in messages %}}[{{{{ m.{attribute} }}}}{{{{ m['{attribute}'] }}}}]{{% endfor %}}"
+    assert ChatTemplate(source, {}, None).render(TURNS) == "[][]"
