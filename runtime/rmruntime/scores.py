@@ -131,7 +131,7 @@ def score_from_outputs(
 
 
 def _raw(outputs: Arrays, score: str | None) -> list[float]:
-    """The head's value before a probability is made of it; of a classifier without a score that of the largest label."""
+    """The head's value before a probability is made of it; of a classifier without a score the largest label's."""
     if score is None:
         return [float(np.abs(outputs["rewards"]).max())] if "rewards" in outputs else []
     raw: list[float] = outputs["logit" if "logit" in outputs else score].tolist()
