@@ -12,8 +12,8 @@ from rmexport.checkpoint import Checkpoint, open_checkpoint
 from rmexport.dialects import dialects_for
 from rmexport.encoders import is_encoder, read_encoder_spec, store_encoder
 from rmexport.errors import OptionError
-from rmexport.graph.dialect import Dialect, LayerSpan
-from rmexport.graph.stages import stage_spans, weight_ranges
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.stages import LayerSpan, stage_spans, weight_ranges
 from rmexport.options import ExportOptions
 from rmexport.output.atomic_folder import new_folder, write_file
 from rmexport.output.staging_folder import Notify, ignore

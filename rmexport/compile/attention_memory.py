@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from rmexport.compile.device import TargetDevice
 from rmexport.errors import ExportError
+from rmruntime.bundle.graph_names import READ_ROWS, row_names
 from rmruntime.bundle.manifest import Graph
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one tensor, TensorRT's limit
@@ -38,11 +39,12 @@ def _bytes(device: TargetDevice) -> int:
 
 
 def _key_width(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Features of a token's keys: those of what is gathered by key_index."""
+    """Features of a token's keys: those of what is gathered by the key indices of attention rows."""
+    indices = {row_names().key_index, READ_ROWS.key_index}
     widths = [
         shapes[str(node.outputs[0].name)][-1]
         for node in graph
-        if node.op_type == "Gather" and node.inputs[1] is not None and str(node.inputs[1].name).endswith("key_index")
+        if node.op_type == "Gather" and node.inputs[1] is not None and node.inputs[1].name in indices
     ]
     if not widths or min(widths) < 1:
         raise ExportError(f"the graph {graph.name} gathers no keys of a known width; export the bundle again")

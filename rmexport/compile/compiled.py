@@ -28,6 +28,7 @@ from rmruntime.bundle.engine_record import (
     manifest_digest,
 )
 from rmruntime.bundle.graph_check import check_graphs
+from rmruntime.bundle.graph_names import INPUT_IDS
 from rmruntime.bundle.manifest import Graph, Manifest
 
 DIALECTS = ("portable", "traced")  # what TensorRT's parser reads, and its backend runs
@@ -124,7 +125,7 @@ def _plan(
         query_block=graph.query_block,
         key_multiple=graph.key_multiple,
     )
-    return limits, packed_profiles(limits) if packed else padded_profiles(limits, *network.inputs["input_ids"])
+    return limits, packed_profiles(limits) if packed else padded_profiles(limits, *network.inputs[INPUT_IDS])
 
 
 def _is_engine(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from math import isqrt
 
 from rmexport.errors import OptionError
 from rmruntime.bundle.engine_record import Extent, Profile
+from rmruntime.bundle.graph_names import READ_ROWS, RESULTS, SCORED, TOKENS, row_names
 
 LATENCY_TOKENS = 512  # the conversation that `latency` is tuned for
 USUAL_LENGTH = 2048  # tokens of the sequences that `throughput` takes
@@ -73,7 +74,7 @@ def longest_packed(key_slots: int, query_block: int, key_multiple: int) -> int:
 
 
 def packed_profiles(limits: Limits) -> tuple[Profile, ...]:
-    """Profiles of a packed graph's dimensions, as `rmexport.graph.packed` names them."""
+    """Profiles of a packed graph's dimensions, as `rmruntime.bundle.graph_names` names them."""
     usual = min(limits.length, USUAL_LENGTH)
     profiles = [_latency(limits, usual), _throughput(limits, "throughput", usual, min(usual, TUNED_LENGTH))]
     if limits.length > usual:
@@ -128,18 +129,20 @@ def _profile(
     """`tokens`, `keys` and `reads` (sequences that are read) are the tuned size and the most."""
     least_keys, tuned, most = limits.key_multiple, limits.keys(keys[0]), limits.keys(keys[1])
     read = _extent(2, reads[0], max(tokens[1], reads[1]))
+    (n_rows, n_queries), (_, n_keys) = row_names().query_dims, row_names().key_dims
+    (n_read_rows, n_read_queries), (_, n_read_keys) = READ_ROWS.query_dims, READ_ROWS.key_dims
     return Profile(
         name=name,
         dimensions={
-            "T": _extent(2, *tokens),
-            "R": rows,
-            "Sq": _extent(2, min(limits.query_block, tokens[0]), limits.query_block),
-            "Sk": _extent(least_keys, tuned, most),
-            "N": read,
-            "P": read,
-            "read_R": _extent(1, *reads),
-            "read_Sq": _extent(2, 2, limits.query_block),
-            "read_Sk": _extent(least_keys, tuned, most),
+            TOKENS: _extent(2, *tokens),
+            n_rows: rows,
+            n_queries: _extent(2, min(limits.query_block, tokens[0]), limits.query_block),
+            n_keys: _extent(least_keys, tuned, most),
+            SCORED: read,
+            RESULTS: read,
+            n_read_rows: _extent(1, *reads),
+            n_read_queries: _extent(2, 2, limits.query_block),
+            n_read_keys: _extent(least_keys, tuned, most),
         },
     )
 

@@ -12,9 +12,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.dialects._fuse_skip_norm import fuse_skip_norms
-from rmexport.graph.dialect import AttentionShape, Dialect
-from rmexport.graph.packed import AttentionRows, additive_mask
+from rmexport.graph.attention import AttentionShape, additive_mask
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.packed import AttentionRows
 from rmexport.graph.quantized_matrices import cast_and_scale, packed_product
+from rmexport.graph.rotary import Angles, rotary_embedding_shared
 from rmexport.graph.writer import CONTRIB, GraphWriter
 from rmexport.weights.quantization import Quantized
 
@@ -24,39 +26,30 @@ class OrtCudaBase(Dialect):
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
-        self._masks: dict[object, ir.Value] = {}
-        self._angles: dict[object, list[ir.Value]] = {}
         self._sums: list[ir.Value] = []
         writer.rewrites.append(partial(fuse_skip_norms, sums=self._sums))
 
-    def product(self, x: ir.Value, weight: ir.Value) -> ir.Value:
-        return self.w.op("Gemm", x, weight, transB=1)
-
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
-        extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
         how = self.w.how_quantized(f"{name}.weight")
-        if how is not None and how.scheme == "int4":
-            return packed_product(self.w, x, f"{name}.weight", how, self.dtype, *extra)
-        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
+        if how is None or how.scheme != "int4":
+            return super().linear(x, name, features, bias=bias)
+        extra = [self.w.weight_as(f"{name}.bias", features[:1], self.dtype)] if bias else []
+        return packed_product(self.w, x, f"{name}.weight", how, self.dtype, *extra)
 
     def dequantized(self, name: str, how: Quantized) -> ir.Value:
         """DequantizeLinear has no kernel for bf16."""
         return cast_and_scale(self.w, name, how, self.dtype)
 
-    def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        self._sums.append(super().add(x, y))
+    def residual_sum(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        self._sums.append(super().residual_sum(x, y))
         return self._sums[-1]
 
     def silu(self, x: ir.Value) -> ir.Value:
         """One node that takes the sigmoid in fp32; QuickGelu's and Sigmoid's kernels compute it in 16 bits."""
         return self.w.op("ScaledSiLU", x, domain=CONTRIB, alpha=1.0)
 
-    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
-        axis0, key = self.w.constant("axes_0", [0]), (cos.name, sin.name)
-        if key not in self._angles:
-            self._angles[key] = [self.w.op("Unsqueeze", value, axis0) for value in (cos, sin)]
-        rotated = self.w.op("RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[key], num_heads=heads)
-        return self.w.op("Squeeze", rotated, axis0)
+    def rotate(self, x: ir.Value, heads: int, angles: Angles) -> ir.Value:
+        return rotary_embedding_shared(self.w, x, heads, angles)
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
         width = shape.heads * shape.head_dim
@@ -82,8 +75,8 @@ class OrtCudaBase(Dialect):
 
     def _mask(self, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
         """[R, 1, Sq, Sk], shared by all layers that attend alike; the kernel makes of booleans the same, every time."""
-        key = (rows.prefix, shape.window)
-        if key not in self._masks:
-            mask = additive_mask(self.w, rows, shape.window, self.dtype)
-            self._masks[key] = self.w.op("Unsqueeze", mask, self.w.constant("axes_1", [1]))
-        return self._masks[key]
+        return self.w.shared(("mask", rows.name, shape.window), lambda: self._new_mask(rows, shape))
+
+    def _new_mask(self, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        mask = additive_mask(self.w, rows, shape.window, self.dtype)
+        return self.w.op("Unsqueeze", mask, self.w.constant("axes_1", [1]))

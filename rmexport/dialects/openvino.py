@@ -11,9 +11,11 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from rmexport.graph.dialect import AttentionShape, Dialect
-from rmexport.graph.packed import AttentionRows, HeadRows, expand_head_rows
+from rmexport.graph.attention import AttentionShape, HeadRows, capped, head_rows
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.packed import AttentionRows
 from rmexport.graph.quantized_matrices import cast_and_scale
+from rmexport.graph.rotary import Angles, rotary_embedding_shared
 from rmexport.graph.writer import Features, GraphWriter
 from rmexport.weights.quantization import Quantized
 from rmruntime.bundle.manifest import Scheme
@@ -32,8 +34,6 @@ class OpenVino(Dialect):
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
         self._chunk_shape = writer.op("Shape", self.inputs.input_ids)
-        self._expanded: dict[object, HeadRows] = {}
-        self._angles: dict[object, list[ir.Value]] = {}  # of a chunk, for its queries and its keys
 
     @classmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
@@ -51,24 +51,20 @@ class OpenVino(Dialect):
 
     def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
         y = self.product(x, self.matrix(f"{name}.weight", features))
-        return self.w.op("Add", y, self.weight(f"{name}.bias", features[:1])) if bias else y
+        return self.w.op("Add", y, self.w.weight_as(f"{name}.bias", features[:1], self.dtype)) if bias else y
 
     def dequantized(self, name: str, how: Quantized) -> ir.Value:
         """Beside its product, in the body of a Scan too, which it becomes a part of: codes stay in 8 or 4 bits."""
         return cast_and_scale(self.w, name, how, self.dtype) if how.scheme == "int4" else super().dequantized(name, how)
 
-    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
-        axis0, angles = self.w.constant("axes_0", [0]), (cos.name, sin.name)
-        if angles not in self._angles:
-            self._angles[angles] = [self.w.op("Unsqueeze", value, axis0) for value in (cos, sin)]
-        rotated = self.w.op("RotaryEmbedding", self.w.op("Unsqueeze", x, axis0), *self._angles[angles], num_heads=heads)
-        return self.w.op("Squeeze", rotated, axis0)
+    def rotate(self, x: ir.Value, heads: int, angles: Angles) -> ir.Value:
+        return rotary_embedding_shared(self.w, x, heads, angles)
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
         by_head = self.w.constant(f"flat_{shape.head_dim}", [-1, shape.head_dim])
         q = self.w.op("Mul", q, self.w.constant(f"scale_{shape.scale}", shape.scale, self.dtype))
         flat = [self.w.op("Reshape", value, by_head) for value in (q, k, v)]
-        expanded = [self._head_rows(group, shape) for group in (rows, *rows.others)]
+        expanded = [head_rows(self.w, group, shape, self.dtype) for group in (rows, *rows.others)]
         parts = [self.w.op("Reshape", self._attend(flat, where, shape), by_head) for where in expanded]
         outputs = self.w.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
         return self._flat(self.w.op("Gather", outputs, expanded[0].unpack), shape.heads * shape.head_dim)
@@ -78,14 +74,8 @@ class OpenVino(Dialect):
         indices = (where.queries, where.keys, where.keys)
         queries, keys, values = (self.w.op("Gather", x, index) for x, index in zip(flat, indices, strict=True))
         scores = self.w.op("MatMul", queries, self.w.op("Transpose", keys, perm=[0, 1, 3, 2]))
-        scores = self.capped(scores, shape.softcap)
+        scores = capped(self.w, scores, shape.softcap, self.dtype)
         return self.w.op("MatMul", self.w.op("Softmax", self.w.op("Add", scores, where.bias), axis=-1), values)
-
-    def _head_rows(self, rows: AttentionRows, shape: AttentionShape) -> HeadRows:
-        key = (rows.prefix, shape.heads, shape.kv_heads, shape.window)
-        if key not in self._expanded:
-            self._expanded[key] = expand_head_rows(self.w, rows, shape.heads, shape.kv_heads, shape.window, self.dtype)
-        return self._expanded[key]
 
     def _flat(self, value: ir.Value, width: int) -> ir.Value:
         return self.w.op("Reshape", value, self.w.constant(f"flat_{width}", [-1, width]))

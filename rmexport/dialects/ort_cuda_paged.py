@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from rmexport.dialects._ort_cuda_base import OrtCudaBase
 from rmexport.errors import ExportError
-from rmexport.graph.dialect import AttentionShape
+from rmexport.graph.attention import AttentionShape
 from rmexport.graph.packed import AttentionRows
 from rmexport.graph.paged import PageBuffers, PageTable, declare_page_buffers
 from rmexport.graph.writer import CONTRIB, GraphWriter

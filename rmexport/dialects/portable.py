@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from rmexport.graph.dialect import AttentionShape, Dialect
-from rmexport.graph.packed import MASKED, AttentionRows, visible_keys
-from rmexport.graph.writer import GraphWriter
+from rmexport.graph.attention import MASKED, AttentionShape, capped, visible_keys
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.packed import AttentionRows
 from rmruntime.bundle.manifest import Scheme
 
 
@@ -21,25 +21,9 @@ class Portable(Dialect):
     NAME: ClassVar[str] = "portable"
     SCHEMES: ClassVar[tuple[Scheme, ...]] = ("int8", "fp8")  # TensorRT has signed 4-bit numbers alone
 
-    def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
-        super().__init__(writer, compute_dtype)
-        self._masks: dict[object, ir.Value] = {}
-
     @classmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
         return (bundle_dtype,)
-
-    def product(self, x: ir.Value, weight: ir.Value) -> ir.Value:
-        return self.w.op("Gemm", x, weight, transB=1)
-
-    def linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
-        extra = [self.weight(f"{name}.bias", features[:1])] if bias else []
-        return self.w.op("Gemm", x, self.matrix(f"{name}.weight", features), *extra, transB=1)
-
-    def rotate(self, x: ir.Value, heads: int, cos: ir.Value, sin: ir.Value) -> ir.Value:
-        axis0 = self.w.constant("axes_0", [0])
-        batch = [self.w.op("Unsqueeze", value, axis0) for value in (x, cos, sin)]
-        return self.w.op("Squeeze", self.w.op("RotaryEmbedding", *batch, num_heads=heads), axis0)
 
     def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
         indices = (rows.query_index, rows.key_index, rows.key_index)
@@ -70,14 +54,15 @@ class Portable(Dialect):
         scores = w.op("Mul", w.op("MatMul", q, k), w.constant(f"scale_{shape.scale}", shape.scale, self.dtype))
         hidden = w.op("Unsqueeze", mask, w.constant("axes_1", [1]))
         masked = w.constant("masked", MASKED, self.dtype)
-        weights = w.op("Softmax", w.op("Where", hidden, self.capped(scores, shape.softcap), masked), axis=-1)
+        scores = capped(w, scores, shape.softcap, self.dtype)
+        weights = w.op("Softmax", w.op("Where", hidden, scores, masked), axis=-1)
         mixed = w.op("Transpose", w.op("MatMul", weights, v), perm=[0, 3, 1, 2, 4])  # [R, Sq, KV, G, D]
         return w.op("Reshape", mixed, w.constant("joined_heads", [0, 0, shape.heads * shape.head_dim]))
 
     def _mask(self, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
         """[R, 1, Sq, Sk] booleans, shared by all layers that attend alike."""
-        key = (rows.prefix, shape.window)
-        if key not in self._masks:
-            seen = visible_keys(self.w, rows, shape.window)
-            self._masks[key] = self.w.op("Unsqueeze", seen, self.w.constant("axes_1", [1]))
-        return self._masks[key]
+        return self.w.shared(("mask", rows.name, shape.window), lambda: self._new_mask(rows, shape))
+
+    def _new_mask(self, rows: AttentionRows, shape: AttentionShape) -> ir.Value:
+        seen = visible_keys(self.w, rows, shape.window)
+        return self.w.op("Unsqueeze", seen, self.w.constant("axes_1", [1]))

@@ -15,10 +15,10 @@ from rmexport.errors import UnsupportedModel
 from rmexport.options import ExportOptions
 from rmexport.weights import Progress, StoredWeights
 from rmruntime.bundle.bundle import file_sha256
+from rmruntime.bundle.graph_names import INPUT_IDS, PADDED_INPUTS
 from rmruntime.bundle.manifest import FileRecord, Graph
 
 DIALECT, COMPUTE_DTYPE = "traced", "fp32"
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
@@ -66,11 +66,11 @@ def _check_traced(graph: ir.Graph) -> None:
     """What is traced must take any lengths and run in every engine."""
     names = [value.name for value in graph.inputs]
     branches = Counter(node.op_type for node in graph if node.op_type in _CONTROL_FLOW)
-    if not set(names) <= set(INPUTS) or [value.name for value in graph.outputs] != ["logits"] or branches:
+    if not set(names) <= set(PADDED_INPUTS) or [value.name for value in graph.outputs] != ["logits"] or branches:
         raise UnsupportedModel(
             f"the traced graph has inputs {', '.join(map(str, names))}, outputs "
             f"{', '.join(str(value.name) for value in graph.outputs)} and control flow {dict(branches)}; expected "
-            f"inputs among {', '.join(INPUTS)}, the output logits and no control flow"
+            f"inputs among {', '.join(PADDED_INPUTS)}, the output logits and no control flow"
         )
 
 
@@ -93,11 +93,11 @@ def _load_rest(graph: ir.Graph, folder: Path) -> None:
 def _complete_inputs(graph: ir.Graph) -> None:
     """Every padded graph has the three inputs; a model without token types does not read them."""
     given = {value.name: value for value in graph.inputs}
-    rows = given["input_ids"]
-    for name in INPUTS:
+    rows = given[INPUT_IDS]
+    for name in PADDED_INPUTS:
         if name not in given:
             given[name] = ir.Value(name=name, shape=rows.shape, type=rows.type)
-    graph.inputs[:] = [given[name] for name in INPUTS]
+    graph.inputs[:] = [given[name] for name in PADDED_INPUTS]
 
 
 def _name_outputs(graph: ir.Graph, spec: EncoderSpec) -> None:

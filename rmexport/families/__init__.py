@@ -1,7 +1,7 @@
 """Backbones, one file each, found by `model_type`; a file here is named nowhere else.
 
 A family module has MODEL_TYPES, IGNORED (patterns of checkpoint tensors that carry no weight), `read_config(raw)`
-returning its frozen Config, and `backbone(dialect, config)` returning the final hidden states of the tokens
+returning its frozen Config, and `backbone(d, config)` returning the final hidden states of the tokens
 that a head reads, fp32 [N, hidden]. EMBEDDING and LM_HEAD name those two weights.
 
 Optional: `derived(config)`, how weights are made of tensors that the checkpoint holds in another form;
@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.derived_tensors import Derived
 from rmexport.errors import UnsupportedModel
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 from rmruntime.modules import discover, members
 
 
@@ -49,7 +49,7 @@ class Family(Protocol):
     IGNORED: tuple[str, ...]
 
     def read_config(self, raw: Mapping[str, Any]) -> FamilyConfig: ...
-    def backbone(self, dialect: Dialect, config: Any) -> ir.Value: ...
+    def backbone(self, d: DecoderWriter, config: Any) -> ir.Value: ...
 
 
 @cache

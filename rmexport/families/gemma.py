@@ -9,7 +9,7 @@ from rmexport.checkpoint.config_fields import flag
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 
 MODEL_TYPES = ("gemma",)
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -34,7 +34,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
-def backbone(d: Dialect, c: DecoderConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
 

@@ -13,7 +13,7 @@ from rmexport.checkpoint.config_fields import EPSILON, flag, number
 from rmexport.checkpoint.derived_tensors import Derived, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.partial_rotary import rotary_order
 
 MODEL_TYPES = ("gpt_neox", "gpt_neox_reward_model")  # Open-Assistant's name for its own class
@@ -100,6 +100,6 @@ class GptNeoxLayers(DecoderLayers):
         return self.d.final_layer_norm(x, "gpt_neox.final_layer_norm", self.c.hidden_size, self.c.norm_eps)
 
 
-def backbone(d: Dialect, c: GptNeoxConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: GptNeoxConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(GptNeoxLayers(d, c))

@@ -14,7 +14,7 @@ from rmexport.checkpoint.config_fields import flag
 from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 
 MODEL_TYPES = ("internlm2",)
 EMBEDDING, LM_HEAD = "model.tok_embeddings.weight", "output.weight"
@@ -86,6 +86,6 @@ def _has_bias(raw: Mapping[str, Any]) -> bool:
     return flag({"bias": True, **raw}, "bias")  # InternLM2Config's default
 
 
-def backbone(d: Dialect, c: DecoderConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))

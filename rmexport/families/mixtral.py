@@ -10,7 +10,7 @@ from rmexport.checkpoint.config_fields import EPSILON, EXPERTS, LENGTH, number, 
 from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorStack
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
 
 MODEL_TYPES = ("mixtral",)
@@ -78,6 +78,6 @@ class MixtralLayers(DecoderLayers):
         return routed_experts(self.d, y, f"{block}.gate", f"{block}.experts", self.c.experts)
 
 
-def backbone(d: Dialect, c: MixtralConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: MixtralConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(MixtralLayers(d, c))

@@ -9,7 +9,7 @@ from rmexport.checkpoint.config_fields import EPSILON, LENGTH, number, optional_
 from rmexport.checkpoint.derived_tensors import Derived, TensorRows
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.partial_rotary import rotary_order
 
 MODEL_TYPES = ("phi3",)
@@ -57,6 +57,6 @@ def derived(c: DecoderConfig) -> Mapping[str, Derived]:
     }
 
 
-def backbone(d: Dialect, c: DecoderConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))

@@ -14,7 +14,7 @@ from rmexport.checkpoint.derived_tensors import Derived, TensorStack
 from rmexport.errors import CheckpointError
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
 
 MODEL_TYPES = ("qwen3_moe",)
@@ -98,6 +98,6 @@ class Qwen3MoeLayers(DecoderLayers):
         return routed_experts(self.d, y, f"{block}.gate", f"{block}.experts", self.c.experts)
 
 
-def backbone(d: Dialect, c: Qwen3MoeConfig) -> ir.Value:
+def backbone(d: DecoderWriter, c: Qwen3MoeConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(Qwen3MoeLayers(d, c))

@@ -1,9 +1,9 @@
-"""The decoder that most reward models have as backbone, written with a dialect's operations; families override parts.
+"""The decoder that most reward models have as backbone, written by a DecoderWriter; families override parts.
 
 `DecoderLayers` is the pre-norm, gated, rotary decoder with grouped-query attention (Llama); its methods are the places
 where families differ. `decode` runs the layers over a packed trie: keys and values for all tokens, but in the last
 layer queries and all that follows only for the tokens that the head reads. A graph of some of the layers
-(`Dialect.span`) takes the residual stream from the graph of the layers before it, and passes its own on to the next.
+(`DecoderWriter.span`) takes the residual stream from the graph of the layers before it and passes its own on.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from functools import partial
 import onnx_ir as ir
 
 from rmexport.checkpoint.rope_config import RopeConfig
-from rmexport.graph.dialect import Activation, AttentionShape, Dialect, Rotary
+from rmexport.graph.attention import AttentionShape
+from rmexport.graph.decoder_writer import Activation, DecoderWriter
+from rmexport.graph.rotary import Angles, RotaryAngles
 from rmexport.graph.writer import Features
 
 
@@ -69,21 +71,13 @@ class DecoderConfig:
         return any(rope.kind == "dynamic" for rope in self.ropes)
 
 
-@dataclass(frozen=True)
-class Angles:
-    """cos and sin of some tokens' rotary angles, [tokens, head_dim / 2] each."""
-
-    cos: ir.Value
-    sin: ir.Value
-
-
 class DecoderLayers:
     """The layers of Llama; a family overrides the methods in which it differs. `i` is a layer's number."""
 
     PREFIX = "model"
     ATTENTION, MLP = "self_attn", "mlp"
 
-    def __init__(self, d: Dialect, c: DecoderConfig) -> None:
+    def __init__(self, d: DecoderWriter, c: DecoderConfig) -> None:
         self.d, self.c = d, c
 
     def layer(self, i: int) -> str:
@@ -124,13 +118,13 @@ class DecoderLayers:
         """[tokens, heads * head_dim], rotated."""
         c, name = self.c, f"{self.attention_name(i)}.q_proj"
         q = self.d.linear(y, name, (c.query_size, c.hidden_size), bias=c.qkv_bias)
-        return self.d.rotate(self.normed_queries(i, q), c.num_attention_heads, angles.cos, angles.sin)
+        return self.d.dialect.rotate(self.normed_queries(i, q), c.num_attention_heads, angles)
 
     def keys(self, i: int, y: ir.Value, angles: Angles) -> ir.Value:
         """[tokens, key heads * head_dim], rotated."""
         c, name = self.c, f"{self.attention_name(i)}.k_proj"
         k = self.d.linear(y, name, (c.key_size, c.hidden_size), bias=c.qkv_bias)
-        return self.d.rotate(self.normed_keys(i, k), c.num_key_value_heads, angles.cos, angles.sin)
+        return self.d.dialect.rotate(self.normed_keys(i, k), c.num_key_value_heads, angles)
 
     def values(self, i: int, y: ir.Value) -> ir.Value:
         """[tokens, key heads * head_dim]."""
@@ -200,13 +194,13 @@ class FourNormLayers(DecoderLayers):
 def decode(layers: DecoderLayers) -> ir.Value:
     """Final hidden states of the tokens read, fp32 [N, hidden]; of a graph that ends before the last layer, its stream.
 
-    The stream is that of all tokens, [T, hidden], in the dialect's `stream_dtype`.
+    The stream is that of all tokens, [T, hidden], in the writer's `stream_dtype`.
     """
     return _Decoding(layers).run()
 
 
 class _Decoding:
-    """One pass over the graph's layers. What is done to each token by itself is left to the dialect's `tokenwise`."""
+    """One pass over the graph's layers. What is done to each token by itself is left to `Dialect.tokenwise`."""
 
     def __init__(self, layers: DecoderLayers) -> None:
         self.layers, self.d, self.c = layers, layers.d, layers.c
@@ -218,26 +212,25 @@ class _Decoding:
     def run(self) -> ir.Value:
         d, layers, first, last = self.d, self.layers, self.span[0], self.span[-1]
         x = d.handed_over(self.c.hidden_size) if first else layers.embed()
-        inputs, widths = [self._stream(x), *self._angles(first)], self._widths(first)
-        q, k, v = d.tokenwise(partial(self._project, first), inputs, widths)
+        inputs, widths = [self._stream(x), *self._angle_features(first)], self._widths(first)
+        q, k, v = d.dialect.tokenwise(partial(self._project, first), inputs, widths)
         for i in range(first, last):
             x, q, k, v = self._step(i, x, self._attend(i, q, k, v))
         return self._read(x, q, k, v) if last == self.last else self._hand_over(last, x, self._attend(last, q, k, v))
 
     def _attend(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        return self.d.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
+        return self.d.dialect.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
 
     def _read(self, x: ir.Value, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """The model's last layer, from the results of `_project`."""
         d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
-        rotary = self._rotary(i)
-        q = layers.queries(i, d.take(q, rows), Angles(rotary.read_cos, rotary.read_sin))
-        x, y = layers.attended(i, d.take(x, rows), d.attention(q, k, v, rows, layers.shape(i)))
+        q = layers.queries(i, d.take(q, rows), self._angles(i).scored)
+        x, y = layers.attended(i, d.take(x, rows), d.dialect.attention(q, k, v, rows, layers.shape(i)))
         return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 
     def _step(self, i: int, x: ir.Value, mixed: ir.Value) -> Sequence[ir.Value]:
         """From the attention of layer i to that of the next: the stream, and the results of `_project`."""
-        return self._rest(i, x, mixed, self._angles(i + 1), (self.c.hidden_size, *self._widths(i + 1)))
+        return self._rest(i, x, mixed, self._angle_features(i + 1), (self.c.hidden_size, *self._widths(i + 1)))
 
     def _hand_over(self, i: int, x: ir.Value, mixed: ir.Value) -> ir.Value:
         """From the attention of the graph's last layer i to the stream after it."""
@@ -251,10 +244,10 @@ class _Decoding:
         d, c = self.d, self.c
         inputs = [self._stream(x), d.features(mixed, c.query_size)]
         if not self.layers.is_routed(i):
-            return d.tokenwise(partial(self._finish, i), [*inputs, *angles], widths)
-        x, y = d.tokenwise(partial(self.layers.attended, i), inputs, (c.hidden_size, c.hidden_size))
+            return d.dialect.tokenwise(partial(self._finish, i), [*inputs, *angles], widths)
+        x, y = d.dialect.tokenwise(partial(self.layers.attended, i), inputs, (c.hidden_size, c.hidden_size))
         inputs = [self._stream(x), d.features(self.layers.mlp(i, y), c.hidden_size)]
-        return d.tokenwise(partial(self._join, i), [*inputs, *angles], widths)
+        return d.dialect.tokenwise(partial(self._join, i), [*inputs, *angles], widths)
 
     def _finish(self, i: int, x: ir.Value, mixed: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
         x, y = self.layers.attended(i, x, mixed)
@@ -277,8 +270,10 @@ class _Decoding:
     def _stream(self, x: ir.Value) -> Features:
         return self.d.stream(x, self.c.hidden_size)
 
-    def _rotary(self, i: int) -> Rotary:
+    def _angles(self, i: int) -> RotaryAngles:
         return self._rotaries[self.c.ropes[i]]
 
-    def _angles(self, i: int) -> tuple[Features, Features]:
-        return self._rotary(i).features
+    def _angle_features(self, i: int) -> tuple[Features, Features]:
+        """cos and sin of all tokens, as layer i rotates them."""
+        every, width = self._angles(i).every, self.c.head_dim // 2
+        return self.d.features(every.cos, width), self.d.features(every.sin, width)

@@ -20,7 +20,7 @@ from rmexport.checkpoint.config_fields import (
 )
 from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
-from rmexport.graph.dialect import Activation
+from rmexport.graph.decoder_writer import Activation
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.derived_tensors import TensorStack
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Activation, Dialect
+from rmexport.graph.decoder_writer import Activation, DecoderWriter
 from rmexport.graph.writer import DATA_TYPES, Slice
 
 BLOCK_SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # multiples of what matrix kernels take at once
@@ -66,7 +66,7 @@ def stacked_experts(layer: str, names: Mapping[str, str], count: int) -> dict[st
     }
 
 
-def routed_experts(d: Dialect, y: ir.Value, router: str, name: str, e: Experts) -> ir.Value:
+def routed_experts(d: DecoderWriter, y: ir.Value, router: str, name: str, e: Experts) -> ir.Value:
     """The routed MLP of `y` [T, hidden] in the compute dtype, as transformers' MixtralSparseMoeBlock computes it.
 
     `router` names the routing weight without `.weight`; `{name}.gate_proj`, `.up_proj` [experts, inner, hidden] and
@@ -79,7 +79,7 @@ def routed_experts(d: Dialect, y: ir.Value, router: str, name: str, e: Experts) 
     return _mix(d, computed, blocks.place, shares, e)
 
 
-def _route(d: Dialect, y: ir.Value, router: str, e: Experts) -> tuple[ir.Value, ir.Value]:
+def _route(d: DecoderWriter, y: ir.Value, router: str, e: Experts) -> tuple[ir.Value, ir.Value]:
     """Shares and numbers of the chosen experts, [T, chosen] each.
 
     Shares that are divided by their sum are the softmax of the chosen experts' logits alone. Not a division: OpenVINO
@@ -87,13 +87,13 @@ def _route(d: Dialect, y: ir.Value, router: str, e: Experts) -> tuple[ir.Value, 
     graph's last. So that layer would round otherwise at the end of a stage than in the whole graph.
     """
     w = d.w
-    logits = d.head_linear(d.to_fp32(y), router, (e.count, e.hidden_size))
+    logits = d.w.fp32_linear(d.to_fp32(y), router, (e.count, e.hidden_size))
     ranked = logits if e.normalized else w.op("Softmax", logits, axis=-1)
     top, chosen = w.ops("TopK", ranked, w.constant("chosen", [e.chosen]), outputs=2, axis=-1)
     return (w.op("Softmax", top, axis=-1) if e.normalized else top), chosen
 
 
-def _blocks(d: Dialect, chosen: ir.Value, e: Experts) -> _Blocks:
+def _blocks(d: DecoderWriter, chosen: ir.Value, e: Experts) -> _Blocks:
     """A slot's place is its expert's first block's, plus its rank among that expert's slots."""
     w, axis0, axis1 = d.w, d.w.constant("axes_0", [0]), d.w.constant("axes_1", [1])
     flat = w.op("Reshape", chosen, w.constant("rest", [-1]))  # [S]
@@ -117,7 +117,7 @@ def _blocks(d: Dialect, chosen: ir.Value, e: Experts) -> _Blocks:
     )
 
 
-def _block_rows(d: Dialect, counts: ir.Value) -> ir.Value:
+def _block_rows(d: DecoderWriter, counts: ir.Value) -> ir.Value:
     """Rows of a block, [], of all sizes the one that costs least: many small blocks read weights, large ones idle."""
     w, axis1 = d.w, d.w.constant("axes_1", [1])
     sizes = w.constant("block_sizes", BLOCK_SIZES)
@@ -129,11 +129,11 @@ def _block_rows(d: Dialect, counts: ir.Value) -> ir.Value:
     return w.op("Gather", sizes, cheapest)
 
 
-def _one(d: Dialect) -> ir.Value:
+def _one(d: DecoderWriter) -> ir.Value:
     return d.w.constant("one_slot", 1)
 
 
-def _sources(d: Dialect, place: ir.Value, total: ir.Value, rows: ir.Value, e: Experts) -> ir.Value:
+def _sources(d: DecoderWriter, place: ir.Value, total: ir.Value, rows: ir.Value, e: Experts) -> ir.Value:
     """[blocks, rows]: the token in each place; token 0 in unused places, whose results are not used."""
     w, axis0 = d.w, d.w.constant("axes_0", [0])
     shape = w.op("Concat", w.op("Unsqueeze", total, axis0), w.op("Unsqueeze", rows, axis0), axis=0)
@@ -143,20 +143,20 @@ def _sources(d: Dialect, place: ir.Value, total: ir.Value, rows: ir.Value, e: Ex
     return w.op("Reshape", w.op("ScatterElements", empty, place, tokens, axis=0), shape)
 
 
-def _compute(d: Dialect, y: ir.Value, blocks: _Blocks, name: str, e: Experts) -> ir.Value:
+def _compute(d: DecoderWriter, y: ir.Value, blocks: _Blocks, name: str, e: Experts) -> ir.Value:
     """[places, hidden]: every block through its expert."""
     inner, outer = (e.count, e.inner_size, e.hidden_size), (e.count, e.hidden_size, e.inner_size)
 
     def block(rows: ir.Value, expert: ir.Value) -> tuple[ir.Value]:
-        gate, up = (d.product(rows, d.slice_of(f"{name}.{part}", inner, expert)) for part in ("gate_proj", "up_proj"))
-        return (d.product(d.gated(gate, up, e.activation), d.slice_of(f"{name}.down_proj", outer, expert)),)
+        gate, up = (d.expert_product(rows, f"{name}.{part}", inner, expert) for part in ("gate_proj", "up_proj"))
+        return (d.expert_product(d.gated(gate, up, e.activation), f"{name}.down_proj", outer, expert),)
 
     slices = [Slice([None, e.hidden_size], d.dtype), Slice([], "int64")]
     [computed] = d.w.scan(block, [d.w.op("Gather", y, blocks.source), blocks.expert], slices)
     return d.w.op("Reshape", computed, d.w.constant(f"flat_{e.hidden_size}", [-1, e.hidden_size]))
 
 
-def _mix(d: Dialect, computed: ir.Value, place: ir.Value, shares: ir.Value, e: Experts) -> ir.Value:
+def _mix(d: DecoderWriter, computed: ir.Value, place: ir.Value, shares: ir.Value, e: Experts) -> ir.Value:
     """The weighted sum in fp32, added up in one fixed order."""
     mixed: ir.Value | None = None
     for i in range(e.chosen):

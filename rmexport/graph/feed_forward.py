@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from rmexport.checkpoint import TensorInfo
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
 
 Activation = Literal["relu", "selu", "tanh", "leaky_relu"]
 _OPERATORS: Mapping[Activation, str] = {"relu": "Relu", "selu": "Selu", "tanh": "Tanh", "leaky_relu": "LeakyRelu"}
@@ -31,16 +31,16 @@ class FeedForward:
     layers: tuple[LinearLayer, ...]
     activation: Activation = "relu"
 
-    def build(self, d: Dialect, x: ir.Value) -> ir.Value:
+    def build(self, h: HeadWriter, x: ir.Value) -> ir.Value:
         """[P, inputs of the first] to [P, outputs of the last]."""
         for layer in self.layers[:-1]:
-            x = d.w.op(_OPERATORS[self.activation], self._linear(d, x, layer))
-        return self._linear(d, x, self.layers[-1])
+            x = h.w.op(_OPERATORS[self.activation], self._linear(h, x, layer))
+        return self._linear(h, x, self.layers[-1])
 
-    def build_value(self, d: Dialect, hidden: ir.Value) -> ir.Value:
+    def build_value(self, h: HeadWriter, hidden: ir.Value) -> ir.Value:
         """[P]: the one output, of the tokens that the role "score" reads among `hidden` [N, inputs]."""
-        values = self.build(d, d.w.op("Gather", hidden, d.head_index("score")))
-        return d.w.op("Squeeze", values, d.w.constant("axes_1", [1]))
+        values = self.build(h, h.read(hidden, "score"))
+        return h.w.op("Squeeze", values, h.w.constant("axes_1", [1]))
 
     def reference(self, x: Any, weights: Mapping[str, Any]) -> Any:
         """`build` on torch tensors, in the dtype of the weights."""
@@ -49,8 +49,8 @@ class FeedForward:
         return _product(x, self.layers[-1], weights)
 
     @staticmethod
-    def _linear(d: Dialect, x: ir.Value, layer: LinearLayer) -> ir.Value:
-        return d.head_linear(x, layer.name, (layer.outputs, layer.inputs), bias=layer.bias)
+    def _linear(h: HeadWriter, x: ir.Value, layer: LinearLayer) -> ir.Value:
+        return h.linear(x, layer.name, (layer.outputs, layer.inputs), bias=layer.bias)
 
 
 def linear_value(name: str, inputs: int, *, bias: bool = False) -> FeedForward:

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rmexport.graph.writer import GraphWriter
+from rmruntime.bundle.graph_names import (
+    KEY_PAGES,
+    PAGE_BOUNDS,
+    PAGE_PAST,
+    PAGE_STARTS,
+    PAGE_TABLE,
+    PAGE_TOKENS,
+    VALUE_PAGES,
+)
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """Index inputs over A slots: the tokens of B edges, some more than once.
-
-    tokens [A]: the trie token in each slot. starts [B + 1]: where each edge's slots begin. past [B]: how many positions
-    before them an edge reads from pages. table [B, M]: the page of each edge's positions 0, page size, 2 * page size
-    and so on. bounds [2], which the op reads on the host: the most slots of an edge, the most positions.
-    """
+    """Index inputs over A slots, the tokens of B edges: PAGE_TOKENS and so on of `rmruntime.bundle.graph_names`."""
 
     tokens: ir.Value
     starts: ir.Value
@@ -39,25 +43,25 @@ class PageBuffers:
 
 
 def declare_page_table(writer: GraphWriter) -> PageTable:
-    """Inputs `page_tokens`, `page_starts`, `page_past`, `page_table`, `page_bounds`; int32 where the op reads them.
+    """The five inputs; int32 where the op reads them.
 
     >>> declare_page_table(GraphWriter(None)).past.name
     'page_past'
     """
     return PageTable(
-        writer.input("page_tokens", ["A"]),
-        writer.input("page_starts", ["B+1"], "int32"),
-        writer.input("page_past", ["B"], "int32"),
-        writer.input("page_table", ["B", "M"], "int32"),
-        writer.input("page_bounds", [2], "int32"),
+        writer.input(PAGE_TOKENS, ["A"]),
+        writer.input(PAGE_STARTS, ["B+1"], "int32"),
+        writer.input(PAGE_PAST, ["B"], "int32"),
+        writer.input(PAGE_TABLE, ["B", "M"], "int32"),
+        writer.input(PAGE_BOUNDS, [2], "int32"),
     )
 
 
 def declare_page_buffers(writer: GraphWriter, page_size: int, kv_heads: int, head_dim: int, dtype: str) -> PageBuffers:
-    """Inputs `key_pages` and `value_pages`: as many pages as `page_table` names, with whatever is in them.
+    """Inputs KEY_PAGES and VALUE_PAGES.
 
     >>> declare_page_buffers(GraphWriter(None), 256, 8, 128, "bf16").keys.name
     'key_pages'
     """
     dims = ("pages", page_size, kv_heads, head_dim)
-    return PageBuffers(writer.input("key_pages", dims, dtype), writer.input("value_pages", dims, dtype))
+    return PageBuffers(writer.input(KEY_PAGES, dims, dtype), writer.input(VALUE_PAGES, dims, dtype))

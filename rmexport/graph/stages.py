@@ -2,14 +2,26 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rmexport.errors import OptionError
-from rmexport.graph.dialect import LayerSpan
 from rmexport.options import ExportOptions
 from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.manifest import WeightRange
 
 JOINED = 1 << 20  # bytes between two weights that are read along rather than skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpan:
+    """The layers `first` to `end` - 1 that a graph computes; `end` None: all from `first` on."""
+
+    first: int = 0
+    end: int | None = None
+
+    def of(self, layers: int) -> range:
+        """The layers' numbers, in a backbone of `layers` layers."""
+        return range(self.first, layers if self.end is None else self.end)
 
 
 def stage_spans(options: ExportOptions, layers: int) -> tuple[LayerSpan, ...]:

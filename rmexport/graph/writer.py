@@ -1,8 +1,8 @@
 """Adds nodes, constants, inputs and weights to one ONNX graph, whatever the model and the engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +29,7 @@ DATA_TYPES = {
 }
 
 Rewrite = Callable[[list[ir.Node]], list[ir.Node]]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class GraphWriter:
     _inputs: list[ir.Value] = field(default_factory=list)
     _outputs: list[ir.Value] = field(default_factory=list)
     _initializers: dict[str, ir.Value] = field(default_factory=dict)
-    _chunks: dict[str, ir.Value] = field(default_factory=dict)
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _domains: dict[str, int] = field(default_factory=lambda: {"": OPSET})
 
@@ -83,6 +84,22 @@ class GraphWriter:
             self._domains[domain] = 1
         self._nodes.append(node)
         return node.outputs
+
+    def cast(self, x: ir.Value, source: str, target: str) -> ir.Value:
+        """`x` of dtype `source` in dtype `target`; no node where they are the same."""
+        return x if source == target else self.op("Cast", x, to=DATA_TYPES[target])
+
+    def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """The result of `make`, which is called once per graph and key: most nodes of a mask serve every layer.
+
+        >>> w = GraphWriter(None)
+        >>> w.shared("ones", lambda: w.constant("ones", [1])) is w.shared("ones", lambda: w.constant("ones", [1]))
+        True
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        made: Made = self._shared[key]
+        return made
 
     def scan_chunks(
         self, body: Callable[..., Sequence[ir.Value]], inputs: Sequence[Features], shape: ir.Value
@@ -112,12 +129,9 @@ class GraphWriter:
 
     def _chunked(self, x: Features, shape: ir.Value) -> ir.Value:
         """Each value's chunks, and each width's shape, are made once: a graph has many layers."""
-        name, width = f"{x.value.name} in chunks", f"width_{x.width}"
-        if width not in self._chunks:
-            self._chunks[width] = self.op("Concat", shape, self.constant(width, [x.width]), axis=0)
-        if name not in self._chunks:
-            self._chunks[name] = self.op("Reshape", x.value, self._chunks[width])
-        return self._chunks[name]
+        width = f"width_{x.width}"
+        sizes = self.shared(width, lambda: self.op("Concat", shape, self.constant(width, [x.width]), axis=0))
+        return self.shared(("chunks", x.value.name), lambda: self.op("Reshape", x.value, sizes))
 
     def constant(self, name: str, array: Any, dtype: str = "int64") -> ir.Value:
         """A small constant; a second call with the same name returns the same value.
@@ -146,6 +160,22 @@ class GraphWriter:
         if at.quant is not None:
             raise ExportError(f"weight {name} is quantized, and its codes alone are no weight: read it with `matrix`")
         return self.view(name, at.dtype, shape), at.dtype
+
+    def weight_as(self, name: str, shape: tuple[int, ...], dtype: str, *, linear: bool = False) -> ir.Value:
+        """`weight` in `dtype`, whatever its stored dtype."""
+        value, stored = self.weight(name, shape, linear=linear)
+        return self.cast(value, stored, dtype)
+
+    def fp32_weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
+        """A weight of fp32 arithmetic, whatever its stored dtype."""
+        value, stored = self.weight(name, shape, in_fp32=True)
+        return self.cast(value, stored, "fp32")
+
+    def fp32_linear(self, x: ir.Value, name: str, features: tuple[int, int], *, bias: bool = False) -> ir.Value:
+        """`x @ weight.T + bias` in fp32, with `name.weight` of shape `features` = (out, in)."""
+        weight = self.fp32_weight(f"{name}.weight", features)
+        extra = [self.fp32_weight(f"{name}.bias", features[:1])] if bias else []
+        return self.op("Gemm", x, weight, *extra, transB=1)
 
     def read_locations(self) -> set[WeightLocation]:
         """Where the weights lie that the graph reads; tied weights are one."""

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.derived_tensors import Derived, found_prefix, rename
 from rmexport.errors import OptionError, UnsupportedModel
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads._facts import Candidate, HeadFacts
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import PLAIN, Recipe, recipes
@@ -63,7 +63,7 @@ class Head(ABC):
     notes: tuple[str, ...] = ()
 
     @abstractmethod
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """Add the graph's outputs, all fp32, [P] or [P, labels], to `hidden` [N, hidden_size]."""
 
     @abstractmethod

@@ -6,8 +6,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head
 
 
@@ -17,9 +17,9 @@ class LinearHead(Head):
 
     value: FeedForward
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], raw."""
-        d.w.output("score", self.value.build_value(d, hidden), ["P"])
+        h.w.output("score", self.value.build_value(h, hidden), ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The layers in a row, on torch tensors; the dtype is the caller's."""

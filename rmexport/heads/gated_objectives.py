@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output, PositionRule
@@ -56,19 +56,19 @@ class GatedObjectives(Head):
     temperature: float
     gate: FeedForward
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], rewards [P, objectives] before the transform, gating [P, objectives] = softmax x logit_scale."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        rewards = d.head_linear(read, REGRESSION.removesuffix(".weight"), (self.objectives, self.hidden_size))
-        gating = self._gate(d, d.w.op("Gather", hidden, d.head_index("gate")))
-        adjusted = d.w.op("MatMul", rewards, d.fp32_weight(TRANSFORM, (self.objectives, self.objectives)))
-        d.w.output("score", d.row_sum(d.w.op("Mul", gating, adjusted), self.objectives), ["P"])
-        d.w.output("rewards", rewards, ["P", self.objectives])
-        d.w.output("gating", gating, ["P", self.objectives])
+        read = h.read(hidden, "score")
+        rewards = h.linear(read, REGRESSION.removesuffix(".weight"), (self.objectives, self.hidden_size))
+        gating = self._gate(h, h.read(hidden, "gate"))
+        adjusted = h.w.op("MatMul", rewards, h.weight(TRANSFORM, (self.objectives, self.objectives)))
+        h.w.output("score", h.row_sum(h.w.op("Mul", gating, adjusted), self.objectives), ["P"])
+        h.w.output("rewards", rewards, ["P", self.objectives])
+        h.w.output("gating", gating, ["P", self.objectives])
 
-    def _gate(self, d: Dialect, z: ir.Value) -> ir.Value:
-        z = d.w.op("Div", self.gate.build(d, z), d.w.constant("gating_temperature", self.temperature, "fp32"))
-        return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
+    def _gate(self, h: HeadWriter, z: ir.Value) -> ir.Value:
+        z = h.w.op("Div", self.gate.build(h, z), h.w.constant("gating_temperature", self.temperature, "fp32"))
+        return h.w.op("Mul", h.w.op("Softmax", z, axis=-1), h.weight(SCALE, (1,)))
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward, on torch tensors; the dtype is the caller's."""

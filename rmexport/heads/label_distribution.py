@@ -15,8 +15,8 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import FACTOR, flag, number
 from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -35,23 +35,23 @@ class LabelDistribution(Head):
     gate: FeedForward
     temperature: float | None
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], rewards [P, objectives], each distribution's mean, and gating [P, objectives]."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        flat = d.w.op("Reshape", self.regression.build(d, read), d.w.constant("by_level", [-1, LEVELS]))
-        worth = d.w.constant("worth", np.linspace(0, 1, LEVELS), "fp32")
-        expected = d.row_sum(d.w.op("Mul", d.w.op("Softmax", flat, axis=-1), worth), LEVELS)
-        rewards = d.w.op("Reshape", expected, d.w.constant("by_objective", [-1, self.objectives]))
-        gating = self._gate(d, read)
-        d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), self.objectives), ["P"])
-        d.w.output("rewards", rewards, ["P", self.objectives])
-        d.w.output("gating", gating, ["P", self.objectives])
+        read = h.read(hidden, "score")
+        flat = h.w.op("Reshape", self.regression.build(h, read), h.w.constant("by_level", [-1, LEVELS]))
+        worth = h.w.constant("worth", np.linspace(0, 1, LEVELS), "fp32")
+        expected = h.row_sum(h.w.op("Mul", h.w.op("Softmax", flat, axis=-1), worth), LEVELS)
+        rewards = h.w.op("Reshape", expected, h.w.constant("by_objective", [-1, self.objectives]))
+        gating = self._gate(h, read)
+        h.w.output("score", h.row_sum(h.w.op("Mul", gating, rewards), self.objectives), ["P"])
+        h.w.output("rewards", rewards, ["P", self.objectives])
+        h.w.output("gating", gating, ["P", self.objectives])
 
-    def _gate(self, d: Dialect, read: ir.Value) -> ir.Value:
-        z = self.gate.build(d, read)
+    def _gate(self, h: HeadWriter, read: ir.Value) -> ir.Value:
+        z = self.gate.build(h, read)
         if self.temperature is None:
             return z
-        return d.w.op("Softmax", d.w.op("Div", z, d.w.constant("temperature", self.temperature, "fp32")), axis=-1)
+        return h.w.op("Softmax", h.w.op("Div", z, h.w.constant("temperature", self.temperature, "fp32")), axis=-1)
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward, on torch tensors; the dtype is the caller's."""

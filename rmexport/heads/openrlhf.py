@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, flag, number, optional_text
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 
 NAME = "openrlhf"
@@ -32,13 +32,13 @@ class NormalizedValue(Head):
     mean: float
     std: float
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P]."""
-        values = self.value.build_value(d, hidden)
+        values = self.value.build_value(h, hidden)
         if (self.mean, self.std) != (0.0, 1.0):
-            values = d.w.op("Sub", values, d.w.constant("reward_mean", self.mean, "fp32"))
-            values = d.w.op("Div", values, d.w.constant("reward_std", self.std, "fp32"))
-        d.w.output("score", values, ["P"])
+            values = h.w.op("Sub", values, h.w.constant("reward_mean", self.mean, "fp32"))
+            values = h.w.op("Div", values, h.w.constant("reward_std", self.std, "fp32"))
+        h.w.output("score", values, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """RewardModel.forward in evaluation mode, on torch tensors; the dtype is the caller's."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -27,13 +27,13 @@ class ProcessReward(Head):
 
     layers: FeedForward
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], the probability of a good step, and logit [P], its log-odds."""
-        logits = self.layers.build(d, d.w.op("Gather", hidden, d.head_index("score")))
-        bad, good = (d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(2))
-        logit = d.w.op("Sub", good, bad)
-        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-        d.w.output("logit", logit, ["P"])
+        logits = self.layers.build(h, h.read(hidden, "score"))
+        bad, good = (h.w.op("Gather", logits, h.w.constant(f"row_{i}", i), axis=1) for i in range(2))
+        logit = h.w.op("Sub", good, bad)
+        h.w.output("score", h.w.op("Sigmoid", logit), ["P"])
+        h.w.output("logit", logit, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward and its softmax, on torch tensors; the dtype is the caller's."""

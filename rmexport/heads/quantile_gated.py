@@ -16,8 +16,8 @@ import onnx_ir as ir
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.config_fields import FACTOR, LABELS, integer, number, optional_integer
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output
@@ -47,32 +47,32 @@ class QuantileGated(Head):
     temperature: float
     gate: tuple[GateStage, ...]
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], rewards [P, objectives] after the transform, gating [P, objectives] = softmax x logit_scale."""
-        means = self._means(d, d.w.op("Gather", hidden, d.head_index("score")))
-        rewards = d.w.op("MatMul", means, d.fp32_weight(TRANSFORM, (self.objectives, self.objectives)))
-        gating = self._gate(d, d.w.op("Gather", hidden, d.head_index("gate")))
-        d.w.output("score", d.row_sum(d.w.op("Mul", gating, rewards), self.objectives), ["P"])
-        d.w.output("rewards", rewards, ["P", self.objectives])
-        d.w.output("gating", gating, ["P", self.objectives])
+        means = self._means(h, h.read(hidden, "score"))
+        rewards = h.w.op("MatMul", means, h.weight(TRANSFORM, (self.objectives, self.objectives)))
+        gating = self._gate(h, h.read(hidden, "gate"))
+        h.w.output("score", h.row_sum(h.w.op("Mul", gating, rewards), self.objectives), ["P"])
+        h.w.output("rewards", rewards, ["P", self.objectives])
+        h.w.output("gating", gating, ["P", self.objectives])
 
-    def _means(self, d: Dialect, read: ir.Value) -> ir.Value:
+    def _means(self, h: HeadWriter, read: ir.Value) -> ir.Value:
         """The mean of each objective's quantiles, [P, objectives]; the rows of the layer are objective by objective."""
-        quantiles = d.head_linear(
+        quantiles = h.linear(
             read, REGRESSION.removesuffix(".weight"), (self.objectives * self.quantiles, self.hidden_size)
         )
-        flat = d.w.op("Reshape", quantiles, d.w.constant("by_quantile", [-1, self.quantiles]))
-        sums = d.w.op("Reshape", d.row_sum(flat, self.quantiles), d.w.constant("by_objective", [-1, self.objectives]))
-        return d.w.op("Div", sums, d.w.constant("quantiles", self.quantiles, "fp32"))
+        flat = h.w.op("Reshape", quantiles, h.w.constant("by_quantile", [-1, self.quantiles]))
+        sums = h.w.op("Reshape", h.row_sum(flat, self.quantiles), h.w.constant("by_objective", [-1, self.objectives]))
+        return h.w.op("Div", sums, h.w.constant("quantiles", self.quantiles, "fp32"))
 
-    def _gate(self, d: Dialect, z: ir.Value) -> ir.Value:
+    def _gate(self, h: HeadWriter, z: ir.Value) -> ir.Value:
         for stage in self.gate[:-1]:
-            z = d.w.op("Relu", stage.linear.build(d, z))
-            z = _batch_norm(d, z, stage.norm, stage.linear.layers[0].outputs) if stage.norm else z
-        z = d.w.op(
-            "Div", self.gate[-1].linear.build(d, z), d.w.constant("gating_temperature", self.temperature, "fp32")
+            z = h.w.op("Relu", stage.linear.build(h, z))
+            z = _batch_norm(h, z, stage.norm, stage.linear.layers[0].outputs) if stage.norm else z
+        z = h.w.op(
+            "Div", self.gate[-1].linear.build(h, z), h.w.constant("gating_temperature", self.temperature, "fp32")
         )
-        return d.w.op("Mul", d.w.op("Softmax", z, axis=-1), d.fp32_weight(SCALE, (1,)))
+        return h.w.op("Mul", h.w.op("Softmax", z, axis=-1), h.weight(SCALE, (1,)))
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward, on torch tensors; the dtype is the caller's."""
@@ -132,13 +132,13 @@ def read(facts: HeadFacts) -> QuantileGated:
     )
 
 
-def _batch_norm(d: Dialect, x: ir.Value, name: str, size: int) -> ir.Value:
+def _batch_norm(h: HeadWriter, x: ir.Value, name: str, size: int) -> ir.Value:
     """With the statistics of the training, as BatchNorm1d does it in eval mode."""
     mean, variance, scale, shift = (
-        d.fp32_weight(f"{name}.{part}", (size,)) for part in ("running_mean", "running_var", "weight", "bias")
+        h.weight(f"{name}.{part}", (size,)) for part in ("running_mean", "running_var", "weight", "bias")
     )
-    spread = d.w.op("Sqrt", d.w.op("Add", variance, d.w.constant("batch_norm_epsilon", EPSILON, "fp32")))
-    return d.w.op("Add", d.w.op("Mul", d.w.op("Div", d.w.op("Sub", x, mean), spread), scale), shift)
+    spread = h.w.op("Sqrt", h.w.op("Add", variance, h.w.constant("batch_norm_epsilon", EPSILON, "fp32")))
+    return h.w.op("Add", h.w.op("Mul", h.w.op("Div", h.w.op("Sub", x, mean), spread), scale), shift)
 
 
 def _gate_stages(facts: HeadFacts, objectives: int) -> tuple[GateStage, ...]:

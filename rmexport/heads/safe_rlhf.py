@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, Range, flag, shown
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 
 NAME = "safe_rlhf"
@@ -35,17 +35,17 @@ class BeaverScore(Head):
     variance: float | None
     negate: bool
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P]."""
-        values = self.value.build_value(d, hidden)
+        values = self.value.build_value(h, hidden)
         if self.normalize == "affine":
-            values = d.w.op("Sub", values, _number(d, MEAN, self.mean))
+            values = h.w.op("Sub", values, _number(h, MEAN, self.mean))
         if self.normalize != "identity":
-            deviation = d.w.op("Sqrt", _number(d, VARIANCE, self.variance))
-            values = d.w.op("Div", values, d.w.op("Add", deviation, d.w.constant("epsilon", EPSILON, "fp32")))
+            deviation = h.w.op("Sqrt", _number(h, VARIANCE, self.variance))
+            values = h.w.op("Div", values, h.w.op("Add", deviation, h.w.constant("epsilon", EPSILON, "fp32")))
         if self.negate:
-            values = d.w.op("Neg", values)
-        d.w.output("score", values, ["P"])
+            values = h.w.op("Neg", values)
+        h.w.output("score", values, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """ScoreModelMixin.get_scores at the end index, on torch tensors; the dtype is the caller's."""
@@ -84,8 +84,8 @@ def read(facts: HeadFacts) -> BeaverScore:
     )
 
 
-def _number(d: Dialect, name: str, stated: float | None) -> ir.Value:
-    return d.fp32_weight(name, (1,)) if stated is None else d.w.constant(name, [stated], "fp32")
+def _number(h: HeadWriter, name: str, stated: float | None) -> ir.Value:
+    return h.weight(name, (1,)) if stated is None else h.w.constant(name, [stated], "fp32")
 
 
 def _stated(facts: HeadFacts, field: str, tensor: str, within: Range, *, default: float) -> float | None:

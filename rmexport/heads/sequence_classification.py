@@ -9,7 +9,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, section
 from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -30,14 +30,14 @@ class SequenceClassification(Head):
     score_row: int | None
     bias: bool
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P] and, with several labels, rewards [P, labels]: raw logits, no activation."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        logits = d.head_linear(read, "score", (self.labels, self.hidden_size), bias=self.bias)
+        read = h.read(hidden, "score")
+        logits = h.linear(read, "score", (self.labels, self.hidden_size), bias=self.bias)
         if self.score_row is not None:
-            d.w.output("score", d.w.op("Gather", logits, d.w.constant("score_row", self.score_row), axis=1), ["P"])
+            h.w.output("score", h.w.op("Gather", logits, h.w.constant("score_row", self.score_row), axis=1), ["P"])
         if self.labels > 1:
-            d.w.output("rewards", logits, ["P", self.labels])
+            h.w.output("rewards", logits, ["P", self.labels])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """transformers' GenericForSequenceClassification, `logits = score(hidden)`, and the bias that it leaves out."""

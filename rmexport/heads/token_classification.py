@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -30,14 +30,14 @@ class StepClassification(Head):
     hidden_size: int
     bias: bool
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], the probability of label 1, and logit [P], its log-odds."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        logits = d.head_linear(read, self.layer, (LABELS, self.hidden_size), bias=self.bias)
-        wrong, right = (d.w.op("Gather", logits, d.w.constant(f"label_{i}", i), axis=1) for i in range(LABELS))
-        logit = d.w.op("Sub", right, wrong)
-        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-        d.w.output("logit", logit, ["P"])
+        read = h.read(hidden, "score")
+        logits = h.linear(read, self.layer, (LABELS, self.hidden_size), bias=self.bias)
+        wrong, right = (h.w.op("Gather", logits, h.w.constant(f"label_{i}", i), axis=1) for i in range(LABELS))
+        logit = h.w.op("Sub", right, wrong)
+        h.w.output("score", h.w.op("Sigmoid", logit), ["P"])
+        h.w.output("logit", logit, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """transformers' GenericForTokenClassification and a softmax, on torch tensors; the dtype is the caller's."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.checkpoint.derived_tensors import TensorRows
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
-from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -31,20 +31,20 @@ class TokenLogits(Head):
     token_ids: tuple[int, ...]
     softcap: float | None = None
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P]: the only token's raw logit; of two the good one's probability, and logit [P], its log-odds."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        logits = d.head_linear(read, WEIGHT.removesuffix(".weight"), (len(self.token_ids), self.hidden_size))
+        read = h.read(hidden, "score")
+        logits = h.linear(read, WEIGHT.removesuffix(".weight"), (len(self.token_ids), self.hidden_size))
         if self.softcap is not None:
-            cap = d.w.constant("logit_softcap", self.softcap, "fp32")
-            logits = d.w.op("Mul", d.w.op("Tanh", d.w.op("Div", logits, cap)), cap)
-        rows = [d.w.op("Gather", logits, d.w.constant(f"row_{i}", i), axis=1) for i in range(len(self.token_ids))]
+            cap = h.w.constant("logit_softcap", self.softcap, "fp32")
+            logits = h.w.op("Mul", h.w.op("Tanh", h.w.op("Div", logits, cap)), cap)
+        rows = [h.w.op("Gather", logits, h.w.constant(f"row_{i}", i), axis=1) for i in range(len(self.token_ids))]
         if len(rows) == 1:
-            d.w.output("score", rows[0], ["P"])
+            h.w.output("score", rows[0], ["P"])
             return
-        logit = d.w.op("Sub", *rows)
-        d.w.output("score", d.w.op("Sigmoid", logit), ["P"])
-        d.w.output("logit", logit, ["P"])
+        logit = h.w.op("Sub", *rows)
+        h.w.output("score", h.w.op("Sigmoid", logit), ["P"])
+        h.w.output("logit", logit, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published scripts: logits of the whole vocabulary in the model's dtype, two columns, softmax."""

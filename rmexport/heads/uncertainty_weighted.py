@@ -12,8 +12,8 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -31,15 +31,15 @@ class UncertaintyWeighted(Head):
     hidden_size: int
     weighting: FeedForward
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], rewards [P, attributes], the means, and gating [P, attributes], their weights."""
-        read = d.w.op("Gather", hidden, d.head_index("score"))
-        pairs = d.head_linear(read, SCORE, (2 * self.attributes, self.hidden_size))
-        means = d.w.op("Gather", pairs, d.w.constant("means", [2 * i for i in range(self.attributes)]), axis=1)
-        weights = self.weighting.build(d, read)
-        d.w.output("score", d.row_sum(d.w.op("Mul", means, weights), self.attributes), ["P"])
-        d.w.output("rewards", means, ["P", self.attributes])
-        d.w.output("gating", weights, ["P", self.attributes])
+        read = h.read(hidden, "score")
+        pairs = h.linear(read, SCORE, (2 * self.attributes, self.hidden_size))
+        means = h.w.op("Gather", pairs, h.w.constant("means", [2 * i for i in range(self.attributes)]), axis=1)
+        weights = self.weighting.build(h, read)
+        h.w.output("score", h.row_sum(h.w.op("Mul", means, weights), self.attributes), ["P"])
+        h.w.output("rewards", means, ["P", self.attributes])
+        h.w.output("gating", weights, ["P", self.attributes])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward, on torch tensors; the dtype is the caller's (published: fp16 for weights.fc)."""

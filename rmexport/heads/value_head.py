@@ -14,8 +14,8 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.errors import CheckpointError
-from rmexport.graph.dialect import Dialect
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
+from rmexport.graph.head_writer import HeadWriter
 from rmexport.heads import Head, HeadFacts
 from rmruntime.bundle.manifest import Output
 
@@ -31,12 +31,12 @@ class ValueHead(Head):
     value: FeedForward
     sigmoid: bool
 
-    def build(self, d: Dialect, hidden: ir.Value) -> None:
+    def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P]; with a sigmoid also logit [P], the value itself."""
-        value = self.value.build_value(d, hidden)
-        d.w.output("score", d.w.op("Sigmoid", value) if self.sigmoid else value, ["P"])
+        value = self.value.build_value(h, hidden)
+        h.w.output("score", h.w.op("Sigmoid", value) if self.sigmoid else value, ["P"])
         if self.sigmoid:
-            d.w.output("logit", value, ["P"])
+            h.w.output("logit", value, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """ValueHead.forward without dropout, on torch tensors; the dtype is the caller's."""

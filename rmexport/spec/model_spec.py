@@ -22,7 +22,10 @@ from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.dialects import dialects
 from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, derived_weights, family_of
-from rmexport.graph.dialect import Dialect, LayerSpan
+from rmexport.graph.decoder_writer import DecoderWriter
+from rmexport.graph.dialect import Dialect
+from rmexport.graph.head_writer import HeadWriter
+from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import GraphWriter
 from rmexport.heads import Candidate, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
@@ -163,11 +166,10 @@ def build_graph(
     The embedding is in the graph of the first layer, the head in that of the last.
     """
     writer = GraphWriter(locations)
-    d = dialect(writer, compute_dtype)
-    d.span = span or d.span
+    d = DecoderWriter(dialect(writer, compute_dtype), span)
     hidden = spec.family.backbone(d, spec.config)
     if d.span.end is None:
-        spec.head.build(d, hidden)
+        spec.head.build(HeadWriter(writer), hidden)
     else:
         d.hand_over(hidden, spec.config.hidden_size)
     return writer
@@ -176,8 +178,8 @@ def build_graph(
 def dry_run(family: Family, config: FamilyConfig, head: Head) -> dict[str, WeightRequest]:
     """Which weights a graph of this family and head reads: built once without weights, so never declared twice."""
     writer = GraphWriter(None)
-    d = next(iter(dialects().values()))(writer, "fp32")
-    head.build(d, family.backbone(d, config))
+    d = DecoderWriter(next(iter(dialects().values()))(writer, "fp32"))
+    head.build(HeadWriter(writer), family.backbone(d, config))
     return writer.requests
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT
+from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT, PAGE_TABLE
 from rmruntime.errors import BackendError
 
 _INDEX_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -15,7 +15,6 @@ _PAGE_TYPES = {
     "tensor(float16)": (np.float16, 10),
     "tensor(bfloat16)": (np.uint16, 16),
 }
-_PAGE_TABLE = "page_table"  # numbers of pages: the largest says how many there must be
 _GROWTH = 1.25  # pages are made for so many times what a pass needs, lest every pass makes them anew
 
 
@@ -53,7 +52,7 @@ class DeviceBinding:
         if self._takes_hidden:
             self._binding.bind_ortvalue_input(HIDDEN_IN, feeds[HIDDEN_IN])
         if self._pages:
-            self._grow(int(feeds[_PAGE_TABLE].max()) + 1)
+            self._grow(int(feeds[PAGE_TABLE].max()) + 1)
         for name in self._outputs:  # again: ORT would write into what the last pass made, of another length
             where = ("cuda", self._device) if name == HIDDEN_OUT else ("cpu", 0)
             self._binding.bind_output(name, *where)
@@ -78,7 +77,7 @@ class DeviceBinding:
     def _check(self, inputs: Mapping[str, Any]) -> None:
         unknown = [f"{name}: {inputs[name].type}" for name, dtype in self._indices.items() if dtype is None]
         odd = [f"{name}: {value.shape}" for name, value in self._pages.items() if not _is_paged(value.shape)]
-        if unknown or odd or (self._pages and _PAGE_TABLE not in self._indices):
+        if unknown or odd or (self._pages and PAGE_TABLE not in self._indices):
             raise BackendError(
                 f"the graph has inputs that this rmruntime does not know ({', '.join(unknown + odd) or 'pages'}); "
                 "upgrade rmruntime"

@@ -8,7 +8,8 @@ from typing import Any
 
 from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle
 from rmruntime.bundle import Bundle
-from rmruntime.bundle.manifest import HIDDEN_OUT, Graph
+from rmruntime.bundle.graph_names import HIDDEN_OUT, INPUT_IDS
+from rmruntime.bundle.manifest import Graph
 from rmruntime.bundle.safetensors_header import ITEM_BYTES
 from rmruntime.devices.host_memory import available_memory, stage_share
 from rmruntime.engine_choice import EngineFacts
@@ -99,7 +100,7 @@ class OpenVinoBackend:
         try:
             values = self._request.infer({name: feeds[name] for name in self._inputs}, share_inputs=True)
         except Exception as error:  # as above
-            raise BackendError(f"openvino failed on a pass of {feeds['input_ids'].size} tokens: {error}") from error
+            raise BackendError(f"openvino failed on a pass of {feeds[INPUT_IDS].size} tokens: {error}") from error
         return {name: values[output] for name, output in self._outputs.items()}
 
     def close(self) -> None:

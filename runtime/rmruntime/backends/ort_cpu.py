@@ -7,6 +7,7 @@ from typing import Any
 
 from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.graph_names import INPUT_IDS
 from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import EngineFacts
@@ -88,7 +89,7 @@ class OrtCpuBackend:
         try:
             values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
         except Exception as error:  # as above
-            raise BackendError(f"onnxruntime failed on a pass of {feeds['input_ids'].size} tokens: {error}") from error
+            raise BackendError(f"onnxruntime failed on a pass of {feeds[INPUT_IDS].size} tokens: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:

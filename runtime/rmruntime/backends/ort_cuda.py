@@ -15,6 +15,7 @@ from rmruntime.backends._ort_cuda_session import (
 from rmruntime.backends._ort_io_binding import DeviceBinding
 from rmruntime.backends.base import Feeds, Outputs, engine_module, package_obstacle
 from rmruntime.bundle import Bundle
+from rmruntime.bundle.graph_names import INPUT_IDS
 from rmruntime.bundle.manifest import Graph
 from rmruntime.bundle.safetensors_header import read_header
 from rmruntime.devices.cuda_driver import CudaDevice, cuda_device, driver_version, free_memory
@@ -100,7 +101,7 @@ class OrtCudaBackend:
         except BackendError:
             raise
         except Exception as error:  # onnxruntime raises a dozen types without a common base
-            problem = session_error(f"onnxruntime failed on a pass of {feeds['input_ids'].size} tokens", error)
+            problem = session_error(f"onnxruntime failed on a pass of {feeds[INPUT_IDS].size} tokens", error)
             self._memory_was_short |= isinstance(problem, DeviceMemoryError)
             raise problem from error
         self._memory_was_short = False

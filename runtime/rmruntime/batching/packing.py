@@ -1,4 +1,4 @@
-"""The index arrays of one pass over a token trie: the inputs of the packed graphs.
+"""The index arrays of one pass over a token trie: the inputs of the packed graphs, `rmruntime.bundle.graph_names`.
 
 Tokens that sequences of a batch have in common at their beginning are computed once. Three sequences, made of the
 tokens P Q R (the prompt), a, b, c and d, become T = 7 trie tokens. The path of a sequence lists its trie tokens:
@@ -32,6 +32,19 @@ from numpy.typing import NDArray
 
 from rmruntime.batching.paging import page_feeds
 from rmruntime.batching.trie import TokenTrie, build_trie
+from rmruntime.bundle.graph_names import (
+    INPUT_IDS,
+    PAGE_TOKENS,
+    POSITION_IDS,
+    READ_INDEX,
+    READ_ROWS,
+    READ_UNPACK_INDEX,
+    TOKEN_INPUTS,
+    UNPACK_INDEX,
+    RowNames,
+    role_index,
+    row_names,
+)
 from rmruntime.bundle.manifest import Graph
 from rmruntime.sequences import TokenSequence
 
@@ -96,21 +109,22 @@ class _Row:
 
 
 def pack(sequences: Sequence[TokenSequence], shape: RowShape, trie: TokenTrie | None = None) -> PassInputs:
-    """Index arrays for one pass; every role of `reads` becomes an input `{role}_index` [P].
+    """Index arrays for one pass; every role of `reads` becomes an input, `role_index`.
 
     `trie` is that of the sequences, in their order; without one what they share is found here.
     """
     if trie is None:
         trie = build_trie([s.ids for s in sequences])
-    feeds = {"input_ids": trie.input_ids, "position_ids": trie.position_ids}
+    feeds = {INPUT_IDS: trie.input_ids, POSITION_IDS: trie.position_ids}
     attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, shape)
-    slots = sum(array.size for name, array in attention.items() if name.startswith(("query_index", "page_tokens")))
+    queries = (PAGE_TOKENS, *(row_names(group).query_index for group in range(shape.groups)))
+    slots = sum(attention[name].size for name in queries if name in attention)
     feeds |= attention
     feeds |= _read_feeds(trie, sequences, shape)
     if shape.token_chunk:
         feeds |= _chunked_feeds(feeds, trie.tokens, shape.token_chunk)
     elif trie.tokens == 1:
-        feeds |= {name: _at_least_two(feeds[name]) for name in ("input_ids", "position_ids", "unpack_index")}
+        feeds |= {name: _at_least_two(feeds[name]) for name in TOKEN_INPUTS}
     reads = tuple(len(next(iter(s.reads.values()))) for s in sequences)
     return PassInputs(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads, slots - trie.tokens)
 
@@ -118,9 +132,8 @@ def pack(sequences: Sequence[TokenSequence], shape: RowShape, trie: TokenTrie | 
 def _chunked_feeds(feeds: Mapping[str, Ints], tokens: int, limit: int) -> dict[str, Ints]:
     """The per-token inputs, padded with token 0 so that chunks are equal; input_ids [chunks, size of each]."""
     chunks, size = chunk_plan(tokens, limit)
-    names = ("input_ids", "position_ids", "unpack_index")
-    padded = {name: _extended(feeds[name], chunks * size) for name in names}
-    return padded | {"input_ids": padded["input_ids"].reshape(chunks, size)}
+    padded = {name: _extended(feeds[name], chunks * size) for name in TOKEN_INPUTS}
+    return padded | {INPUT_IDS: padded[INPUT_IDS].reshape(chunks, size)}
 
 
 def _extended(values: Ints, length: int) -> Ints:
@@ -185,10 +198,11 @@ def _grouped_feeds(rows: Sequence[_Row], tokens: int, shape: RowShape) -> dict[s
     feeds: dict[str, Ints] = {}
     unpack, base = np.zeros(tokens, np.int64), 0
     for i, group in enumerate(_split_rows(rows, shape)):
-        part = _rows_feeds(group, unpack, base, shape) if group else _idle_feeds(shape)
-        base += part["query_index"].size
-        feeds |= {(name if i == 0 else f"{name}_{i}"): array for name, array in part.items()}
-    return feeds | {"unpack_index": unpack}
+        names = row_names(i)
+        part = _rows_feeds(group, unpack, base, shape, names) if group else _idle_feeds(shape, names)
+        base += part[names.query_index].size
+        feeds |= part
+    return feeds | {UNPACK_INDEX: unpack}
 
 
 def _split_rows(rows: Sequence[_Row], shape: RowShape) -> list[Sequence[_Row]]:
@@ -200,10 +214,10 @@ def _split_rows(rows: Sequence[_Row], shape: RowShape) -> list[Sequence[_Row]]:
 
 
 @cache
-def _idle_feeds(shape: RowShape) -> dict[str, Ints]:
+def _idle_feeds(shape: RowShape, names: RowNames) -> dict[str, Ints]:
     """One row that nobody reads, where a group has no rows: an engine wants no empty arrays."""
     idle = _Row(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64))
-    return _rows_feeds([idle], np.zeros(0, np.int64), 0, shape)
+    return _rows_feeds([idle], np.zeros(0, np.int64), 0, shape, names)
 
 
 def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
@@ -225,7 +239,7 @@ def _best_cuts(keys: Sequence[int], groups: int) -> tuple[int, ...]:
     return best[len(keys)][1]
 
 
-def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape) -> dict[str, Ints]:
+def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape, names: RowNames) -> dict[str, Ints]:
     """Padded row arrays; padding queries repeat token 0, padding keys the row's first, beyond every query's position.
 
     A masked key still counts where it is NaN (0 * NaN is NaN), so a row has no key of sequences that it is not about.
@@ -242,8 +256,7 @@ def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape) 
         keys[i, :seen], keys[i, seen:] = row.keys, row.keys[0]
         key_positions[i, :seen] = depth[:seen]
         unpack[row.queries] = base + i * n_queries + np.arange(count)
-    names = ("query_index", "query_positions", "key_index", "key_positions")
-    return dict(zip(names, (queries, positions, keys, key_positions), strict=True))
+    return dict(zip(names.names, (queries, positions, keys, key_positions), strict=True))
 
 
 def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowShape) -> dict[str, Ints]:
@@ -253,14 +266,14 @@ def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowS
     flat = np.concatenate([np.concatenate(tokens) for tokens in by_role])
     read_index, places = np.unique(flat, return_inverse=True)
     parts = zip(roles, np.split(places, len(roles)), strict=True)
-    feeds = {f"{role}_index": _at_least_two(part) for role, part in parts}
+    feeds = {role_index(role): _at_least_two(part) for role, part in parts}
     number = np.full(trie.tokens, -1)
     number[read_index] = np.arange(len(read_index))
     rows = _read_rows(trie, number)
     read_index = _at_least(shape.least_reads, read_index)
     unpack = np.zeros(len(read_index), np.int64)
-    feeds |= {f"read_{name}": array for name, array in _rows_feeds(rows, unpack, 0, shape).items()}
-    return feeds | {"read_index": read_index, "read_unpack_index": unpack}
+    feeds |= _rows_feeds(rows, unpack, 0, shape, READ_ROWS)
+    return feeds | {READ_INDEX: read_index, READ_UNPACK_INDEX: unpack}
 
 
 def _at_least_two(values: Ints) -> Ints:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from rmruntime.batching.packing import PassInputs
+from rmruntime.bundle.graph_names import PADDED_INPUTS
 from rmruntime.sequences import TokenSequence
 
 
 def pad(sequences: Sequence[TokenSequence], pad_id: int) -> PassInputs:
-    """`input_ids`, `attention_mask` and `token_type_ids`, int64 [B, L] each, padded on the right.
+    """PADDED_INPUTS (`rmruntime.bundle.graph_names`), padded on the right.
 
     The mask, 1 for tokens and 0 for padding, hides what stands behind a sequence; `pad_id` matters to graphs that count
     positions from it (RoBERTa's). Sequences without token types have type 0 throughout. One result a sequence.
@@ -22,6 +23,6 @@ def pad(sequences: Sequence[TokenSequence], pad_id: int) -> PassInputs:
         if sequence.types is not None:
             types[row, : lengths[row]] = sequence.types
     mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
-    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    feeds = dict(zip(PADDED_INPUTS, (ids, mask, types), strict=True))
     given = int(lengths.sum())
     return PassInputs(feeds, given, given, (1,) * len(sequences), ids.size - given)

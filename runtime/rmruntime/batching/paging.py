@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmruntime.batching.trie import TokenTrie
+from rmruntime.bundle.graph_names import (
+    PAGE_BOUNDS,
+    PAGE_PAST,
+    PAGE_STARTS,
+    PAGE_TABLE,
+    PAGE_TOKENS,
+    UNPACK_INDEX,
+)
 
 Ints = NDArray[np.int64]
 
@@ -24,12 +32,9 @@ class _Edge:
 
 
 def page_feeds(trie: TokenTrie, page_size: int) -> dict[str, Ints]:
-    """Inputs of a graph that attends by pages.
+    """Inputs of a graph that attends by pages, all int64: PAGE_INPUTS without the pages, and UNPACK_INDEX.
 
-    page_tokens [A], the trie token in each slot; page_starts [B + 1], each edge's first slot; page_past [B], the
-    positions before it; page_table [B, M], the page of each stretch of page_size positions; page_bounds [2], the most
-    slots and the most positions of an edge; unpack_index [T], the slot that holds each trie token's output. The pages
-    are numbered from 0, so the buffers must have `page_table.max() + 1` of them.
+    The pages are numbered from 0, so there must be as many as the largest number in PAGE_TABLE, and one more.
     """
     unpack = np.zeros(trie.tokens, np.int64)
     edges = _edges(trie, page_size, unpack)
@@ -38,14 +43,14 @@ def page_feeds(trie: TokenTrie, page_size: int) -> dict[str, Ints]:
     for row, edge in zip(table, edges, strict=True):
         row[: len(edge.table)] = edge.table
     return {
-        "page_tokens": np.concatenate([edge.tokens for edge in edges]),
-        "page_starts": starts,
-        "page_past": np.array([edge.past for edge in edges]),
-        "page_table": table,
-        "page_bounds": np.array(
+        PAGE_TOKENS: np.concatenate([edge.tokens for edge in edges]),
+        PAGE_STARTS: starts,
+        PAGE_PAST: np.array([edge.past for edge in edges]),
+        PAGE_TABLE: table,
+        PAGE_BOUNDS: np.array(
             [max(len(edge.tokens) for edge in edges), max(edge.past + len(edge.tokens) for edge in edges)]
         ),
-        "unpack_index": unpack,
+        UNPACK_INDEX: unpack,
     }
 
 

@@ -8,8 +8,23 @@ import math
 from collections.abc import Iterable, Iterator
 
 from rmruntime.bundle.bundle import GRAPH_LIMIT, Bundle
+from rmruntime.bundle.graph_names import (
+    HIDDEN_IN,
+    HIDDEN_OUT,
+    INPUT_IDS,
+    KEY_PAGES,
+    PADDED_INPUTS,
+    PAGE_INPUTS,
+    READ_INDEX,
+    READ_ROWS,
+    READ_UNPACK_INDEX,
+    TOKEN_INPUTS,
+    role_index,
+    row_groups,
+    row_names,
+)
 from rmruntime.bundle.graph_seal import seal_faults, sealed_values
-from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Manifest, Stage
+from rmruntime.bundle.manifest import Graph, Manifest, Stage
 from rmruntime.bundle.onnx_file import OnnxFacts, TensorFacts, read_onnx
 from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.bundle.regular_files import read_regular
@@ -24,9 +39,6 @@ _ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 _PASSED_ON = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LISTED = 10  # faults of a graph named in a message
-_READ_ROWS = ("read_index", "read_query_index", "read_query_positions", "read_key_index", "read_key_positions")
-_PADDED = ("input_ids", "attention_mask", "token_type_ids")
-_PAGES = ("page_tokens", "page_starts", "page_past", "page_table", "page_bounds", "key_pages", "value_pages")
 
 
 def check_graphs(bundle: Bundle) -> None:
@@ -126,29 +138,29 @@ def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage:
 def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
     """Names of all arrays that the packing makes for such a graph."""
     if graph.layout == "padded":
-        yield from _PADDED
+        yield from PADDED_INPUTS
         return
-    yield from ("input_ids", "position_ids", "unpack_index", "read_unpack_index", *_READ_ROWS)
-    yield from (f"{role}_index" for role in manifest.positions)
+    yield from (*TOKEN_INPUTS, READ_INDEX, READ_UNPACK_INDEX, *READ_ROWS.names)
+    yield from (role_index(role) for role in manifest.positions)
     if graph.attention == "pages":
-        yield from _PAGES
+        yield from PAGE_INPUTS
         return
-    for name in ("query_index", "query_positions", "key_index", "key_positions"):
-        yield from (name if group == 0 else f"{name}_{group}" for group in range(graph.row_groups))
+    for group in range(graph.row_groups):
+        yield from row_names(group).names
 
 
 def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
     """What the inputs' shapes tell of the values that the packing goes by."""
-    ids = facts.inputs.get("input_ids")
+    ids = facts.inputs.get(INPUT_IDS)
     rank, expected = (len(ids.dims) if ids and ids.dims is not None else None), 2 if graph.token_chunk else 1
     if rank != expected:
         yield f"its input_ids have {rank} dimensions, with token_chunk {graph.token_chunk} there must be {expected}"
     if graph.attention == "rows":
-        groups = sum(name == "query_index" or name.startswith("query_index_") for name in facts.inputs)
+        groups = row_groups(facts.inputs)
         if groups not in (0, graph.row_groups):  # none at all where only the last layer attends
             yield f"it takes {groups} groups of attention rows, the manifest says {graph.row_groups}"
         return
-    pages = facts.inputs.get("key_pages")
+    pages = facts.inputs.get(KEY_PAGES)
     if pages is not None and (pages.dims or ("", ""))[1] != graph.page_size:
         yield f"its pages have {(pages.dims or ('', '?'))[1]} keys, the manifest says {graph.page_size}"
 
@@ -178,11 +190,11 @@ def _embedding_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
 
 def _embeddings(facts: OnnxFacts) -> Iterable[TensorFacts]:
     """Initializers whose rows input_ids choose, also through operators that hand on what they get."""
-    origin = {name: name for name in (*facts.initializers, "input_ids")}
+    origin = {name: name for name in (*facts.initializers, INPUT_IDS)}
     for node in facts.nodes:
         if node.op_type in _PASSED_ON and node.inputs and node.inputs[0] in origin:
             origin |= dict.fromkeys(node.outputs, origin[node.inputs[0]])
-        elif node.op_type == "Gather" and len(node.inputs) == 2 and origin.get(node.inputs[1]) == "input_ids":
+        elif node.op_type == "Gather" and len(node.inputs) == 2 and origin.get(node.inputs[1]) == INPUT_IDS:
             table = facts.initializers.get(origin.get(node.inputs[0], ""))
             if table is not None:
                 yield table

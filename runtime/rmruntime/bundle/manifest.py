@@ -15,8 +15,6 @@ from rmruntime.errors import BundleError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-# Input and output of a stage's graph: the residual stream [T, hidden] from the stage before, and for the one after.
-HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 
 FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]

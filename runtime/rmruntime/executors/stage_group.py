@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from rmruntime.backends.base import Backend, BackendModule, Feeds, Outputs
 from rmruntime.bundle import Bundle
-from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, Graph, Stage
+from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT
+from rmruntime.bundle.manifest import Graph, Stage
 from rmruntime.errors import BackendError
 from rmruntime.options import EngineOptions
 

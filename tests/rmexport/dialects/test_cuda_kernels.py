@@ -12,7 +12,8 @@ from backbone_shapes import BACKBONES, ROUTED
 from cuda_kernels import host_reads, kernel_name, unfit_nodes
 from rmexport.dialects import dialects
 from rmexport.families import families, family_of
-from rmexport.graph.dialect import LayerSpan
+from rmexport.graph.decoder_writer import DecoderWriter
+from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import GraphWriter
 from rmexport.weights.quantization import Quantized, scheme_for
 from rmexport.weights.weight_spec import WeightLocation
@@ -35,7 +36,7 @@ def backbone_graph(
     family: Any = family_of(raw)
     config = family.read_config(raw)
     dry = GraphWriter(None)
-    family.backbone(dialects()["portable"](dry, compute_dtype), config)
+    family.backbone(DecoderWriter(dialects()["portable"](dry, compute_dtype)), config)
     dtypes = {name: "fp32" if r.in_fp32 else compute_dtype for name, r in dry.requests.items()}
     locations = {name: WeightLocation("w", 0, 0, dtypes[name], r.shape) for name, r in dry.requests.items()}
     for name, request in dry.requests.items():
@@ -44,13 +45,12 @@ def backbone_graph(
             for suffix, part in (("", codes), ("_scale", replace(codes, part="scale"))):
                 locations[name + suffix] = WeightLocation("w", 0, 0, part.dtype, part.stored_shape, part)
     writer = GraphWriter(locations)
-    words = dialect(writer, compute_dtype)
-    words.span = span
-    hidden = family.backbone(words, config)
+    d = DecoderWriter(dialect(writer, compute_dtype), span)
+    hidden = family.backbone(d, config)
     if span.end is None:
         writer.output("hidden", hidden, ["N", config.hidden_size])
     else:
-        words.hand_over(hidden, config.hidden_size)
+        d.hand_over(hidden, config.hidden_size)
     return ir.to_proto(writer.model(backbone))
 
 

@@ -10,7 +10,8 @@ from rmexport.errors import OptionError
 from rmexport.graph.stages import stage_spans, weight_ranges
 from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle import Bundle
-from rmruntime.bundle.manifest import HIDDEN_IN, HIDDEN_OUT, WeightRange
+from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT
+from rmruntime.bundle.manifest import WeightRange
 from rmruntime.errors import BundleError
 from tiny_checkpoints import TinyShape, gated
 
