@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint import Checkpoint
 from rmexport.checkpoint.config_fields import (
     FEATURES,
     LABELS,
@@ -25,6 +25,7 @@ from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.options import ExportOptions
+from rmexport.spec.checkpoint_spec import CheckpointSpec, found_model_type
 from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule
 from rmruntime.text.tokenizer_file import open_tokenizer
 
@@ -47,25 +48,33 @@ _CLASSIFIERS = ("classifier.out_proj.weight", "classifier.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSpec:
-    """An encoder's checkpoint understood: what the manifest says of it, and what the export needs.
+class EncoderSpec(CheckpointSpec):
+    """An encoder with a classifier, whose one graph is traced.
 
     `labels` are the names of the classifier's rows and `score_row` the one that is the score, None when nobody said.
-    `pad_id` fills padded rows. `head` is the manifest's word for the classifier.
+    `pad_id` fills padded rows.
     """
 
     labels: tuple[str, ...]
     score_row: int | None
     pad_id: int
-    dtype: str
-    head: str
-    format: Format
-    positions: Mapping[str, PositionRule]
-    outputs: tuple[Output, ...]
-    score: str | None
-    backbone: Backbone
-    tokenizer: TokenizerFiles
-    notes: tuple[str, ...]
+
+    @property
+    def positions(self) -> Mapping[str, PositionRule]:
+        """One result per sequence: the traced graph pools by itself."""
+        return {"score": PositionRule(rule="last")}
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The score, where a row is one, and of several labels the rewards."""
+        score = (Output(name="score", per="sequence"),) if self.score_row is not None else ()
+        rewards = (Output(name="rewards", per="sequence", labels=self.labels),) if len(self.labels) > 1 else ()
+        return score + rewards
+
+    @property
+    def score(self) -> str | None:
+        """That of `score_row`."""
+        return None if self.score_row is None else "score"
 
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
@@ -95,19 +104,19 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     labels = label_names(config, rows, stem="label")
     score_row = _score_row(labels, options)
     pair = read_pair_format(open_tokenizer(tokenizer.tokenizer_json))
+    backbone = _backbone(checkpoint)
     return EncoderSpec(
+        family_name=backbone.model_type,
+        head_name=HEAD,
+        dtype=_dtype(checkpoint, options),
+        backbone=backbone,
+        format=_format(config, pair, options),
+        tokenizer=tokenizer,
+        because=_because(backbone),
+        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
         labels=labels,
         score_row=score_row,
         pad_id=_pad_id(config),
-        dtype=_dtype(checkpoint, options),
-        head=HEAD,
-        format=_format(config, pair, options),
-        positions={"score": PositionRule(rule="last")},  # one result a sequence; the traced graph pools by itself
-        outputs=_outputs(labels, score_row),
-        score=None if score_row is None else "score",
-        backbone=_backbone(checkpoint),
-        tokenizer=tokenizer,
-        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
     )
 
 
@@ -187,10 +196,12 @@ def _pair_types(config: Mapping[str, Any], pair: PairFormat) -> tuple[int, ...]:
     return pair.types
 
 
-def _outputs(labels: tuple[str, ...], score_row: int | None) -> tuple[Output, ...]:
-    score = (Output(name="score", per="sequence"),) if score_row is not None else ()
-    rewards = (Output(name="rewards", per="sequence", labels=labels),) if len(labels) > 1 else ()
-    return score + rewards
+def _because(backbone: Backbone) -> dict[str, str]:
+    return {
+        "family": found_model_type(backbone.model_type),
+        "head": f"architecture {backbone.architecture}, whose own forward is traced",
+        "format": "how its tokenizer joins a pair of texts",
+    }
 
 
 def _backbone(checkpoint: Checkpoint) -> Backbone:

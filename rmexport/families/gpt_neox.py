@@ -11,14 +11,12 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, flag, number
 from rmexport.checkpoint.derived_tensors import Derived, TensorRows
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.partial_rotary import rotary_order
 
-MODEL_TYPES = ("gpt_neox", "gpt_neox_reward_model")  # Open-Assistant's name for its own class
-EMBEDDING, LM_HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
-IGNORED = (r".*\.attention\.(rotary_emb\.inv_freq|bias|masked_bias)$",)  # buffers that old releases saved
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
@@ -103,3 +101,15 @@ class GptNeoxLayers(DecoderLayers):
 def backbone(d: Dialect, c: GptNeoxConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(GptNeoxLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("gpt_neox", "gpt_neox_reward_model"),  # Open-Assistant's name for its own class
+    embedding="gpt_neox.embed_in.weight",
+    lm_head="embed_out.weight",
+    ignored=(r".*\.attention\.(rotary_emb\.inv_freq|bias|masked_bias)$",),  # buffers that old releases saved
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+    reference_config=reference_config,
+)

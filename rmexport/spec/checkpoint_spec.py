@@ -1,0 +1,52 @@
+"""What an export says of any checkpoint, in the manifest and in `inspect`, however its graphs are made."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rmexport.checkpoint import TokenizerFiles
+from rmexport.prompt.recipe import Recipe
+from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule, Quantization
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSpec(ABC):
+    """A checkpoint understood; `ModelSpec` and `EncoderSpec` add what their graphs are made from.
+
+    `family_name`, `head_name` and `recipe` were chosen for it; `because` says why it is this family, head and format.
+    """
+
+    family_name: str
+    head_name: str
+    recipe: Recipe | None = None
+    dtype: str
+    backbone: Backbone
+    format: Format
+    tokenizer: TokenizerFiles
+    because: Mapping[str, str]
+    notes: tuple[str, ...]
+    quantization: Quantization | None = None
+
+    @property
+    @abstractmethod
+    def positions(self) -> Mapping[str, PositionRule]:
+        """Where each role's tokens are."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[Output, ...]:
+        """The outputs of every graph."""
+
+    @property
+    @abstractmethod
+    def score(self) -> str | None:
+        """The output that is the score, None where no single number is defined."""
+
+
+def found_model_type(model_type: str) -> str:
+    """Why a checkpoint is of its family.
+
+    >>> found_model_type("llama")
+    "config.json has model_type 'llama'"
+    """
+    return f"config.json has model_type {model_type!r}"
