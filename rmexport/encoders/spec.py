@@ -1,6 +1,5 @@
 """What an encoder's checkpoint says of itself: classifier, labels, text format, limits. Reads no weights."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +19,11 @@ from rmexport.checkpoint.config_fields import (
 )
 from rmexport.checkpoint.label_names import label_names
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
-from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.options import ExportOptions
-from rmexport.spec.checkpoint_spec import CheckpointSpec, found_model_type
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, found_model_type
 from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule
 from rmruntime.text.tokenizer_file import open_tokenizer
 
@@ -164,12 +162,9 @@ def _score_row(labels: tuple[str, ...], options: ExportOptions) -> int | None:
 
 
 def _dtype(checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """The asked-for dtype, or the one that holds most bytes on disk."""
-    held: Counter[str] = Counter()
-    for info in checkpoint.tensors.values():
-        if not info.dtype.startswith(("int", "uint", "bool")):  # such as saved position_ids
-            held[info.dtype] += info.nbytes
-    return choose_dtype(held, options)
+    """`choose_dtype` of the weights, without saved buffers such as position_ids."""
+    tensors = checkpoint.tensors.values()
+    return choose_dtype((info for info in tensors if not info.dtype.startswith(("int", "uint", "bool"))), options)
 
 
 def _format(config: Mapping[str, Any], pair: PairFormat, options: ExportOptions) -> Format:

@@ -1,10 +1,14 @@
 """What an export says of any checkpoint, in the manifest and in `inspect`, however its graphs are made."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
-from rmexport.checkpoint import TokenizerFiles
+from rmexport.checkpoint import TensorInfo, TokenizerFiles
+from rmexport.errors import CheckpointError
+from rmexport.options import Dtype, ExportOptions
 from rmexport.prompt.recipe import Recipe
 from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule, Quantization
 
@@ -50,3 +54,20 @@ def found_model_type(model_type: str) -> str:
     "config.json has model_type 'llama'"
     """
     return f"config.json has model_type {model_type!r}"
+
+
+def choose_dtype(weights: Iterable[TensorInfo], options: ExportOptions) -> str:
+    """The dtype asked for, or the one that holds most bytes of `weights` on disk: config.json may state it wrongly.
+
+    Raises CheckpointError for weights in anything but floats.
+    """
+    held: Counter[str] = Counter()
+    for info in weights:
+        held[info.dtype] += info.nbytes
+    storable = get_args(Dtype)
+    if foreign := sorted(set(held) - set(storable)):
+        raise CheckpointError(
+            f"backbone weights are stored as {', '.join(foreign)}; expected {', '.join(storable)} "
+            "(quantized checkpoints must be dequantized first)"
+        )
+    return options.dtype if options.dtype != "auto" else held.most_common(1)[0][0]

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,6 @@ from rmexport.checkpoint.derived_tensors import (
     sources_of,
 )
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
-from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.dialects import dialects
 from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.families import Family, FamilyConfig, family_of
@@ -28,7 +26,7 @@ from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
 from rmexport.prompt.recipe import recipe_for
-from rmexport.spec.checkpoint_spec import CheckpointSpec, found_model_type
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, found_model_type
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import WeightLocation, WeightSpec
 from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
@@ -207,11 +205,8 @@ def _dtype(
     options: ExportOptions,
 ) -> str:
     """`choose_dtype` of the backbone's weights."""
-    held: Counter[str] = Counter()
-    for name in (name for name, request in requests.items() if not request.in_fp32):
-        for source in sources_of(made[name]):
-            held[checkpoint.tensors[source].dtype] += checkpoint.tensors[source].nbytes
-    return choose_dtype(held, options)
+    sources = (source for name, request in requests.items() if not request.in_fp32 for source in sources_of(made[name]))
+    return choose_dtype((checkpoint.tensors[source] for source in sources), options)
 
 
 def _made(

@@ -1,8 +1,7 @@
 """Streams weights from the checkpoint into one shard: read, check, convert, write, hash, a megabyte at a time."""
 
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from rmexport.checkpoint.tensors import DTYPE_NAMES, NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
 from rmexport.weights.hashed_file import HashedFile
 from rmexport.weights.quantization import Quantized, choose_scales, encode
+from rmexport.weights.shard_journal import Progress
 from rmexport.weights.shard_plan import Piece, Shard
 from rmexport.weights.weight_spec import WeightSpec
+from rmruntime.bundle.bundle import file_sha256
 
 # Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
 _CHUNK = 1 << 20
@@ -36,7 +37,7 @@ class Stopped(Exception):
 class Monitor:
     """What the workers share: progress in bytes, values that cannot be stored, and whether to stop."""
 
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     done: int = 0  # bytes; those of an earlier attempt to begin with
     total: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
@@ -86,15 +87,10 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
 
 def hash_file(path: Path, monitor: Monitor) -> str:
     """The sha256 of a file of the checkpoint. Raises CheckpointError."""
-    total, block = hashlib.sha256(), bytearray(_CHUNK)
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(block):
-                total.update(memoryview(block)[:count])
-                monitor.advance(count)
+        return file_sha256(path, monitor.advance)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    return total.hexdigest()
 
 
 def _kept_header(checkpoint: Checkpoint, shard: Shard) -> bytes:

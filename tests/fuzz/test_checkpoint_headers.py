@@ -31,11 +31,10 @@ from rmexport.encoders import is_encoder, read_encoder_spec
 from rmexport.errors import CheckpointError, ExportError, UnsupportedModel
 from rmexport.families import families
 from rmexport.spec import read_spec
+from seeded_fuzz import seeded
 from tiny_checkpoints import gated, sequence_classifier
 
-FUZZ = settings(
-    derandomize=True, deadline=None, max_examples=150, database=None, suppress_health_check=list(HealthCheck)
-)
+FUZZ = settings(seeded(150), suppress_health_check=list(HealthCheck))
 MEMORY = 64 << 20  # bytes
 
 ODD: list[Any] = [

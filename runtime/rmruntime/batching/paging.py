@@ -7,11 +7,9 @@ shared through the page table, what the parents have beyond is fed again, so tha
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmruntime.batching.trie import TokenTrie
-
-Ints = NDArray[np.int64]
+from rmruntime.sequences import Ints
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,8 +150,8 @@ def _hash_faults(path: Path, record: FileRecord) -> list[str]:
     return [] if found == record.sha256 else [f"{record.name} has another content than when it was exported"]
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, as hexadecimal digits. Raises OSError.
+def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> str:
+    """sha256 of a file's content, as hexadecimal digits; `advance` is told the bytes that were read. Raises OSError.
 
     >>> _ = Path("three").write_bytes(b"abc")
     >>> file_sha256(Path("three"))[:16]
@@ -161,6 +161,8 @@ def file_sha256(path: Path) -> str:
     with open_regular(path) as file:
         while count := file.readinto(block):
             total.update(memoryview(block)[:count])
+            if advance is not None:
+                advance(count)
     return total.hexdigest()
 
 
