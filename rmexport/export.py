@@ -1,4 +1,4 @@
-"""The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
+"""The steps of an export, one per line: checkpoint -> spec -> weights -> graphs -> bundle."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -77,11 +77,11 @@ def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
         raise OptionError(f"a {source.config.get('model_type')} encoder has no stages: leave --stages out")
     spec = read_encoder_spec(source, options)
     reports.journal.take_over({}, reports.notify)  # encoders are small: nothing of them is continued
-    stored = store_encoder(source, spec, folder, options, reports.progress)
-    stored.model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(spec, stored.graph, None))
-    onnx = ir.to_proto(stored.model).SerializeToString()
-    file = write_file(folder, stored.graph.file, onnx, role="graph")
-    return _manifest(source, spec, options, (stored.graph,), (file,), stored.weights, folder)
+    encoder = store_encoder(source, spec, folder, options, reports.progress)
+    encoder.model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(spec, encoder.graph, None))
+    onnx = ir.to_proto(encoder.model).SerializeToString()
+    file = write_file(folder, encoder.graph.file, onnx, role="graph")
+    return _manifest(source, spec, options, (encoder.graph,), (file,), encoder.weights, folder)
 
 
 def _write_graphs(

@@ -38,7 +38,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "roberta": "RobertaForSequenceClassification",
     "xlm-roberta": "XLMRobertaForSequenceClassification",
 }
-# Those whose tokenizers give token types (their model_input_names), with transformers' default of type_vocab_size.
+# Those whose tokenizers return token types (their model_input_names), with transformers' default of type_vocab_size.
 _TYPE_VOCAB_SIZES: Mapping[str, int] = {"bert": 2, "deberta-v2": 0, "electra": 2}
 # Those that count positions from the pad id (transformers, create_position_ids_from_input_ids), which is 1 by default.
 _POSITIONS_FROM_PAD = ("roberta", "xlm-roberta")
@@ -90,7 +90,7 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     config = checkpoint.config
     _check_architecture(config)
     check_encoder_numbers(config)
-    if config.get("quantization_config"):  # transformers would heed it even where the weights are plain
+    if config.get("quantization_config"):  # transformers would use it even where the weights are plain
         raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
     refuse_quantized(config, checkpoint.tensors)
     if checkpoint.base is not None:

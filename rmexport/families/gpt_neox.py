@@ -44,7 +44,7 @@ def read_config(raw: Mapping[str, Any]) -> GptNeoxConfig:
 
 
 def reference_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone alone, as transformers knows it."""
+    """The backbone alone, as transformers names it."""
     return {**raw, "model_type": "gpt_neox"}
 
 

@@ -1,6 +1,6 @@
 """What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
 
-A head module has HEAD, a `ScoringHead`, or a `RefusedHead` where it is known but gives no score of one conversation.
+A head module has HEAD, a `ScoringHead`, or a `RefusedHead` where it is known but has no score of one conversation.
 """
 
 import difflib
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Head(ABC):
-    """A checkpoint's head: where it reads, what it gives, and in its own class how that is computed.
+    """A checkpoint's head: which tokens it reads, what it returns, and in its own class how that is computed.
 
     `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
     checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
@@ -86,7 +86,7 @@ class HeadKind:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringHead(HeadKind):
-    """A head that gives scores: `read(facts)` returns it with the checkpoint's settings.
+    """A head that returns scores: `read(facts)` returns it with the checkpoint's settings.
 
     Raises what the head says of what it cannot use.
     """
@@ -127,15 +127,14 @@ HEAD_FIELDS = (
 
 
 def check_recipe(head: HeadKind, recipe: Recipe, options: ExportOptions) -> None:
-    """Raise OptionError for a recipe or an option that sets what the head would not heed."""
-    heeded = head.recipe_fields
-    asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in heeded]
+    """Raise OptionError for a recipe or an option that sets what the head would not read."""
+    asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in head.recipe_fields]
     if asked:
         raise OptionError(
             f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.name} does not know; take it out "
-            f"(it heeds {', '.join(heeded)})"
+            f"(it reads {', '.join(head.recipe_fields)})"
         )
-    if options.score_label is not None and "score_label" not in heeded:
+    if options.score_label is not None and "score_label" not in head.recipe_fields:
         raise OptionError(f"the head {head.name} has one score: leave out --score-label {options.score_label}")
 
 

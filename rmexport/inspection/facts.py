@@ -127,7 +127,7 @@ def _output(output: Output) -> str:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """The facts as aligned lines; lists get a line an entry."""
+    """The facts as aligned lines; lists get one line per entry."""
     width = max(len(key) for key in facts)
     lines = []
     for key, value in facts.items():

@@ -1,6 +1,6 @@
 """Modules that nothing imports by name: a package's own when they are first used, and those found in its folder.
 
-Importing a package takes no time then, so that a command heeds signals before what it needs is imported. For the same
+Importing a package takes no time then, so that a command handles signals before what it needs is imported. For the same
 reason this imports nothing else.
 """
 
