@@ -25,23 +25,21 @@ def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
     A side file replaces tensors of the same name in the shards, as LLaMA-Factory loads it last, and a note says so;
     raises CheckpointError where their shapes differ, or a side file is damaged or holds more than tensors.
     """
-    sidecars = read_side_files(folder)
-    if not sidecars.files:
+    heads = read_side_files(folder)
+    if not heads.files:
         return weights
-    if clash := sorted(weights.tensors.keys() & sidecars.tensors.keys()):
-        _check_shapes(folder, clash, weights.tensors, sidecars.tensors)
+    if clash := sorted(weights.tensors.keys() & heads.tensors.keys()):
+        _check_shapes(folder, clash, weights.tensors, heads.tensors)
     routes = {name: Route(weights.reader, info) for name, info in weights.tensors.items()}
-    routes |= {name: Route(sidecars.reader, info) for name, info in sidecars.tensors.items()}
-    tensors = {**_without(weights.tensors, clash), **sidecars.tensors}
-    notes = tuple(
-        f"{sidecars.tensors[name].file} replaces the {name} of {weights.tensors[name].file}" for name in clash
-    )
+    routes |= {name: Route(heads.reader, info) for name, info in heads.tensors.items()}
+    tensors = {**_without(weights.tensors, clash), **heads.tensors}
+    notes = tuple(f"{heads.tensors[name].file} replaces the {name} of {weights.tensors[name].file}" for name in clash)
     return replace(
         weights,
         tensors=tensors,
         reader=RoutedReader(routes),
-        files=(*weights.files, *sidecars.files),
-        notes=(*weights.notes, *sidecars.notes, *notes),
+        files=(*weights.files, *heads.files),
+        notes=(*weights.notes, *heads.notes, *notes),
     )
 
 
@@ -69,13 +67,13 @@ def _full_name(file: str, name: str) -> str:
 
 
 def _check_shapes(
-    folder: Path, names: list[str], shards: Mapping[str, TensorInfo], sidecars: Mapping[str, TensorInfo]
+    folder: Path, names: list[str], shards: Mapping[str, TensorInfo], heads: Mapping[str, TensorInfo]
 ) -> None:
     differing = [
-        f"{name} is {list(sidecars[name].shape)} in {sidecars[name].file} and {list(shards[name].shape)} in "
+        f"{name} is {list(heads[name].shape)} in {heads[name].file} and {list(shards[name].shape)} in "
         f"{shards[name].file}"
         for name in names
-        if sidecars[name].shape != shards[name].shape
+        if heads[name].shape != shards[name].shape
     ]
     if differing:
         raise CheckpointError(
