@@ -23,7 +23,7 @@ from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.options import ExportOptions
-from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, found_model_type
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule
 from rmruntime.text.tokenizer_file import open_tokenizer
 
@@ -193,7 +193,7 @@ def _pair_types(config: Mapping[str, Any], pair: PairFormat) -> tuple[int, ...]:
 
 def _because(backbone: Backbone) -> dict[str, str]:
     return {
-        "family": found_model_type(backbone.model_type),
+        "family": family_reason(backbone.model_type),
         "head": f"architecture {backbone.architecture}, whose own forward is traced",
         "format": "how its tokenizer joins a pair of texts",
     }

@@ -47,10 +47,10 @@ class CheckpointSpec(ABC):
         """The output that is the score, None where no single number is defined."""
 
 
-def found_model_type(model_type: str) -> str:
+def family_reason(model_type: str) -> str:
     """Why a checkpoint is of its family.
 
-    >>> found_model_type("llama")
+    >>> family_reason("llama")
     "config.json has model_type 'llama'"
     """
     return f"config.json has model_type {model_type!r}"

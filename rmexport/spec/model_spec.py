@@ -26,7 +26,7 @@ from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
 from rmexport.prompt.recipe import recipe_for
-from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, found_model_type
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import WeightLocation, WeightSpec
 from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
@@ -122,7 +122,7 @@ def _because(chosen: ChosenHead) -> dict[str, str]:
     facts = chosen.facts
     template = "its chat template" if facts.tokenizer.template else "no chat template: conversations come rendered"
     return {
-        "family": found_model_type(str(facts.config["model_type"])),
+        "family": family_reason(str(facts.config["model_type"])),
         "head": chosen.reason,
         "format": f"the recipe {facts.recipe.name}" if facts.recipe else template,
     }
