@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import onnx_ir as ir
 
 from rmexport.checkpoint.derived_tensors import Derived, found_prefix, rename
-from rmexport.errors import OptionError, UnsupportedModel
+from rmexport.errors import OptionError, UnsupportedModel, listing
 from rmexport.graph.dialect import Dialect
 from rmexport.heads._facts import Candidate, HeadFacts
 from rmexport.options import ExportOptions
@@ -201,8 +201,7 @@ def _named(recipe: Recipe, name: str) -> str:
 
 
 def _reason(claims: Mapping[str, frozenset[str]], chosen: str) -> str:
-    shown = sorted(claims[chosen])
-    there = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    there = listing(sorted(claims[chosen]), most=6)
     others = sorted(set(claims) - {chosen})
     return f"the checkpoint has {there}" + (f" (more than {', '.join(others)} accounts for)" if others else "")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from rmexport.checkpoint import Checkpoint, TensorInfo
 from rmexport.checkpoint.derived_tensors import TensorAlias, TensorRows, TensorStack
 from rmexport.checkpoint.finite import FLOATS
-from rmexport.errors import CheckpointError, OptionError
+from rmexport.errors import CheckpointError, OptionError, listing
 from rmexport.options import ExportOptions
 from rmexport.weights.safetensors_layout import lay_out
 from rmexport.weights.weight_spec import WeightLocation, WeightSpec
@@ -132,7 +132,7 @@ def _check_linkable(checkpoint: Checkpoint, wanted: Iterable[WeightSpec]) -> Non
     held = [(w, infos[w.sources[0]].dtype) for w in wanted if w.is_whole]
     other = [f"{w.name} ({dtype} to {w.dtype})" for w, dtype in held if dtype != w.dtype]
     if other:
-        shown = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        shown = listing(other, most=5)
         raise OptionError(f"--weights link cannot change the dtype of {shown}: use --weights copy, or --dtype auto")
 
 
