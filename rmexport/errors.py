@@ -16,8 +16,6 @@ ExportError
 └── ReportError          a benchmark's report cannot be read, or its pages cannot be drawn or written
 """
 
-from collections.abc import Sequence
-
 
 class ExportError(Exception):
     """Base of all export errors."""
@@ -73,13 +71,3 @@ class ContestantMissing(ContestantError):
 
 class ReportError(ExportError):
     """A benchmark's report cannot be read, or its pages cannot be drawn or written."""
-
-
-def listing(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message: the first few, and how many more.
-
-    >>> listing(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

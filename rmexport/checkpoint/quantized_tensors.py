@@ -6,7 +6,8 @@ from typing import Any
 
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.tensors import TensorInfo
-from rmexport.errors import CheckpointError, listing
+from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 # What each method keeps beside or in place of a weight, as the ends of names; the first that is found counts.
 _METHODS: Mapping[str, str] = {

@@ -5,7 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.tensors import TensorInfo
-from rmexport.errors import CheckpointError, listing
+from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 Inventory = Callable[[Path, Iterable[str]], list[TensorInfo]]  # of one file format: (folder, files) -> tensors
 

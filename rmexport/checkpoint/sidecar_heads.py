@@ -12,7 +12,8 @@ from pathlib import Path
 from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, read_weights
 from rmexport.checkpoint.wrapped_names import unwrapped
-from rmexport.errors import CheckpointError, listing
+from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 VALUE_HEADS = ("value_head.safetensors", "value_head.bin")  # in LLaMA-Factory's order of preference
 NETWORKS = ("regression_layer.pt", "gating_layer.pt")

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, renamed_weights
-from rmexport.errors import CheckpointError, listing
+from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 PEFT = "base_model.model."  # of every name in an adapter
 _LEADING = (PEFT, "pretrained_model.")

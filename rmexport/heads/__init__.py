@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 import onnx_ir as ir
 
 from rmexport.checkpoint.derived_tensors import Derived, found_prefix, rename
-from rmexport.errors import OptionError, UnsupportedModel, listing
+from rmexport.errors import OptionError, UnsupportedModel
 from rmexport.graph.dialect import Dialect
 from rmexport.heads._facts import Candidate, HeadFacts
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import PLAIN, Recipe, recipes
 from rmruntime.bundle.manifest import Output, PositionRule
+from rmruntime.errors import listing
 from rmruntime.modules import discover_values
 
 __all__ = [

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from rmexport.checkpoint import Checkpoint, TensorInfo
 from rmexport.checkpoint.derived_tensors import TensorAlias, TensorRows, TensorStack
 from rmexport.checkpoint.finite import FLOATS
-from rmexport.errors import CheckpointError, OptionError, listing
+from rmexport.errors import CheckpointError, OptionError
 from rmexport.options import ExportOptions
 from rmexport.weights.safetensors_layout import lay_out
 from rmexport.weights.weight_spec import WeightLocation, WeightSpec
+from rmruntime.errors import listing
 
 SHARD_BYTES = 5_000_000_000  # the most that a new shard has; the Hub's own have this size
 # Shards are written in parallel, so a model that would fit into one gets a few.

@@ -14,7 +14,7 @@ from rmruntime.bundle.manifest import MANIFEST_NAME, FileRecord, FileRole, Manif
 from rmruntime.bundle.manifest_check import manifest_faults
 from rmruntime.bundle.regular_files import is_inside, open_regular, read_regular
 from rmruntime.bundle.safetensors_header import HeaderError, read_header
-from rmruntime.errors import BundleError
+from rmruntime.errors import BundleError, listing
 
 # Bytes that files which are read whole may have. Real ones: dozens of KB, up to 40 MB, dozens of KB, a few MB.
 MANIFEST_LIMIT, TOKENIZER_LIMIT, TEMPLATE_LIMIT, GRAPH_LIMIT = 16 << 20, 128 << 20, 1 << 20, 256 << 20
@@ -168,7 +168,5 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
 
 def _refuse(folder: Path, faults: list[str]) -> None:
     if faults:
-        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-        raise BundleError(
-            f"the bundle {folder} is damaged: {'; '.join(faults[:_LISTED])}{more}. Copy or export it again"
-        )
+        found = listing(faults, _LISTED, separator="; ")
+        raise BundleError(f"the bundle {folder} is damaged: {found}. Copy or export it again")
