@@ -1,4 +1,4 @@
-"""The recipe of an export, a step a line: checkpoint -> spec -> weights -> graphs -> bundle."""
+"""The steps of an export, one per line: checkpoint -> spec -> weights -> graphs -> bundle."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -18,8 +18,7 @@ from rmexport.options import ExportOptions
 from rmexport.output.atomic_folder import new_folder, write_file
 from rmexport.output.staging_folder import Notify, ignore
 from rmexport.prompt.recipe import recipe_for
-from rmexport.spec import ModelSpec, build_graph, read_spec
-from rmexport.spec.description import Description, describe, describe_encoder
+from rmexport.spec import CheckpointSpec, ModelSpec, build_graph, read_spec
 from rmexport.version import __version__
 from rmexport.weights import Journal, Progress, Reports, StoredWeights, store_weights
 from rmexport.weights.shard_journal import settle
@@ -68,9 +67,8 @@ def _write_decoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
     spec = read_spec(source, options)
     spans = stage_spans(options, spec.config.num_hidden_layers)  # its errors before anything is written
     weights = store_weights(source, spec.weights, folder, options, reports)
-    found = describe(spec)
-    graphs, graph_files = _write_graphs(spec, found, weights, spans, folder)
-    return _manifest(source, found, options, graphs, graph_files, weights, folder)
+    graphs, graph_files = _write_graphs(spec, weights, spans, folder)
+    return _manifest(source, spec, options, graphs, graph_files, weights, folder)
 
 
 def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, reports: Reports) -> Manifest:
@@ -79,22 +77,21 @@ def _write_encoder(source: Checkpoint, folder: Path, options: ExportOptions, rep
         raise OptionError(f"a {source.config.get('model_type')} encoder has no stages: leave --stages out")
     spec = read_encoder_spec(source, options)
     reports.journal.take_over({}, reports.notify)  # encoders are small: nothing of them is continued
-    found = describe_encoder(spec)
-    stored = store_encoder(source, spec, folder, options, reports.progress)
-    stored.model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(found, stored.graph, None))
-    onnx = ir.to_proto(stored.model).SerializeToString()
-    file = write_file(folder, stored.graph.file, onnx, role="graph")
-    return _manifest(source, found, options, (stored.graph,), (file,), stored.weights, folder)
+    encoder = store_encoder(source, spec, folder, options, reports.progress)
+    encoder.model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(spec, encoder.graph, None))
+    onnx = ir.to_proto(encoder.model).SerializeToString()
+    file = write_file(folder, encoder.graph.file, onnx, role="graph")
+    return _manifest(source, spec, options, (encoder.graph,), (file,), encoder.weights, folder)
 
 
 def _write_graphs(
-    spec: ModelSpec, found: Description, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
+    spec: ModelSpec, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
     for dialect in dialects_for(spec.quantization):
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
             whole = _graph(dialect, compute_dtype, spec)
-            written = _GraphFiles(dialect, whole, spec, found, weights, folder)
+            written = _GraphFiles(dialect, whole, spec, weights, folder)
             written.write(whole.file, None)
             graphs.append(replace(whole, stages=tuple(_stage(written, span) for span in spans)))
             files += written.files
@@ -108,7 +105,6 @@ class _GraphFiles:
     dialect: type[Dialect]
     whole: Graph
     spec: ModelSpec
-    found: Description
     weights: StoredWeights
     folder: Path
     files: list[FileRecord] = field(default_factory=list)
@@ -118,15 +114,15 @@ class _GraphFiles:
         layers = None if span is None else self.layers(span)
         writer = build_graph(self.dialect, self.whole.compute_dtype, self.spec, self.weights.locations, span)
         model = writer.model(self.dialect.NAME)
-        model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(self.found, self.whole, layers))
+        model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(self.spec, self.whole, layers))
         proto = ir.to_proto(model)
         self.files.append(write_file(self.folder, name, proto.SerializeToString(), role="graph"))
         return writer.read_locations()
 
     def layers(self, span: LayerSpan) -> tuple[int, int]:
         """The first and the last of a stage."""
-        found = span.of(self.spec.config.num_hidden_layers)
-        return found[0], found[-1]
+        layers = span.of(self.spec.config.num_hidden_layers)
+        return layers[0], layers[-1]
 
 
 def _stage(written: _GraphFiles, span: LayerSpan) -> Stage:
@@ -151,8 +147,8 @@ def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph
     )
 
 
-def _write_text(found: Description, folder: Path) -> tuple[FileRecord, ...]:
-    tokenizer, template = found.tokenizer, found.format.template
+def _write_text(spec: CheckpointSpec, folder: Path) -> tuple[FileRecord, ...]:
+    tokenizer, template = spec.tokenizer, spec.format.template
     files = [write_file(folder, TOKENIZER_NAME, tokenizer.tokenizer_json, role="tokenizer")]
     if template is not None and tokenizer.template is not None:
         files.append(write_file(folder, template, tokenizer.template.encode(), role="template"))
@@ -167,7 +163,7 @@ def _source(checkpoint: Checkpoint, weights: StoredWeights) -> Source:
 
 def _manifest(
     source: Checkpoint,
-    found: Description,
+    spec: CheckpointSpec,
     options: ExportOptions,
     graphs: tuple[Graph, ...],
     graph_files: tuple[FileRecord, ...],
@@ -178,18 +174,18 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         created_by=f"rmexport {__version__}",
         source=_source(source, weights),
-        backbone=found.backbone,
-        head=found.head,
-        dtype=found.dtype,
+        backbone=spec.backbone,
+        head=spec.head_name,
+        dtype=spec.dtype,
         options=_given(source, options),
-        format=found.format,
-        positions=found.positions,
-        outputs=found.outputs,
-        score=found.score,
+        format=spec.format,
+        positions=spec.positions,
+        outputs=spec.outputs,
+        score=spec.score,
         graphs=graphs,
-        files=(*graph_files, *_write_text(found, folder), *weights.files),
-        notes=found.notes,
-        quantization=found.quantization,
+        files=(*graph_files, *_write_text(spec, folder), *weights.files),
+        notes=spec.notes,
+        quantization=spec.quantization,
     )
 
 

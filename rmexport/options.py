@@ -24,7 +24,7 @@ class ExportOptions:
     continue an interrupted export to the same target.
     `quantize` stores the backbone's linear layers in 8 or 4 bits; `dtype` is then that of all else and the arithmetic.
     `bos`, `step_joiner` and `score_label` override what the checkpoint or its recipe says. `stages` also writes each
-    graph in so many parts of about equally many layers, `stage_layers` ("0-39,40-79") in those named.
+    graph in that number of parts, of about equally many layers, `stage_layers` ("0-39,40-79") in those named.
     """
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

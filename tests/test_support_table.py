@@ -8,6 +8,7 @@ from support_table import (
     SCORES,
     family_modules,
     known_checkpoints,
+    module_of,
     name_of,
     refused_heads,
     says,
@@ -29,15 +30,15 @@ def test_every_family_is_compared_and_gated() -> None:
 
 def test_every_head_is_compared_and_gated() -> None:
     for head in supported_heads():
-        test = f"heads/test_{name_of(head)}.py"
+        test = f"heads/test_{name_of(module_of(head))}.py"
         assert says(test, SCORES), test
-        elsewhere = GATE_ELSEWHERE.get(head.NAME)
+        elsewhere = GATE_ELSEWHERE.get(head.name)
         assert says(test, GATE) or (elsewhere and says(elsewhere, (*GATE, "verify("))), test
 
 
 def test_every_refused_head_is_tested() -> None:
     for head in refused_heads():
-        assert says(f"heads/test_{name_of(head)}.py", ("UnsupportedModel",)), head.NAME
+        assert says(f"heads/test_{name_of(module_of(head))}.py", ("UnsupportedModel",)), head.name
 
 
 def test_known_checkpoints_end_in_heads_that_there_are() -> None:

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rmexport.bench.errors import ContestantError
 from rmexport.bench.worker_process import WorkerProcess
+from rmexport.errors import ContestantError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
 ROOT = BENCHMARKS.parent

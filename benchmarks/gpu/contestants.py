@@ -12,10 +12,10 @@ from gpu.device import used_memory
 from gpu.plan import Plan
 from gpu.workloads import Workload
 from rmexport.bench.agreement import agreement
-from rmexport.bench.errors import ContestantError, ContestantMissing
 from rmexport.bench.peers import file_of, peers
 from rmexport.bench.sample_statistics import statistics_of
 from rmexport.bench.worker.scorer import LoadOptions
+from rmexport.errors import ContestantError, ContestantMissing
 
 OWN_PEERS = Path(__file__).resolve().parent / "peers"
 PEER = "transformers-sdpa"  # whom the targets name, and whose scores the others' are compared with

@@ -10,8 +10,8 @@ from gpu.device import used_memory
 from gpu.models import Models, warm_page_cache
 from gpu.plan import Engine, Plan
 from gpu.workloads import parity_records
-from rmexport.bench.errors import ContestantError
 from rmexport.bench.worker.scorer import LoadOptions
+from rmexport.errors import ContestantError
 from rmruntime.bundle import Bundle
 
 Record = dict[str, Any]

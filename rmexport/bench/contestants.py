@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.agreement import Values, agreement, worse
-from rmexport.bench.errors import ContestantError, ContestantMissing
 from rmexport.bench.gemm_peak import torch_device
 from rmexport.bench.options import BenchOptions
 from rmexport.bench.peers import file_of, peers
@@ -15,7 +14,7 @@ from rmexport.bench.worker.loop import load_module
 from rmexport.bench.worker.scorer import LoadOptions
 from rmexport.bench.worker_process import WorkerProcess
 from rmexport.bench.workload import Workload
-from rmexport.errors import OptionError
+from rmexport.errors import ContestantError, ContestantMissing, OptionError
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 

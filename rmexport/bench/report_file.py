@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rmexport.bench.errors import BenchmarkError
+from rmexport.errors import BenchmarkError
 from rmruntime.records.pending_file import partial_path
 
 REPORT_NAME = "report.json"

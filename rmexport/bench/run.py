@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.contestants import Contestant, Entrant, entrants, start
-from rmexport.bench.errors import BenchmarkError
 from rmexport.bench.gemm_peak import matmul_parameters, measure_gemm_peaks
 from rmexport.bench.machine import describe_machine
 from rmexport.bench.options import BenchOptions
 from rmexport.bench.report_file import ReportFile
 from rmexport.bench.scenarios import RUN, Measurement, Tell
 from rmexport.bench.workload import Workload, describe, make_workload
+from rmexport.errors import BenchmarkError
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import MANIFEST_NAME
 

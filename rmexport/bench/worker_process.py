@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rmexport.bench.errors import ContestantError
 from rmexport.bench.process_memory import PeakMemory
+from rmexport.errors import ContestantError
 
 WORKER = Path(__file__).parent / "worker"
 LOOK_S = 0.2  # between samples of memory

@@ -18,10 +18,10 @@ from rmexport.checkpoint.adapter_tensors import (
 from rmexport.checkpoint.config_fields import architectures
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.lora_reader import LoraReader, LowRankUpdate
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo, TensorReader
 from rmexport.checkpoint.weight_files import WeightFiles
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 BASE_PREFIX = "base/"  # of the names of a base's files among an adapter's
 _CLASSIFIERS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}  # by peft's task_type

@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 A, B, EMBEDDING_A, EMBEDDING_B = "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"
 MAGNITUDE = "lora_magnitude_vector"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rmexport.checkpoint.file_reads import FileReads
+from rmexport.checkpoint.positioned_reader import PositionedReader
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo, TensorReader
 from rmexport.checkpoint.torch_archive import BrokenArchive, MoreThanTensors, OldFormat, PlacedTensor, read_archive
 from rmexport.errors import CheckpointError
@@ -63,7 +63,7 @@ class BinReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._reads = FileReads(folder)
+        self._files = PositionedReader(folder)
         self._known: dict[str, Mapping[str, PlacedTensor] | TensorReader] = {}
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
@@ -72,7 +72,7 @@ class BinReader:
         if not isinstance(known, Mapping):
             known.read_into(info, start, out)
         elif known[info.name].is_contiguous:
-            self._reads.read(info.file, known[info.name].offset + start * out.itemsize, out)
+            self._files.read(info.file, known[info.name].offset + start * out.itemsize, out)
         else:
             _read_strided(self._folder / info.file, known[info.name], start, out)
 

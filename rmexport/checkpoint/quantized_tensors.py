@@ -7,8 +7,8 @@ from typing import Any
 from rmexport.checkpoint.finite import FLOATS
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
-_SHOWN = 4
 # What each method keeps beside or in place of a weight, as the ends of names; the first that is found counts.
 _METHODS: Mapping[str, str] = {
     "GPTQ": r".*\.g_idx",
@@ -35,7 +35,7 @@ def refuse_quantized(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo
             return
         found = f"tensors are {', '.join(foreign)}", sorted(n for n, t in tensors.items() if t.dtype in foreign)
     method, names = found
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    shown = listing(names, most=4)
     said = "config.json has quantization_config" if stated else "though config.json has no quantization_config"
     raise CheckpointError(
         f"the checkpoint is quantized: {method}, by {shown}; {said}. Export the unquantized original, or dequantize it "

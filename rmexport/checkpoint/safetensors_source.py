@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rmexport.checkpoint.file_reads import FileReads
+from rmexport.checkpoint.positioned_reader import PositionedReader
 from rmexport.checkpoint.tensors import Array, TensorInfo
 from rmexport.errors import CheckpointError
 from rmruntime.bundle.safetensors_header import HeaderError, read_header
@@ -30,10 +30,10 @@ class SafetensorsReader:
     """Reads elements straight into the caller's memory; nothing is mapped, so no page counts as this process's."""
 
     def __init__(self, folder: Path) -> None:
-        self._reads = FileReads(folder)
+        self._files = PositionedReader(folder)
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
         """See TensorReader. Raises CheckpointError when the file cannot be read or became shorter."""
         if info.offset is None:
             raise ValueError(f"{info.name} lies in {info.file}, which is no safetensors file")
-        self._reads.read(info.file, info.offset + start * out.itemsize, out)
+        self._files.read(info.file, info.offset + start * out.itemsize, out)

@@ -6,9 +6,7 @@ from pathlib import Path, PurePosixPath
 from rmexport.checkpoint.config_fields import read_json_object
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.errors import CheckpointError
-
-_LISTED = 20  # names shown of each kind of fault
-
+from rmruntime.errors import listing
 
 Inventory = Callable[[Path, Iterable[str]], list[TensorInfo]]  # of one file format: (folder, files) -> tensors
 
@@ -58,12 +56,6 @@ def _check_index(path: Path, weight_map: Mapping[str, str], held: Mapping[str, I
         faults.append(f"tensors in shards that the index does not name there: {listing(unexpected)}")
     if faults:
         raise CheckpointError(f"{path} and the shards disagree: {'; '.join(faults)}. Download the checkpoint again")
-
-
-def listing(names: list[str]) -> str:
-    """Names for a message, the first few and how many more."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def _is_inside(name: str) -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, read_weights
 from rmexport.checkpoint.wrapped_names import unwrapped
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 VALUE_HEADS = ("value_head.safetensors", "value_head.bin")  # in LLaMA-Factory's order of preference
 NETWORKS = ("regression_layer.pt", "gating_layer.pt")
@@ -25,21 +25,21 @@ def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
     A side file replaces tensors of the same name in the shards, as LLaMA-Factory loads it last, and a note says so;
     raises CheckpointError where their shapes differ, or a side file is damaged or holds more than tensors.
     """
-    sides = read_side_files(folder)
-    if not sides.files:
+    heads = read_side_files(folder)
+    if not heads.files:
         return weights
-    if clash := sorted(weights.tensors.keys() & sides.tensors.keys()):
-        _check_shapes(folder, clash, weights.tensors, sides.tensors)
+    if clash := sorted(weights.tensors.keys() & heads.tensors.keys()):
+        _check_shapes(folder, clash, weights.tensors, heads.tensors)
     routes = {name: Route(weights.reader, info) for name, info in weights.tensors.items()}
-    routes |= {name: Route(sides.reader, info) for name, info in sides.tensors.items()}
-    tensors = {**_without(weights.tensors, clash), **sides.tensors}
-    notes = tuple(f"{sides.tensors[name].file} replaces the {name} of {weights.tensors[name].file}" for name in clash)
+    routes |= {name: Route(heads.reader, info) for name, info in heads.tensors.items()}
+    tensors = {**_without(weights.tensors, clash), **heads.tensors}
+    notes = tuple(f"{heads.tensors[name].file} replaces the {name} of {weights.tensors[name].file}" for name in clash)
     return replace(
         weights,
         tensors=tensors,
         reader=RoutedReader(routes),
-        files=(*weights.files, *sides.files),
-        notes=(*weights.notes, *sides.notes, *notes),
+        files=(*weights.files, *heads.files),
+        notes=(*weights.notes, *heads.notes, *notes),
     )
 
 
@@ -67,13 +67,13 @@ def _full_name(file: str, name: str) -> str:
 
 
 def _check_shapes(
-    folder: Path, names: list[str], shards: Mapping[str, TensorInfo], sides: Mapping[str, TensorInfo]
+    folder: Path, names: list[str], shards: Mapping[str, TensorInfo], heads: Mapping[str, TensorInfo]
 ) -> None:
     differing = [
-        f"{name} is {list(sides[name].shape)} in {sides[name].file} and {list(shards[name].shape)} in "
+        f"{name} is {list(heads[name].shape)} in {heads[name].file} and {list(shards[name].shape)} in "
         f"{shards[name].file}"
         for name in names
-        if sides[name].shape != shards[name].shape
+        if heads[name].shape != shards[name].shape
     ]
     if differing:
         raise CheckpointError(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 _OLDEST_TORCH = (2, 6)  # before, weights_only could be made to run code (CVE-2025-32434)
 

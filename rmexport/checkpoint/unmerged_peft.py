@@ -14,9 +14,9 @@ from typing import Any
 from rmexport.checkpoint.adapter import merge_adapter
 from rmexport.checkpoint.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.weight_files import WeightFiles, renamed_weights
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 _LORA = re.compile(r".+\.lora_\w+(\.(?!(weight|bias)$)(?P<adapter>[^.]+))?(\.weight|\.bias)?")
 _TRAINED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<leaf>.+)")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import bin_files, safetensors_source
-from rmexport.checkpoint.shard_index import listing, sharded_inventory, stated_shards
+from rmexport.checkpoint.shard_index import sharded_inventory, stated_shards
 from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo, TensorReader
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 # In transformers' order of preference.
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"

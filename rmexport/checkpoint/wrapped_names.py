@@ -8,10 +8,10 @@ that the model has: backbones have a `model.` of their own.
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from rmexport.checkpoint.shard_index import listing
 from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, renamed_weights
 from rmexport.errors import CheckpointError
+from rmruntime.errors import listing
 
 PEFT = "base_model.model."  # of every name in an adapter
 _LEADING = (PEFT, "pretrained_model.")

@@ -4,8 +4,8 @@ Bundle -> graph in the forms that the parser takes -> profiles from the manifest
 """
 
 from rmexport.compile.compiled import Compiled, compile_bundle
-from rmexport.compile.errors import CompilationFailed, CompilerNotInstalled, NotCompilable
 from rmexport.compile.options import CompileOptions
+from rmexport.errors import CompilationFailed, CompilerNotInstalled, NotCompilable
 
 __all__ = [
     "CompilationFailed",

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from rmexport.compile.compiled import compile_bundle
 from rmexport.compile.options import LIBRARIES, TARGETS, CompileOptions
-from rmexport.output.progress import DELAY
 from rmruntime.commands.command import say
+from rmruntime.commands.progress_bars import DELAY
 
 REFRESH = 0.1  # seconds between two states of the bar
 

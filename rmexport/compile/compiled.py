@@ -6,13 +6,13 @@ from pathlib import Path
 from rmexport.compile.attention_memory import packed_key_slots, padded_key_slots
 from rmexport.compile.device import TargetDevice, engine_name, find_device
 from rmexport.compile.engine_file import Progress, build_engine
-from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import find_library
 from rmexport.compile.network import Network, parse
 from rmexport.compile.options import CompileOptions
 from rmexport.compile.profiles import Limits, chosen_length, longest_packed, packed_profiles, padded_profiles
 from rmexport.compile.resource_check import check_room
 from rmexport.compile.tensorrt_rewrites import ParserModel, parser_model
+from rmexport.errors import NotCompilable
 from rmexport.output.atomic_folder import new_folder, write_file
 from rmexport.output.deferred_interrupt import deferred_interrupt
 from rmexport.version import __version__

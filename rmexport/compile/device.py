@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
 from rmexport.compile.options import CompileOptions
+from rmexport.errors import NotCompilable
 from rmruntime.devices.cuda_driver import CudaDevice, cuda_device
 from rmruntime.errors import EngineUnusable
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rmexport.compile.device import TargetDevice, rtx_capabilities
-from rmexport.compile.errors import CompilationFailed
 from rmexport.compile.network import Network
-from rmexport.errors import WriteError
+from rmexport.errors import CompilationFailed, WriteError
 from rmexport.output.deferred_interrupt import Interruption
 from rmruntime.bundle.engine_record import Profile
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmexport.compile.errors import CompilerNotInstalled
 from rmexport.compile.options import LIBRARIES, CompileOptions
+from rmexport.errors import CompilerNotInstalled
 
 NATIVE, RTX = LIBRARIES
 EXTRAS = {NATIVE: "tensorrt", RTX: "tensorrt-rtx"}

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmexport.compile.errors import CompilationFailed
 from rmexport.compile.library import Library
 from rmexport.compile.tensorrt_rewrites import ParserModel
+from rmexport.errors import CompilationFailed
 
 
 @dataclass

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from rmexport.compile.device import TargetDevice
-from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
+from rmexport.errors import NotCompilable
 from rmruntime.devices.cuda_driver import free_memory
 from rmruntime.devices.host_memory import available_memory
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from rmexport.diff.operand import Operand, graph_digest, open_operand
 from rmexport.diff.values import ValueDifference, compare_values
 from rmexport.errors import OptionError
+from rmexport.weights import Progress
 from rmexport.weights.quantization import SCALE_SUFFIX
 from rmruntime.option_checks import check_fields
 
@@ -26,7 +27,6 @@ class DiffOptions:
         check_fields(self, {}, error=OptionError)
 
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in total)
 _WORKERS = 4  # at most; each holds a megabyte of either tensor
 _MISSING = "(none)"
 

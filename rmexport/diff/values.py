@@ -2,18 +2,16 @@
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rmexport.checkpoint import TensorInfo
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorReader
+from rmexport.output.progress import Advance
 
 _CHUNK = 1 << 20  # bytes
 _BLOCK = 1 << 16  # elements that are widened at a time
-
-Advance = Callable[[int], None]
 
 
 class Stopped(Exception):

@@ -1,4 +1,4 @@
-"""transformers' own classifier with a checkpoint's weights: what is traced, and what `verify` compares with."""
+"""transformers' own classifier with a checkpoint's weights: traced for an export, and compared with by `verify`."""
 
 import re
 from collections.abc import Iterator, Mapping

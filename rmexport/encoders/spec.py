@@ -1,11 +1,10 @@
 """What an encoder's checkpoint says of itself: classifier, labels, text format, limits. Reads no weights."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint import Checkpoint
 from rmexport.checkpoint.config_fields import (
     FEATURES,
     LABELS,
@@ -20,11 +19,11 @@ from rmexport.checkpoint.config_fields import (
 )
 from rmexport.checkpoint.label_names import label_names
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
-from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.encoders.config_numbers import check_encoder_numbers
 from rmexport.encoders.pair_format import PairFormat, read_pair_format
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.options import ExportOptions
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmruntime.bundle.manifest import Backbone, Format, Output, PositionRule
 from rmruntime.text.tokenizer_file import open_tokenizer
 
@@ -39,7 +38,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "roberta": "RobertaForSequenceClassification",
     "xlm-roberta": "XLMRobertaForSequenceClassification",
 }
-# Those whose tokenizers give token types (their model_input_names), with transformers' default of type_vocab_size.
+# Those whose tokenizers return token types (their model_input_names), with transformers' default of type_vocab_size.
 _TYPE_VOCAB_SIZES: Mapping[str, int] = {"bert": 2, "deberta-v2": 0, "electra": 2}
 # Those that count positions from the pad id (transformers, create_position_ids_from_input_ids), which is 1 by default.
 _POSITIONS_FROM_PAD = ("roberta", "xlm-roberta")
@@ -47,25 +46,33 @@ _CLASSIFIERS = ("classifier.out_proj.weight", "classifier.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSpec:
-    """An encoder's checkpoint understood: what the manifest says of it, and what the export needs.
+class EncoderSpec(CheckpointSpec):
+    """An encoder with a classifier, whose one graph is traced.
 
     `labels` are the names of the classifier's rows and `score_row` the one that is the score, None when nobody said.
-    `pad_id` fills padded rows. `head` is the manifest's word for the classifier.
+    `pad_id` fills padded rows.
     """
 
     labels: tuple[str, ...]
     score_row: int | None
     pad_id: int
-    dtype: str
-    head: str
-    format: Format
-    positions: Mapping[str, PositionRule]
-    outputs: tuple[Output, ...]
-    score: str | None
-    backbone: Backbone
-    tokenizer: TokenizerFiles
-    notes: tuple[str, ...]
+
+    @property
+    def positions(self) -> Mapping[str, PositionRule]:
+        """One result per sequence: the traced graph pools by itself."""
+        return {"score": PositionRule(rule="last")}
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The score, where a row is one, and of several labels the rewards."""
+        score = (Output(name="score", per="sequence"),) if self.score_row is not None else ()
+        rewards = (Output(name="rewards", per="sequence", labels=self.labels),) if len(self.labels) > 1 else ()
+        return score + rewards
+
+    @property
+    def score(self) -> str | None:
+        """That of `score_row`."""
+        return None if self.score_row is None else "score"
 
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
@@ -83,7 +90,7 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     config = checkpoint.config
     _check_architecture(config)
     check_encoder_numbers(config)
-    if config.get("quantization_config"):  # transformers would heed it even where the weights are plain
+    if config.get("quantization_config"):  # transformers would use it even where the weights are plain
         raise CheckpointError("the checkpoint is quantized; encoders are exported from bf16, fp16 or fp32 weights")
     refuse_quantized(config, checkpoint.tensors)
     if checkpoint.base is not None:
@@ -95,19 +102,19 @@ def read_encoder_spec(checkpoint: Checkpoint, options: ExportOptions) -> Encoder
     labels = label_names(config, rows, stem="label")
     score_row = _score_row(labels, options)
     pair = read_pair_format(open_tokenizer(tokenizer.tokenizer_json))
+    backbone = _backbone(checkpoint)
     return EncoderSpec(
+        family_name=backbone.model_type,
+        head_name=HEAD,
+        dtype=_dtype(checkpoint, options),
+        backbone=backbone,
+        format=_format(config, pair, options),
+        tokenizer=tokenizer,
+        because=_because(backbone),
+        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
         labels=labels,
         score_row=score_row,
         pad_id=_pad_id(config),
-        dtype=_dtype(checkpoint, options),
-        head=HEAD,
-        format=_format(config, pair, options),
-        positions={"score": PositionRule(rule="last")},  # one result a sequence; the traced graph pools by itself
-        outputs=_outputs(labels, score_row),
-        score=None if score_row is None else "score",
-        backbone=_backbone(checkpoint),
-        tokenizer=tokenizer,
-        notes=(*checkpoint.notes, *_notes(score_row), *tokenizer.notes),
     )
 
 
@@ -155,12 +162,9 @@ def _score_row(labels: tuple[str, ...], options: ExportOptions) -> int | None:
 
 
 def _dtype(checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """The asked-for dtype, or the one that holds most bytes on disk."""
-    held: Counter[str] = Counter()
-    for info in checkpoint.tensors.values():
-        if not info.dtype.startswith(("int", "uint", "bool")):  # such as saved position_ids
-            held[info.dtype] += info.nbytes
-    return choose_dtype(held, options)
+    """`choose_dtype` of the weights, without saved buffers such as position_ids."""
+    tensors = checkpoint.tensors.values()
+    return choose_dtype((info for info in tensors if not info.dtype.startswith(("int", "uint", "bool"))), options)
 
 
 def _format(config: Mapping[str, Any], pair: PairFormat, options: ExportOptions) -> Format:
@@ -187,10 +191,12 @@ def _pair_types(config: Mapping[str, Any], pair: PairFormat) -> tuple[int, ...]:
     return pair.types
 
 
-def _outputs(labels: tuple[str, ...], score_row: int | None) -> tuple[Output, ...]:
-    score = (Output(name="score", per="sequence"),) if score_row is not None else ()
-    rewards = (Output(name="rewards", per="sequence", labels=labels),) if len(labels) > 1 else ()
-    return score + rewards
+def _because(backbone: Backbone) -> dict[str, str]:
+    return {
+        "family": family_reason(backbone.model_type),
+        "head": f"architecture {backbone.architecture}, whose own forward is traced",
+        "format": "how its tokenizer joins a pair of texts",
+    }
 
 
 def _backbone(checkpoint: Checkpoint) -> Backbone:

@@ -1,4 +1,4 @@
-"""Writes an encoder's weights into a bundle and gives the graph over them: trace, move weights, name the outputs."""
+"""Writes an encoder's weights into a bundle and returns the graph over them: trace, move weights, name the outputs."""
 
 import tempfile
 from collections import Counter

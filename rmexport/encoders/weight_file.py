@@ -67,7 +67,7 @@ def _plan(graph: ir.Graph, dtype: str) -> tuple[list[_Weight], bytes]:
     traced = [value for value in graph.initializers.values() if _is_weight(value)]
     named = dict(zip(_names(traced), traced, strict=True))
     layout = lay_out(
-        {name: (_stored_dtype(value, dtype), tuple(_tensor(value).shape.numpy())) for name, value in named.items()}
+        {name: (_weight_dtype(value, dtype), tuple(_tensor(value).shape.numpy())) for name, value in named.items()}
     )
     weights = [
         _Weight(named[name], name, WeightLocation(WEIGHTS, entry.begin, entry.nbytes, entry.dtype, entry.shape))
@@ -94,7 +94,7 @@ def _names(values: Sequence[ir.Value]) -> Iterator[str]:
         yield name
 
 
-def _stored_dtype(value: ir.Value, dtype: str) -> str:
+def _weight_dtype(value: ir.Value, dtype: str) -> str:
     shape = _tensor(value).shape.numpy()
     return dtype if len(shape) == 2 and min(shape) >= _NARROW else "fp32"
 
@@ -117,9 +117,9 @@ def _write(weight: _Weight, file: HashedFile) -> bool:
     good = True
     for start in range(0, source.size, _CHUNK):
         values = source[start : start + _CHUNK]
-        stored = np.empty(values.size, NUMPY_DTYPES[weight.at.dtype])
-        good &= convert(values, stored)
-        file.write_bytes(stored.tobytes())
+        converted = np.empty(values.size, NUMPY_DTYPES[weight.at.dtype])
+        good &= convert(values, converted)
+        file.write_bytes(converted.tobytes())
     return good
 
 

@@ -1,17 +1,11 @@
 """Backbones, one file each, found by `model_type`; a file here is named nowhere else.
 
-A family module has MODEL_TYPES, IGNORED (patterns of checkpoint tensors that carry no weight), `read_config(raw)`
-returning its frozen Config, and `backbone(d, config)` returning the final hidden states of the tokens
-that a head reads, fp32 [N, hidden]. EMBEDDING and LM_HEAD name those two weights.
-
-Optional: `derived(config)`, how weights are made of tensors that the checkpoint holds in another form;
-`reference_config(raw)` and `reference_tensor(config, name)`, how transformers computes the same, as which class and
-with which tensors for its parameter `name`; TIED_BY_DEFAULT and DEFAULT_PAD_ID, the values where config.json has no
-tie_word_embeddings or pad_token_id.
+A family module has FAMILY, a `Family`, which is all that others see of it.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -20,7 +14,9 @@ import onnx_ir as ir
 from rmexport.checkpoint.derived_tensors import Derived
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder_writer import DecoderWriter
-from rmruntime.modules import discover, members
+from rmruntime.modules import discover_values
+
+ROTARY_BUFFERS = (r".*rotary_emb\.inv_freq$",)  # buffers that old releases saved; computed from the config
 
 
 class FamilyConfig(Protocol):
@@ -40,25 +36,51 @@ class FamilyConfig(Protocol):
     def rope_exact(self) -> bool: ...
 
 
-class Family(Protocol):
-    """A family module."""
+def _none_derived(config: Any) -> Mapping[str, Derived]:
+    return {}
 
-    MODEL_TYPES: tuple[str, ...]
-    EMBEDDING: str
-    LM_HEAD: str
-    IGNORED: tuple[str, ...]
 
-    def read_config(self, raw: Mapping[str, Any]) -> FamilyConfig: ...
-    def backbone(self, d: DecoderWriter, config: Any) -> ir.Value: ...
+def _own_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(raw)
+
+
+def _own_tensor(config: Any, name: str) -> Derived | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What a family module states in its FAMILY.
+
+    `model_types` are the values of config.json that it answers to, `embedding` and `lm_head` the names of those two
+    weights, `ignored` patterns of checkpoint tensors that carry no weight. `tied_by_default` and `default_pad_id` are
+    the values where config.json has no tie_word_embeddings or pad_token_id.
+
+    - `read_config(raw)` returns its frozen config.
+    - `backbone(d, config)` returns the final hidden states of the tokens that a head reads, fp32 [N, hidden].
+    - `derived(config)` says how weights are made of tensors that the checkpoint holds in another form.
+    - `reference_config(raw)` and `reference_tensor(config, name)` say how transformers computes the same: as which
+      class, and with which tensors for its parameter `name`, None where the checkpoint has that parameter.
+    """
+
+    model_types: tuple[str, ...]
+    embedding: str
+    lm_head: str
+    read_config: Callable[[Mapping[str, Any]], FamilyConfig]
+    backbone: Callable[[DecoderWriter, Any], ir.Value]
+    ignored: tuple[str, ...] = ()
+    tied_by_default: bool = False
+    default_pad_id: int | None = None
+    derived: Callable[[Any], Mapping[str, Derived]] = _none_derived
+    reference_config: Callable[[Mapping[str, Any]], dict[str, Any]] = _own_config
+    reference_tensor: Callable[[Any, str], Derived | None] = _own_tensor
 
 
 @cache
 def families() -> dict[str, Family]:
     """Every family by each model_type that it answers to."""
-    found: dict[str, Family] = {}
-    for module in discover(__name__, members(Family)):
-        found |= dict.fromkeys(module.MODEL_TYPES, module)
-    return found
+    found = discover_values(__name__, "FAMILY", Family)
+    return {model_type: family for family in found for model_type in family.model_types}
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:
@@ -75,9 +97,3 @@ def family_of(raw: Mapping[str, Any]) -> Family:
         f"config.json has model_type {model_type!r}, which no family answers to{hint} "
         f"(known: {', '.join(sorted(known))}); CONTRIBUTING.md says how to add a family"
     )
-
-
-def derived_weights(family: Family, config: FamilyConfig) -> Mapping[str, Derived]:
-    """What the family's weights are made of where the checkpoint holds them in another form."""
-    describe = getattr(family, "derived", None)
-    return {} if describe is None else describe(config)

@@ -7,14 +7,11 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
 from rmexport.errors import UnsupportedModel
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("gemma",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TIED_BY_DEFAULT, DEFAULT_PAD_ID = True, 0
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 HEAD_DIM = 256  # where config.json has none
 GELU = "gelu_pytorch_tanh"
 
@@ -43,3 +40,15 @@ def _named_gelu(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first releases say "gelu" and mean the tanh form; some versions of transformers read `hidden_activation`."""
     activation(raw, "hidden_activation", known=(GELU,), default=GELU)
     return {**raw, "hidden_act": GELU} if raw.get("hidden_act") == "gelu" else raw
+
+
+FAMILY = Family(
+    model_types=("gemma",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    tied_by_default=True,
+    default_pad_id=0,
+    read_config=read_config,
+    backbone=backbone,
+)

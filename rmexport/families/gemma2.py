@@ -10,14 +10,11 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import FACTOR, LENGTH, flag, integer, number
 from rmexport.errors import UnsupportedModel
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, layer_windows
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("gemma2",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TIED_BY_DEFAULT, DEFAULT_PAD_ID = True, 0
-IGNORED = ()
 GELU = "gelu_pytorch_tanh"
 # Of absent fields; null means what it says.
 DEFAULTS = {"head_dim": 256, "num_key_value_heads": 4, "sliding_window": 4096, "query_pre_attn_scalar": 256}
@@ -52,3 +49,14 @@ def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
 def _softcap(raw: Mapping[str, Any]) -> float | None:
     name = "attn_logit_softcapping"
     return None if raw.get(name, SOFTCAP) is None else number(raw, name, FACTOR, default=SOFTCAP)
+
+
+FAMILY = Family(
+    model_types=("gemma2",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    tied_by_default=True,
+    default_pad_id=0,
+    read_config=read_config,
+    backbone=backbone,
+)

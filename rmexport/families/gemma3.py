@@ -11,14 +11,11 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import FACTOR, LAYERS, LENGTH, flag, integer, number, section
 from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, FourNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, layer_windows
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("gemma3_text", "gemma3")
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-TIED_BY_DEFAULT, DEFAULT_PAD_ID = True, 0
-IGNORED = (r"(model\.)?(vision_tower|multi_modal_projector)\..*",)  # what sees images
 GELU = "gelu_pytorch_tanh"
 # Of absent fields: a text_config beside a vision model leaves out fields with these values.
 DEFAULTS: Mapping[str, Any] = {
@@ -95,3 +92,16 @@ def _ropes(raw: Mapping[str, Any]) -> tuple[RopeConfig, RopeConfig]:
         read_rope({**length, "rope_parameters": full}, default_theta=1_000_000.0),
         read_rope({**length, "rope_parameters": local}, default_theta=10_000.0),
     )
+
+
+FAMILY = Family(
+    model_types=("gemma3_text", "gemma3"),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),  # what sees images
+    tied_by_default=True,
+    default_pad_id=0,
+    read_config=read_config,
+    backbone=backbone,
+    reference_config=reference_config,
+)

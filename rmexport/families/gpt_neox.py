@@ -11,14 +11,12 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, flag, number
 from rmexport.checkpoint.derived_tensors import Derived, TensorRows
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.partial_rotary import rotary_order
 
-MODEL_TYPES = ("gpt_neox", "gpt_neox_reward_model")  # Open-Assistant's name for its own class
-EMBEDDING, LM_HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
-IGNORED = (r".*\.attention\.(rotary_emb\.inv_freq|bias|masked_bias)$",)  # buffers that old releases saved
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
@@ -46,7 +44,7 @@ def read_config(raw: Mapping[str, Any]) -> GptNeoxConfig:
 
 
 def reference_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone alone, as transformers knows it."""
+    """The backbone alone, as transformers names it."""
     return {**raw, "model_type": "gpt_neox"}
 
 
@@ -103,3 +101,15 @@ class GptNeoxLayers(DecoderLayers):
 def backbone(d: DecoderWriter, c: GptNeoxConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(GptNeoxLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("gpt_neox", "gpt_neox_reward_model"),  # Open-Assistant's name for its own class
+    embedding="gpt_neox.embed_in.weight",
+    lm_head="embed_out.weight",
+    ignored=(r".*\.attention\.(rotary_emb\.inv_freq|bias|masked_bias)$",),  # buffers that old releases saved
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+    reference_config=reference_config,
+)

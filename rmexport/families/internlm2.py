@@ -12,14 +12,12 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
 from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorRows
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("internlm2",)
-EMBEDDING, LM_HEAD = "model.tok_embeddings.weight", "output.weight"
-DEFAULT_PAD_ID = 2
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
+_EMBEDDING = "model.tok_embeddings.weight"
 _NAMES = {
     "self_attn.o_proj": "attention.wo",
     "mlp.gate_proj": "feed_forward.w1",
@@ -43,7 +41,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 def derived(c: DecoderConfig) -> Mapping[str, Derived]:
     """Every weight of the backbone except the last norm, under Llama's names."""
-    made: dict[str, Derived] = {"model.embed_tokens.weight": TensorAlias(source=EMBEDDING)}
+    made: dict[str, Derived] = {"model.embed_tokens.weight": TensorAlias(source=_EMBEDDING)}
     projections = _projections(c)
     for i in range(c.num_hidden_layers):
         layer = f"model.layers.{i}"
@@ -89,3 +87,17 @@ def _has_bias(raw: Mapping[str, Any]) -> bool:
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("internlm2",),
+    embedding=_EMBEDDING,
+    lm_head="output.weight",
+    ignored=ROTARY_BUFFERS,
+    default_pad_id=2,
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+    reference_config=reference_config,
+    reference_tensor=reference_tensor,
+)

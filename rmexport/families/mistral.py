@@ -6,13 +6,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import LENGTH, optional_integer
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("mistral",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096}  # of absent fields; null means what it says
 
 
@@ -27,3 +25,13 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("mistral",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    read_config=read_config,
+    backbone=backbone,
+)

@@ -8,14 +8,12 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, EXPERTS, LENGTH, number, optional_integer
 from rmexport.checkpoint.derived_tensors import Derived, TensorAlias, TensorStack
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
 
-MODEL_TYPES = ("mixtral",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 _BLOCK = "block_sparse_moe"
 _EXPERTS = {
     f"{_BLOCK}.experts.{name}": f"{_BLOCK}.experts.{{}}.{theirs}.weight"
@@ -81,3 +79,15 @@ class MixtralLayers(DecoderLayers):
 def backbone(d: DecoderWriter, c: MixtralConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(MixtralLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("mixtral",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+    reference_tensor=reference_tensor,
+)

@@ -6,14 +6,10 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
-
-MODEL_TYPES = ("olmo2",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-DEFAULT_PAD_ID = 1
-IGNORED = ()
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -53,3 +49,13 @@ class _Layers(DecoderLayers):
 
     def _wide_norm(self, x: ir.Value, name: str, size: int) -> ir.Value:
         return self.d.rms_norm(self.d.widen(x), name, size, self.c.norm_eps)
+
+
+FAMILY = Family(
+    model_types=("olmo2",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    default_pad_id=1,
+    read_config=read_config,
+    backbone=backbone,
+)

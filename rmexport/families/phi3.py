@@ -7,15 +7,12 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import EPSILON, LENGTH, number, optional_integer
 from rmexport.checkpoint.derived_tensors import Derived, TensorRows
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.partial_rotary import rotary_order
 
-MODEL_TYPES = ("phi3",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-DEFAULT_PAD_ID = 32000
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 _LONGROPE = ("longrope", "su", "yarn")  # yarn too: no Phi-3 ever had the rope of that name
 _ORIGINAL_LENGTH = 4096  # of Phi3Config, where config.json has none
 
@@ -60,3 +57,15 @@ def derived(c: DecoderConfig) -> Mapping[str, Derived]:
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("phi3",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    default_pad_id=32000,
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+)

@@ -5,13 +5,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, upper_layer_windows
 from rmexport.graph.decoder_writer import DecoderWriter
-
-MODEL_TYPES = ("qwen2",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 
 
 def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
@@ -24,3 +21,13 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("qwen2",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    read_config=read_config,
+    backbone=backbone,
+)

@@ -6,13 +6,11 @@ from typing import Any
 import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
+from rmexport.families import Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields, upper_layer_windows
 from rmexport.graph.decoder_writer import DecoderWriter
 
-MODEL_TYPES = ("qwen3",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = ()
 HEAD_DIM = 128  # where config.json has none
 
 
@@ -33,3 +31,12 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("qwen3",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    read_config=read_config,
+    backbone=backbone,
+)

@@ -12,14 +12,12 @@ import onnx_ir as ir
 from rmexport.checkpoint.config_fields import EXPERTS, FEATURES, LAYERS, LENGTH, flag, optional_integer
 from rmexport.checkpoint.derived_tensors import Derived, TensorStack
 from rmexport.errors import CheckpointError
+from rmexport.families import ROTARY_BUFFERS, Family
 from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.experts import Experts, routed_experts, stacked_experts
 
-MODEL_TYPES = ("qwen3_moe",)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
-IGNORED = (r".*rotary_emb\.inv_freq$",)  # a buffer that old releases saved; computed from the config
 _EXPERTS = {f"mlp.experts.{name}": f"mlp.experts.{{}}.{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")}
 
 
@@ -101,3 +99,15 @@ class Qwen3MoeLayers(DecoderLayers):
 def backbone(d: DecoderWriter, c: Qwen3MoeConfig) -> ir.Value:
     """Final hidden states of the read tokens, fp32 [N, hidden]."""
     return decode(Qwen3MoeLayers(d, c))
+
+
+FAMILY = Family(
+    model_types=("qwen3_moe",),
+    embedding="model.embed_tokens.weight",
+    lm_head="lm_head.weight",
+    ignored=ROTARY_BUFFERS,
+    read_config=read_config,
+    backbone=backbone,
+    derived=derived,
+    reference_tensor=reference_tensor,
+)

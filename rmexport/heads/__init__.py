@@ -1,20 +1,14 @@
 """What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
 
-A head module has NAME, `claims(facts)` naming the tensors (and what config.json says) by which it recognises itself,
-and `read(facts)` giving a `Head`, a frozen dataclass with the head's settings that adds the graph's outputs and knows
-the published formula for the parity gate. DEFAULT_RECIPE, where it has one, names the recipe that says how its
-conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS are the fields of a recipe
-that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position` alone. One with FALLBACK is
-asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and it heeds that. A head that
-is known but gives no score of one conversation has `refuse(candidate)` in place of `read`, which says why.
+A head module has HEAD, a `ScoringHead`, or a `RefusedHead` where it is known but has no score of one conversation.
 """
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import onnx_ir as ir
 
@@ -25,7 +19,8 @@ from rmexport.heads._facts import Candidate, HeadFacts
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import PLAIN, Recipe, recipes
 from rmruntime.bundle.manifest import Output, PositionRule
-from rmruntime.modules import discover, members
+from rmruntime.errors import listing
+from rmruntime.modules import discover_values
 
 __all__ = [
     "HEAD_FIELDS",
@@ -33,8 +28,9 @@ __all__ = [
     "ChosenHead",
     "Head",
     "HeadFacts",
-    "HeadModule",
+    "HeadKind",
     "RefusedHead",
+    "ScoringHead",
     "check_recipe",
     "head_of",
     "heads",
@@ -45,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Head(ABC):
-    """A checkpoint's head: where it reads, what it gives, and in its own class how that is computed.
+    """A checkpoint's head: which tokens it reads, what it returns, and in its own class how that is computed.
 
     `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
     checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
@@ -71,29 +67,50 @@ class Head(ABC):
         """The published formula on torch tensors: every output by name, from `hidden[role]` [P, hidden_size]."""
 
 
-class HeadModule(Protocol):
-    """The module of a head."""
+@dataclass(frozen=True, kw_only=True)
+class HeadKind:
+    """What a head module states in its HEAD.
 
-    NAME: str
+    `claims(facts)` returns the tensors (and the facts of config.json) by which the head recognises itself.
+    `default_recipe` names the recipe that says how its conversations are written when neither the user nor the
+    repository chose one. `recipe_fields` are the fields of a recipe that it reads, of those that are a head's business
+    (HEAD_FIELDS). One with `fallback` is asked only where no other head recognises the checkpoint, or a recipe sets
+    `head_tensor` and it reads that.
+    """
 
-    def claims(self, facts: HeadFacts, /) -> tuple[str, ...]: ...
-    def read(self, facts: HeadFacts, /) -> Head: ...
+    name: str
+    claims: Callable[[HeadFacts], tuple[str, ...]]
+    default_recipe: str | None = None
+    recipe_fields: tuple[str, ...] = ("position",)
+    fallback: bool = False
 
 
-@runtime_checkable
-class RefusedHead(Protocol):
-    """The module of a head that is known and gives no score of one conversation, whatever its backbone."""
+@dataclass(frozen=True, kw_only=True)
+class ScoringHead(HeadKind):
+    """A head that returns scores: `read(facts)` returns it with the checkpoint's settings.
 
-    NAME: str
+    Raises what the head says of what it cannot use.
+    """
 
-    def claims(self, facts: Candidate, /) -> tuple[str, ...]: ...
-    def refuse(self, facts: Candidate, /) -> NoReturn: ...
+    read: Callable[[HeadFacts], Head]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedHead(HeadKind):
+    """A head that is known and gives no score of one conversation, whatever its backbone.
+
+    `refuse(candidate)` raises UnsupportedModel, which says why.
+    """
+
+    claims: Callable[[Candidate], tuple[str, ...]]
+    refuse: Callable[[Candidate], NoReturn]
 
 
 @cache
-def heads() -> dict[str, HeadModule | RefusedHead]:
-    """Every head by its NAME."""
-    return {module.NAME: module for module in discover(__name__, members(HeadModule), members(RefusedHead))}
+def heads() -> dict[str, ScoringHead | RefusedHead]:
+    """Every head by its name."""
+    kinds: list[ScoringHead | RefusedHead] = discover_values(__name__, "HEAD", ScoringHead, RefusedHead)
+    return {kind.name: kind for kind in kinds}
 
 
 HEAD_FIELDS = (
@@ -110,24 +127,23 @@ HEAD_FIELDS = (
 )
 
 
-def check_recipe(head: HeadModule | RefusedHead, recipe: Recipe, options: ExportOptions) -> None:
-    """Raise OptionError for a recipe or an option that sets what the head would not heed."""
-    heeded = getattr(head, "RECIPE_FIELDS", ("position",))
-    asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in heeded]
+def check_recipe(head: HeadKind, recipe: Recipe, options: ExportOptions) -> None:
+    """Raise OptionError for a recipe or an option that sets what the head would not read."""
+    asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in head.recipe_fields]
     if asked:
         raise OptionError(
-            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.NAME} does not know; take it out "
-            f"(it heeds {', '.join(heeded)})"
+            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.name} does not know; take it out "
+            f"(it reads {', '.join(head.recipe_fields)})"
         )
-    if options.score_label is not None and "score_label" not in heeded:
-        raise OptionError(f"the head {head.NAME} has one score: leave out --score-label {options.score_label}")
+    if options.score_label is not None and "score_label" not in head.recipe_fields:
+        raise OptionError(f"the head {head.name} has one score: leave out --score-label {options.score_label}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenHead:
     """A head, why it is this one, and the facts that it reads: under its own recipe where nobody chose one."""
 
-    module: HeadModule | RefusedHead
+    kind: ScoringHead | RefusedHead
     reason: str
     facts: HeadFacts
 
@@ -139,18 +155,17 @@ def head_of(facts: HeadFacts) -> ChosenHead:
     several, naming the candidates and `--recipe`; OptionError for a recipe that names no head.
     """
     name, reason = _chosen(facts)
-    module = heads()[name]
-    facts = facts.with_default_recipe(getattr(module, "DEFAULT_RECIPE", None))
-    return ChosenHead(module=module, reason=reason, facts=facts)
+    kind = heads()[name]
+    return ChosenHead(kind=kind, reason=reason, facts=facts.with_default_recipe(kind.default_recipe))
 
 
 def read_head(chosen: ChosenHead) -> Head:
     """A chosen head with its settings. Raises as `check_recipe` does, and what the head says of what it cannot use."""
-    module, facts = chosen.module, chosen.facts
-    check_recipe(module, facts.recipe or PLAIN, facts.options)
-    if isinstance(module, RefusedHead):
-        module.refuse(facts)
-    return module.read(facts)
+    kind, facts = chosen.kind, chosen.facts
+    check_recipe(kind, facts.recipe or PLAIN, facts.options)
+    if isinstance(kind, RefusedHead):
+        kind.refuse(facts)
+    return kind.read(facts)
 
 
 def _chosen(facts: HeadFacts) -> tuple[str, str]:
@@ -168,8 +183,8 @@ def _chosen(facts: HeadFacts) -> tuple[str, str]:
 
 def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
     """What each head claims, of those that claim anything."""
-    asked = [head for head in heads().values() if getattr(head, "FALLBACK", False) == fallback]
-    found = {head.NAME: frozenset(head.claims(facts)) for head in asked}
+    asked = [head for head in heads().values() if head.fallback == fallback]
+    found = {head.name: frozenset(head.claims(facts)) for head in asked}
     return {name: claimed for name, claimed in found.items() if claimed}
 
 
@@ -187,8 +202,7 @@ def _named(recipe: Recipe, name: str) -> str:
 
 
 def _reason(claims: Mapping[str, frozenset[str]], chosen: str) -> str:
-    shown = sorted(claims[chosen])
-    there = ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+    there = listing(sorted(claims[chosen]), most=6)
     others = sorted(set(claims) - {chosen})
     return f"the checkpoint has {there}" + (f" (more than {', '.join(others)} accounts for)" if others else "")
 

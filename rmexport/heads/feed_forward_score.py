@@ -5,11 +5,10 @@ reads before the first pad) and Qwen2.5-Math-RM-72B, WorldPM (Qwen2ForRewardMode
 """
 
 from rmexport.graph.feed_forward import read_feed_forward
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 from rmexport.prompt.score_position import EndRule
 
-NAME = "feed_forward_score"
 LAYERS = ("score.0", "score.2")
 BEFORE_FIRST_PAD = "INFORMForSequenceClassification"  # the class that reads there
 
@@ -30,3 +29,10 @@ def read(facts: HeadFacts) -> LinearHead:
         value=read_feed_forward(facts.tensors, LAYERS, facts.hidden_size),
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="feed_forward_score",
+    claims=claims,
+    read=read,
+)

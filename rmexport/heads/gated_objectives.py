@@ -16,12 +16,10 @@ from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output, PositionRule
 
-NAME = "gated_objectives"
-RECIPE_FIELDS = ("objectives",)
 REGRESSION, TRANSFORM, SCALE = "regression_layer.weight", "reward_transform_matrix", "gating.logit_scale"
 
 PUBLISHED_OBJECTIVES = (  # in the order of the checkpoint's rows (RLHFlow/RLHF-Reward-Modeling, armo-rm/README.md)
@@ -117,3 +115,11 @@ def _gate_layers(facts: HeadFacts) -> FeedForward:
     if gate.layers[-1].outputs != rows:
         raise CheckpointError(f"the gate ends in {gate.layers[-1].outputs} outputs, expected {rows}, one an objective")
     return gate
+
+
+HEAD = ScoringHead(
+    name="gated_objectives",
+    recipe_fields=("objectives",),
+    claims=claims,
+    read=read,
+)

@@ -8,9 +8,8 @@ sum_k b_k (v_c[2k] v_r[2k+1] - v_c[2k+1] v_r[2k]).
 from typing import NoReturn
 
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import Candidate
+from rmexport.heads import Candidate, RefusedHead
 
-NAME = "general_preference"
 VALUE, PROMPT = "value_head.weight", "prompt_head.weight"
 
 
@@ -32,3 +31,10 @@ def refuse(candidate: Candidate) -> NoReturn:
         "answer alone has no score; the published code has variants (length 1 or not, scaled by sqrt(hidden) or by "
         "half the dimensions) that config.json does not tell apart, and replaces the last token by eos"
     )
+
+
+HEAD = RefusedHead(
+    name="general_preference",
+    claims=claims,
+    refuse=refuse,
+)

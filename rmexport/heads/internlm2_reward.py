@@ -5,10 +5,9 @@ Source: internlm/internlm2-*-reward, modeling_internlm2.py (`get_score`); reward
 """
 
 from rmexport.checkpoint.config_fields import VOCABULARY, Range, integer
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 
-NAME = "internlm2_reward"
 LAYER, EMBEDDING = "v_head", "tok_embeddings.weight"
 
 
@@ -28,3 +27,10 @@ def read(facts: HeadFacts) -> LinearHead:
         append=(integer(facts.config, "reward_token_id", token_ids),),
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="internlm2_reward",
+    claims=claims,
+    read=read,
+)

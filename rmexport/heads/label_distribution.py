@@ -17,10 +17,9 @@ from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "label_distribution"
 LEVELS = 10
 REGRESSION = tuple(f"regression_layer.network.{i}" for i in (0, 2, 4))
 GATING = tuple(f"gating_layer.network.{i}" for i in (0, 3, 6))  # a dropout stands behind each activation
@@ -96,3 +95,10 @@ def read(facts: HeadFacts) -> LabelDistribution:
         temperature=temperature,
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="label_distribution",
+    claims=claims,
+    read=read,
+)

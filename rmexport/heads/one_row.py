@@ -6,13 +6,10 @@ at the last token before padding); trainers of one's own differ from it in the n
 
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import linear_value
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "one_row"
-FALLBACK = True
-RECIPE_FIELDS = ("position", "head_tensor", "drop_bias")
 UNDESCRIBED = "LlamaRewardModel"  # Ziya's class, whose scores nobody has described, has UltraRM's name
 
 
@@ -76,3 +73,12 @@ def _notes(layer: str, others: list[str], *, bias: bool, kept: bool) -> tuple[st
     if others:
         notes.append(f"{', '.join(others)}, of one row too, left out")
     return tuple(notes)
+
+
+HEAD = ScoringHead(
+    name="one_row",
+    recipe_fields=("position", "head_tensor", "drop_bias"),
+    fallback=True,
+    claims=claims,
+    read=read,
+)

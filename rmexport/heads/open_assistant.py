@@ -5,10 +5,9 @@ score = out_proj(h[last attended]).
 """
 
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 
-NAME = "open_assistant"
 LAYER = "out_proj"
 
 
@@ -32,3 +31,10 @@ def read(facts: HeadFacts) -> LinearHead:
         value=facts.linear_value(LAYER),
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="open_assistant",
+    claims=claims,
+    read=read,
+)

@@ -16,10 +16,8 @@ from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, flag, number
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 
-NAME = "openrlhf"
-RECIPE_FIELDS = ("position", "normalize")
 PREFIX, DEFAULT_PREFIX = "value_head_prefix", "value_head"
 FOREIGN_CLASS = "LlamaRewardModel"  # UltraRM's and Ziya's, never OpenRLHF's
 
@@ -90,3 +88,11 @@ def _notes(facts: HeadFacts, *, normalize: bool) -> tuple[str, ...]:
     if normalize or "mean" not in facts.config:
         return ()
     return ("config.json has a mean and std of rewards, the score is raw (--recipe openrlhf-normalized applies them)",)
+
+
+HEAD = ScoringHead(
+    name="openrlhf",
+    recipe_fields=("position", "normalize"),
+    claims=claims,
+    read=read,
+)

@@ -7,9 +7,7 @@ on the states of three prefix tokens, source with each candidate; left minus rig
 from typing import NoReturn
 
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import Candidate
-
-NAME = "pair_ranker"
+from rmexport.heads import Candidate, RefusedHead
 
 
 def claims(candidate: Candidate) -> tuple[str, ...]:
@@ -24,3 +22,10 @@ def refuse(candidate: Candidate) -> NoReturn:
         "each with special tokens of its own, from both sides (an encoder), and gives the difference of the two; a "
         "candidate alone has no score, and no layout of this format writes its input"
     )
+
+
+HEAD = RefusedHead(
+    name="pair_ranker",
+    claims=claims,
+    refuse=refuse,
+)

@@ -7,9 +7,8 @@ from typing import NoReturn
 
 from rmexport.checkpoint.config_fields import ROPE_BASE, number, section
 from rmexport.errors import UnsupportedModel
-from rmexport.heads import Candidate
+from rmexport.heads import Candidate, RefusedHead
 
-NAME = "polar"
 WEIGHT, ARCHITECTURE = "v_head.weight", "InternLM2ForRewardModel"
 REWARD_ROPE_THETA = 1e6  # of internlm2-reward; POLAR-7B's base has 5e7
 
@@ -32,3 +31,10 @@ def refuse(candidate: Candidate) -> NoReturn:
         "scores an answer by how well it agrees with a reference answer to the same prompt, and records carry no "
         "reference. If it is a plain InternLM2 reward model, say so with --recipe internlm2-reward"
     )
+
+
+HEAD = RefusedHead(
+    name="polar",
+    claims=claims,
+    refuse=refuse,
+)

@@ -13,11 +13,9 @@ import onnx_ir as ir
 
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "process_reward"
-DEFAULT_RECIPE = "qwen2.5-math-prm"
 LAYERS = ("score.0", "score.2")
 
 
@@ -62,3 +60,11 @@ def read(facts: HeadFacts) -> ProcessReward:
         layers=read_feed_forward(facts.tensors, LAYERS, facts.hidden_size),
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="process_reward",
+    default_recipe="qwen2.5-math-prm",
+    claims=claims,
+    read=read,
+)

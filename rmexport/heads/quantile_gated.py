@@ -18,13 +18,10 @@ from rmexport.checkpoint.config_fields import FACTOR, LABELS, integer, number, o
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output
 
-NAME = "quantile_gated"
-DEFAULT_RECIPE = "qrm"
-RECIPE_FIELDS = ("position", "objectives")
 REGRESSION, TRANSFORM, SCALE = "regression_layer.weight", "reward_transform_matrix", "gating.logit_scale"
 EPSILON = 1e-5  # torch's for BatchNorm1d, which the published class leaves as it is
 
@@ -172,3 +169,12 @@ def _checked_norm(tensors: Mapping[str, TensorInfo], name: str, size: int) -> st
             found = "missing" if info is None else f"of shape {list(info.shape)}"
             raise CheckpointError(f"{name}.{part} is {found}, expected [{size}], a BatchNorm behind a layer of {size}")
     return name
+
+
+HEAD = ScoringHead(
+    name="quantile_gated",
+    default_recipe="qrm",
+    recipe_fields=("position", "objectives"),
+    claims=claims,
+    read=read,
+)

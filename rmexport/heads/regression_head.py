@@ -4,11 +4,11 @@ Source: openbmb/UltraRM-13b's model card (`LlamaRewardModel`) and openbmb/Eurus-
 score = regression_head(h[last attended]), no bias. IDEA-CCNL's Ziya has a class of the same name with another head.
 """
 
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 
-NAME = "regression_head"
-WEIGHT = "regression_head.weight"
+LAYER = "regression_head"
+WEIGHT = f"{LAYER}.weight"
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -21,6 +21,13 @@ def read(facts: HeadFacts) -> LinearHead:
     facts.tensor(WEIGHT)
     return LinearHead(
         positions={"score": facts.score_rule("last")},
-        value=facts.linear_value(NAME),
+        value=facts.linear_value(LAYER),
         ignored=(facts.lm_head,),
     )
+
+
+HEAD = ScoringHead(
+    name="regression_head",
+    claims=claims,
+    read=read,
+)

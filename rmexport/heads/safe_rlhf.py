@@ -14,10 +14,8 @@ from rmexport.checkpoint.config_fields import DEVIATION, STATISTIC, Range, flag,
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 
-NAME = "safe_rlhf"
-RECIPE_FIELDS = ("position", "negate")
 LAYER, MEAN, VARIANCE = "score_head", "normalizer.mean", "normalizer.var"
 EPSILON = 1e-8
 
@@ -105,3 +103,11 @@ def _notes(kind: str, *, negate: bool) -> tuple[str, ...]:
     if kind != "cost" or negate:
         return ()
     return ("a cost model: the higher the score, the more harmful the answer (--recipe beaver-cost negates it)",)
+
+
+HEAD = ScoringHead(
+    name="safe_rlhf",
+    recipe_fields=("position", "negate"),
+    claims=claims,
+    read=read,
+)

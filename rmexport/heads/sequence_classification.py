@@ -10,11 +10,9 @@ from rmexport.checkpoint.config_fields import LABELS, Range, optional_integer, s
 from rmexport.checkpoint.label_names import label_names
 from rmexport.errors import OptionError
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "sequence_classification"
-RECIPE_FIELDS = ("position", "score_label", "drop_bias")
 WEIGHT, BIAS = "score.weight", "score.bias"
 
 
@@ -98,3 +96,11 @@ def _notes(facts: HeadFacts, rows: int, score_row: int | None) -> tuple[str, ...
     if facts.pad_id is None:
         notes.append("config.json has no pad_token_id: the last token is scored")
     return tuple(notes)
+
+
+HEAD = ScoringHead(
+    name="sequence_classification",
+    recipe_fields=("position", "score_label", "drop_bias"),
+    claims=claims,
+    read=read,
+)

@@ -6,11 +6,10 @@ second time under `model.model.`; its example takes PAD_ID from a tokenizer call
 that it reads padding in a batch, and the last token, as here, of a conversation alone.
 """
 
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 from rmruntime.bundle.manifest import PositionRule
 
-NAME = "starling"
 LAYER, BACKBONE = "v_head", "transformer."
 PAD_ID = 0  # <unk> of Llama 2 and Yi; the class has it as a constant, whatever config.json says
 
@@ -37,3 +36,10 @@ def _position(facts: HeadFacts) -> PositionRule:
     if facts.recipe is not None and facts.recipe.position is not None:
         return facts.score_rule(facts.recipe.position)
     return PositionRule(rule="before_first_pad", pad_id=PAD_ID)
+
+
+HEAD = ScoringHead(
+    name="starling",
+    claims=claims,
+    read=read,
+)

@@ -12,11 +12,9 @@ import onnx_ir as ir
 
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "token_classification"
-DEFAULT_RECIPE = "trl-prm"
 LABELS = 2  # wrong, right
 SUFFIX = "ForTokenClassification"
 LAYERS = ("score", "classifier")  # families of transformers name it one way or the other
@@ -79,3 +77,11 @@ def read(facts: HeadFacts) -> StepClassification:
 
 def _layer(facts: HeadFacts) -> str | None:
     return next((layer for layer in LAYERS if f"{layer}.weight" in facts.tensors), None)
+
+
+HEAD = ScoringHead(
+    name="token_classification",
+    default_recipe="trl-prm",
+    claims=claims,
+    read=read,
+)

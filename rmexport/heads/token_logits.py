@@ -15,11 +15,9 @@ from rmexport.checkpoint.config_fields import FACTOR, number
 from rmexport.checkpoint.derived_tensors import TensorRows
 from rmexport.errors import CheckpointError, OptionError, UnsupportedModel
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "token_logits"
-RECIPE_FIELDS = ("position", "tokens", "token_ids")
 WEIGHT = "token_logits.weight"
 
 
@@ -121,3 +119,11 @@ def _source(facts: HeadFacts) -> str:
     raise CheckpointError(
         f"no {facts.lm_head} and tie_word_embeddings is not set: this is not a causal LM's checkpoint"
     )
+
+
+HEAD = ScoringHead(
+    name="token_logits",
+    recipe_fields=("position", "tokens", "token_ids"),
+    claims=claims,
+    read=read,
+)

@@ -4,11 +4,10 @@ Source: volcengine/verl, the reward model worker: num_labels 1, the value at arg
 which is the last token.
 """
 
-from rmexport.heads import HeadFacts
+from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "token_value"
 SUFFIX = "ForTokenClassification"
 LAYERS = ("score", "classifier")  # families of transformers name it one way or the other
 
@@ -36,3 +35,10 @@ def read(facts: HeadFacts) -> LinearHead:
 
 def _layer(facts: HeadFacts) -> str | None:
     return next((layer for layer in LAYERS if f"{layer}.weight" in facts.tensors), None)
+
+
+HEAD = ScoringHead(
+    name="token_value",
+    claims=claims,
+    read=read,
+)

@@ -14,11 +14,9 @@ import onnx_ir as ir
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "uncertainty_weighted"
-RECIPE_FIELDS = ("position", "objectives")
 SCORE = "score"
 WEIGHTING = ("weights.fc.0", "weights.fc.2", "weights.fc.4")
 
@@ -75,3 +73,11 @@ def read(facts: HeadFacts) -> UncertaintyWeighted:
         hidden_size=facts.hidden_size,
         weighting=weighting,
     )
+
+
+HEAD = ScoringHead(
+    name="uncertainty_weighted",
+    recipe_fields=("position", "objectives"),
+    claims=claims,
+    read=read,
+)

@@ -16,11 +16,9 @@ import onnx_ir as ir
 from rmexport.errors import CheckpointError
 from rmexport.graph.feed_forward import FeedForward, read_feed_forward
 from rmexport.graph.head_writer import HeadWriter
-from rmexport.heads import Head, HeadFacts
+from rmexport.heads import Head, HeadFacts, ScoringHead
 from rmruntime.bundle.manifest import Output
 
-NAME = "value_head"
-RECIPE_FIELDS = ("position", "activation")
 LAYER = r"(v_head\.summary(?:\.\d+)?)\.weight"
 
 
@@ -78,3 +76,11 @@ def _layer_names(facts: HeadFacts) -> list[str]:
     """Full names less `.weight`, in order: `v_head.summary`, or `v_head.summary.0`, `.2`, ..."""
     names = [found[1] for name in facts.tensors if (found := re.fullmatch(LAYER, name))]
     return sorted(names, key=lambda name: int(name.rpartition(".")[2]) if name[-1].isdigit() else -1)
+
+
+HEAD = ScoringHead(
+    name="value_head",
+    recipe_fields=("position", "activation"),
+    claims=claims,
+    read=read,
+)

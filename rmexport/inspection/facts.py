@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import Checkpoint, check_weights, open_checkpoint
+from rmexport.encoders import is_encoder, read_encoder_spec
 from rmexport.options import ExportOptions
-from rmexport.spec.description import Description, read_description
+from rmexport.spec import CheckpointSpec, read_spec
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.engine_record import RECORD_NAME, compiled_engines, manifest_digest, read_record
+from rmruntime.bundle.graph_seal import Scoring
 from rmruntime.bundle.manifest import MANIFEST_NAME, Graph, Output, PositionRule, Quantization
 from rmruntime.errors import BundleError
 
@@ -21,32 +23,31 @@ def inspect(path: str, options: ExportOptions, *, full: bool = False) -> dict[st
     if (Path(path) / MANIFEST_NAME).is_file():
         return _bundle_facts(Bundle.open(Path(path), check="full" if full else "fast"))
     checkpoint = open_checkpoint(path, revision=options.revision)
-    facts = _checkpoint_facts(checkpoint, read_description(checkpoint, options))
+    read = read_encoder_spec if is_encoder(checkpoint.config) else read_spec
+    facts = _checkpoint_facts(checkpoint, read(checkpoint, options))
     if full:
         facts["not_finite"] = [asdict(fault) for fault in check_weights(checkpoint)]
     return facts
 
 
-def _checkpoint_facts(checkpoint: Checkpoint, found: Description) -> dict[str, Any]:
+def _checkpoint_facts(checkpoint: Checkpoint, spec: CheckpointSpec) -> dict[str, Any]:
     return {
         "kind": "checkpoint",
         "path": str(checkpoint.folder),
         "repo": checkpoint.repo,
         "revision": checkpoint.revision,
-        "family": found.family,
-        "head": found.head,
-        "recipe": found.recipe,
-        "dtype": found.dtype,
-        "quantization": _quantization(found.quantization),
+        "family": spec.family_name,
+        "head": spec.head_name,
+        "recipe": spec.recipe.name if spec.recipe else None,
+        "dtype": spec.dtype,
+        "quantization": _quantization(spec.quantization),
         "dtypes_on_disk": _dtypes(checkpoint),
-        **asdict(found.backbone),
+        **asdict(spec.backbone),
         "tensors": len(checkpoint.tensors),
         "bytes": sum(t.nbytes for t in checkpoint.tensors.values()),
-        "format": _format(found.format.layout, found.format.bos, found.format.unit),
-        "positions": {role: _position(rule) for role, rule in found.positions.items()},
-        "outputs": [_output(output) for output in found.outputs],
-        "because": dict(found.because),
-        "notes": list(found.notes),
+        **_scoring_facts(spec),
+        "because": dict(spec.because),
+        "notes": list(spec.notes),
     }
 
 
@@ -61,14 +62,22 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "dtype": manifest.dtype,
         "quantization": _quantization(manifest.quantization),
         **asdict(manifest.backbone),
-        "format": _format(manifest.format.layout, manifest.format.bos, manifest.format.unit),
-        "positions": {role: _position(rule) for role, rule in manifest.positions.items()},
-        "outputs": [_output(output) for output in manifest.outputs],
+        **_scoring_facts(manifest),
         "graphs": [_graph(graph) for graph in manifest.graphs],
         "engines": [_engine(folder, bundle.folder) for folder in compiled_engines(bundle.folder)],
         "bytes": sum(f.size for f in manifest.files),
         "options": dict(manifest.options),
         "notes": list(manifest.notes),
+    }
+
+
+def _scoring_facts(scoring: Scoring) -> dict[str, Any]:
+    """How conversations become tokens, which tokens are scored, and what that returns."""
+    form = scoring.format
+    return {
+        "format": f"{form.layout}, BOS {form.bos}, a {form.unit} at a time",
+        "positions": {role: _position(rule) for role, rule in scoring.positions.items()},
+        "outputs": [_output(output) for output in scoring.outputs],
     }
 
 
@@ -106,10 +115,6 @@ def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:
     return held
 
 
-def _format(layout: str, bos: str, unit: str) -> str:
-    return f"{layout}, BOS {bos}, a {unit} at a time"
-
-
 def _position(rule: PositionRule) -> str:
     details = [f"pad id {rule.pad_id}"] if rule.pad_id is not None else []
     details += [f"{rule.text!r} = {list(rule.tokens)}"] if rule.tokens else []
@@ -122,7 +127,7 @@ def _output(output: Output) -> str:
 
 
 def text(facts: dict[str, Any]) -> str:
-    """The facts as aligned lines; lists get a line an entry."""
+    """The facts as aligned lines; lists get one line per entry."""
     width = max(len(key) for key in facts)
     lines = []
     for key, value in facts.items():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from rmexport.output.staging_folder import Notify, ignore
+from rmruntime.commands.progress_bars import DELAY
 
-DELAY = 1.0  # seconds before a bar shows
 Advance = Callable[[int], object]
 Bars = Callable[[str, int, str], AbstractContextManager[Advance]]
 

@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmexport.checkpoint import Checkpoint, TokenizerFiles
+from rmexport.checkpoint import Checkpoint
 from rmexport.checkpoint.config_fields import TOKEN_ID, Range, architectures, flag, optional_integer
 from rmexport.checkpoint.derived_tensors import (
     Derived,
@@ -18,49 +17,55 @@ from rmexport.checkpoint.derived_tensors import (
     sources_of,
 )
 from rmexport.checkpoint.quantized_tensors import refuse_quantized
-from rmexport.checkpoint.stored_dtype import choose_dtype
 from rmexport.dialects import dialects
 from rmexport.errors import OptionError, UnsupportedModel
-from rmexport.families import Family, FamilyConfig, derived_weights, family_of
+from rmexport.families import Family, FamilyConfig, family_of
 from rmexport.graph.decoder_writer import DecoderWriter
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.head_writer import HeadWriter
 from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import GraphWriter
-from rmexport.heads import Candidate, Head, HeadFacts, head_of, read_head, refuse_known
+from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
-from rmexport.prompt.recipe import Recipe, recipe_for
+from rmexport.prompt.recipe import recipe_for
+from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import WeightLocation, WeightSpec
 from rmexport.weights.quantization import BLOCK, SCALE_SUFFIX, Quantized, scheme_for
 from rmexport.weights.weight_spec import WeightRequest
-from rmruntime.bundle.manifest import Backbone, Format, Quantization, Scheme
+from rmruntime.bundle.manifest import Backbone, Output, PositionRule, Quantization, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """A checkpoint understood.
+class ModelSpec(CheckpointSpec):
+    """A checkpoint whose graphs are built: a backbone written in our operations, and its head.
 
-    `requests` are the weights that the graphs read, by name; `reason` says why it is this head; `prefixes` where the
-    checkpoint keeps what the family knows under another name.
+    `requests` are the weights that the graphs read, by name; `prefixes` say where the checkpoint keeps what the family
+    has under another name.
     """
 
     family: Family
     config: FamilyConfig
-    head_name: str
     head: Head
-    reason: str
     prefixes: Mapping[str, str]
-    recipe: Recipe | None
-    dtype: str
-    format: Format
-    backbone: Backbone
-    tokenizer: TokenizerFiles
     requests: Mapping[str, WeightRequest]
     weights: tuple[WeightSpec, ...]
-    quantization: Quantization | None
-    notes: tuple[str, ...]
+
+    @property
+    def positions(self) -> Mapping[str, PositionRule]:
+        """The head's."""
+        return self.head.positions
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The head's."""
+        return self.head.outputs
+
+    @property
+    def score(self) -> str | None:
+        """The head's."""
+        return self.head.score
 
 
 def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
@@ -73,12 +78,12 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     family = _family(candidate)
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
-    name, facts, head = chosen.module.NAME, chosen.facts, read_head(chosen)
-    prefixes = {**found_prefix(family.EMBEDDING, checkpoint.tensors), **head.prefixes}
-    check_layers(config.num_hidden_layers, rename(family.EMBEDDING, prefixes), checkpoint.tensors)
+    name, facts, head = chosen.kind.name, chosen.facts, read_head(chosen)
+    prefixes = {**found_prefix(family.embedding, checkpoint.tensors), **head.prefixes}
+    check_layers(config.num_hidden_layers, rename(family.embedding, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head)
-    made = _made(requests, {**derived_weights(family, config), **head.derived}, prefixes)
-    ignored = [re.compile(p) for p in (*family.IGNORED, *map(_as_pattern, head.ignored))]
+    made = _made(requests, {**family.derived(config), **head.derived}, prefixes)
+    ignored = [re.compile(p) for p in (*family.ignored, *map(_as_pattern, head.ignored))]
     check_binding(requests, checkpoint.tensors, made, ignored, heads=[t.name for t in facts.one_row_layers.values()])
     dtype = _dtype(checkpoint, requests, made, options)
     weights = _quantized(_weights(checkpoint, requests, made, dtype), requests, options.quantize)
@@ -86,20 +91,21 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     if mixed := sorted({output.per for output in head.outputs} - {layout.unit}):
         raise OptionError(f"the recipe's unit is {layout.unit!r}, its head {name} scores a {mixed[0]} at a time")
     return ModelSpec(
-        family=family,
-        config=config,
+        family_name=family.model_types[0],
         head_name=name,
-        head=head,
-        reason=chosen.reason,
-        prefixes=prefixes,
         recipe=facts.recipe,
         dtype=dtype,
-        format=layout,
         backbone=_backbone(checkpoint.config, config, requests),
+        format=layout,
         tokenizer=facts.tokenizer,
+        because=_because(chosen),
+        quantization=_quantization(weights, options.quantize),
+        family=family,
+        config=config,
+        head=head,
+        prefixes=prefixes,
         requests=requests,
         weights=weights,
-        quantization=_quantization(weights, options.quantize),
         notes=(*checkpoint.notes, *head.notes, *format_notes, *facts.tokenizer.notes),
     )
 
@@ -114,9 +120,20 @@ def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
     )
 
 
+def _because(chosen: ChosenHead) -> dict[str, str]:
+    """Why the checkpoint is of this family, head and format."""
+    facts = chosen.facts
+    template = "its chat template" if facts.tokenizer.template else "no chat template: conversations come rendered"
+    return {
+        "family": family_reason(str(facts.config["model_type"])),
+        "head": chosen.reason,
+        "format": f"the recipe {facts.recipe.name}" if facts.recipe else template,
+    }
+
+
 def _facts(candidate: Candidate, family: Family, config: FamilyConfig) -> HeadFacts:
     """The candidate beside what its family says."""
-    tied = {"tie_word_embeddings": getattr(family, "TIED_BY_DEFAULT", False), **candidate.config}
+    tied = {"tie_word_embeddings": family.tied_by_default, **candidate.config}
     return HeadFacts(
         config=candidate.config,
         tensors=candidate.tensors,
@@ -124,8 +141,8 @@ def _facts(candidate: Candidate, family: Family, config: FamilyConfig) -> HeadFa
         recipe=candidate.recipe,
         options=candidate.options,
         hidden_size=config.hidden_size,
-        embedding=family.EMBEDDING,
-        lm_head=family.LM_HEAD,
+        embedding=family.embedding,
+        lm_head=family.lm_head,
         tied=flag(tied, "tie_word_embeddings"),
         pad_id=_pad_id(candidate.config, family),
     )
@@ -135,7 +152,7 @@ def _pad_id(raw: Mapping[str, Any], family: Family) -> int | None:
     """As transformers has it: of the text's own config where there is one, the family's default where it is absent."""
     text = raw.get("text_config")
     own = text if isinstance(text, dict) else raw
-    stated = {"pad_token_id": getattr(family, "DEFAULT_PAD_ID", None), **own}
+    stated = {"pad_token_id": family.default_pad_id, **own}
     pad_id = optional_integer(stated, "pad_token_id", Range(-1, TOKEN_ID.most))
     return None if pad_id == -1 else pad_id  # which Llama 1 says, and no token is
 
@@ -190,11 +207,8 @@ def _dtype(
     options: ExportOptions,
 ) -> str:
     """`choose_dtype` of the backbone's weights."""
-    held: Counter[str] = Counter()
-    for name in (name for name, request in requests.items() if not request.in_fp32):
-        for source in sources_of(made[name]):
-            held[checkpoint.tensors[source].dtype] += checkpoint.tensors[source].nbytes
-    return choose_dtype(held, options)
+    sources = (source for name, request in requests.items() if not request.in_fp32 for source in sources_of(made[name]))
+    return choose_dtype((checkpoint.tensors[source] for source in sources), options)
 
 
 def _made(

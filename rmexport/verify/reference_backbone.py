@@ -61,7 +61,7 @@ class _Parameters:
     ) -> None:
         self._checkpoint, self._prefixes, self._dtype = checkpoint, spec.prefixes, dtype
         self._prefix, self._config, self._device = prefix, spec.config, device
-        self._made: Callable[[Any, str], Derived | None] | None = getattr(spec.family, "reference_tensor", None)
+        self._made: Callable[[Any, str], Derived | None] = spec.family.reference_tensor
 
     def read(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A parameter; a stack of tensors takes its shape. Raises CheckpointError for a tensor that is not there."""
@@ -73,11 +73,9 @@ class _Parameters:
         return as_tensor(read_derived(self._checkpoint, self._parts(name))[rows], self._dtype, self._device)
 
     def _parts(self, name: str) -> Derived:
-        stored = rename(self._prefix + name, self._prefixes)
-        made = None
-        if self._made is not None and stored not in self._checkpoint.tensors:
-            made = self._made(self._config, name)
-        return renamed(made, self._prefixes) if made else TensorAlias(source=stored)
+        own = rename(self._prefix + name, self._prefixes)
+        made = self._made(self._config, name) if own not in self._checkpoint.tensors else None
+        return renamed(made, self._prefixes) if made else TensorAlias(source=own)
 
 
 class _Recorder(nn.Module):  # type: ignore[misc] # torch is untyped here
@@ -216,7 +214,7 @@ def largest(peaks: Sequence[Mapping[str, float]]) -> tuple[LayerPeak, ...]:
 
 def _config(checkpoint: Checkpoint, spec: ModelSpec) -> Any:
     """The configuration that transformers gets: the checkpoint's, or what its family makes of it."""
-    raw = dict(getattr(spec.family, "reference_config", dict)(checkpoint.config))
+    raw = dict(spec.family.reference_config(checkpoint.config))
     for name in ("auto_map", "quantization_config"):
         raw.pop(name, None)
     return transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)

@@ -1,4 +1,4 @@
-"""Runs what is written and hashed, several at a time, and stops all when one fails or the user interrupts."""
+"""Writes and hashes files, several at a time, and stops all when one fails or the user interrupts."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ _WORKERS = 4  # at most; each holds five buffers of a megabyte
 
 @dataclass(frozen=True)
 class Job:
-    """`run` handles `size` bytes, advances the monitor by as many, and gives their sha256."""
+    """`run` handles `size` bytes, advances the monitor by as many, and returns their sha256."""
 
     name: str
     size: int

@@ -2,7 +2,7 @@
 
 - int8: codes -127 to 127, a scale a row (output channel).
 - fp8: e4m3 numbers, a scale a row.
-- int4: codes -8 to 7, stored as code + 8 two a byte, the first in the low bits; a scale for each 32 columns of a row.
+- int4: codes -8 to 7, stored as code + 8, two per byte, the first in the low bits; a scale per 32 columns of a row.
   This is the layout of ONNX Runtime's MatMulNBits, and of ONNX's UINT4.
 
 A scale has the dtype of the bundle, and codes are made for the scale as it was rounded to that. What errs least was
@@ -25,7 +25,7 @@ Part = Literal["codes", "scale"]
 Floats = NDArray[np.float32]
 
 BLOCK = 32  # columns with one scale in int4; ONNX Runtime's fused CUDA kernels take this one alone
-SCALE_SUFFIX = "_scale"  # behind the name of the codes, as in compressed-tensors
+SCALE_SUFFIX = "_scale"  # after the name of the codes, as in compressed-tensors
 _CLIPS = (1.0, 0.95, 0.9)
 _CODES: dict[Scheme, str] = {"int8": "int8", "fp8": "fp8_e4m3", "int4": "uint8"}
 _LARGEST: dict[Scheme, float] = {"int8": 127.0, "fp8": 448.0, "int4": -8.0}
@@ -70,7 +70,7 @@ def choose_scales(rows: Floats, how: Quantized) -> Array:
 
 
 def encode(rows: Floats, scales: Array, how: Quantized) -> Array:
-    """The codes of some rows as they are stored, with scales that `choose_scales` gave."""
+    """The codes of some rows as they are stored, with scales that `choose_scales` returned."""
     blocks = _blocked(rows, how)
     scaled = blocks / scales.astype(np.float32)[..., None]
     if how.scheme == "fp8":

@@ -10,6 +10,7 @@ from rmexport.errors import CheckpointError, OptionError
 from rmexport.options import ExportOptions
 from rmexport.weights.safetensors_layout import lay_out
 from rmexport.weights.weight_spec import WeightLocation, WeightSpec
+from rmruntime.errors import listing
 
 SHARD_BYTES = 5_000_000_000  # the most that a new shard has; the Hub's own have this size
 # Shards are written in parallel, so a model that would fit into one gets a few.
@@ -132,7 +133,7 @@ def _check_linkable(checkpoint: Checkpoint, wanted: Iterable[WeightSpec]) -> Non
     held = [(w, infos[w.sources[0]].dtype) for w in wanted if w.is_whole]
     other = [f"{w.name} ({dtype} to {w.dtype})" for w, dtype in held if dtype != w.dtype]
     if other:
-        shown = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        shown = listing(other, most=5)
         raise OptionError(f"--weights link cannot change the dtype of {shown}: use --weights copy, or --dtype auto")
 
 

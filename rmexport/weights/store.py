@@ -128,7 +128,7 @@ def _source_job(name: str) -> str:
 
 
 def _run(jobs: Sequence[Job], taken: Iterable[Entry], reports: Reports) -> dict[str, str]:
-    """The sha256 that each job gives, by name."""
+    """The sha256 that each job returns, by name."""
     monitor = Monitor(reports.progress, done=sum(entry.size for entry in taken))
     monitor.start(sum(job.size for job in jobs))
     hashes = run_jobs(jobs, monitor)

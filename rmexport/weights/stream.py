@@ -1,8 +1,7 @@
 """Streams weights from the checkpoint into one shard: read, check, convert, write, hash, a megabyte at a time."""
 
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from rmexport.checkpoint.tensors import DTYPE_NAMES, NUMPY_DTYPES, Array
 from rmexport.errors import CheckpointError
 from rmexport.weights.hashed_file import HashedFile
 from rmexport.weights.quantization import Quantized, choose_scales, encode
+from rmexport.weights.shard_journal import Progress
 from rmexport.weights.shard_plan import Piece, Shard
 from rmexport.weights.weight_spec import WeightSpec
+from rmruntime.bundle.bundle import file_sha256
 
 # Bytes of a buffer: large enough that system calls do not show, small enough for second-level caches.
 _CHUNK = 1 << 20
@@ -36,7 +37,7 @@ class Stopped(Exception):
 class Monitor:
     """What the workers share: progress in bytes, values that cannot be stored, and whether to stop."""
 
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     done: int = 0  # bytes; those of an earlier attempt to begin with
     total: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
@@ -65,7 +66,7 @@ class Monitor:
 
 
 def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monitor: Monitor) -> str:
-    """Write a shard to `path`, through to the disk, or only read it when that is None; gives its sha256.
+    """Write a shard to `path`, through to the disk, or only read it when that is None; returns its sha256.
 
     Raises CheckpointError and WriteError.
     """
@@ -86,15 +87,10 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
 
 def hash_file(path: Path, monitor: Monitor) -> str:
     """The sha256 of a file of the checkpoint. Raises CheckpointError."""
-    total, block = hashlib.sha256(), bytearray(_CHUNK)
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(block):
-                total.update(memoryview(block)[:count])
-                monitor.advance(count)
+        return file_sha256(path, monitor.advance)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    return total.hexdigest()
 
 
 def _kept_header(checkpoint: Checkpoint, shard: Shard) -> bytes:
@@ -110,23 +106,23 @@ def _stream_piece(
     checkpoint: Checkpoint, piece: Piece, scratch: NDArray[np.uint8], file: HashedFile, monitor: Monitor
 ) -> None:
     weight, source = piece.weight, checkpoint.tensors[piece.weight.sources[0]]
-    held, stored = NUMPY_DTYPES[source.dtype], NUMPY_DTYPES[weight.dtype]
+    source_dtype, target_dtype = NUMPY_DTYPES[source.dtype], NUMPY_DTYPES[weight.dtype]
     checked = piece.wanted and source.dtype in FLOATS
-    step = _CHUNK // max(held.itemsize, stored.itemsize)
+    step = _CHUNK // max(source_dtype.itemsize, target_dtype.itemsize)
     for start in range(0, weight.elements, step):
         count = min(step, weight.elements - start)
         buffer = file.buffer()
         # what needs no conversion is read to where it is written from
-        values = _typed(buffer if held == stored else scratch, held, count)
+        values = _typed(buffer if source_dtype == target_dtype else scratch, source_dtype, count)
         _read(checkpoint, weight, start, values)
-        if held != stored:
-            good = convert(values, _typed(buffer, stored, count))
+        if source_dtype != target_dtype:
+            good = convert(values, _typed(buffer, target_dtype, count))
         else:
             good = not checked or fits(values, weight.dtype)
         if not good:
             monitor.report(source.name, values, weight.dtype)
-        file.write(buffer, count * stored.itemsize)
-        monitor.advance(count * stored.itemsize)
+        file.write(buffer, count * target_dtype.itemsize)
+        monitor.advance(count * target_dtype.itemsize)
 
 
 def _stream_quantized(
@@ -154,10 +150,10 @@ def _matrix_rows(
 ) -> Iterator[NDArray[np.float32]]:
     """The rows of a matrix in fp32, some at a time; values that are no numbers are reported, and 0 here."""
     source = checkpoint.tensors[weight.sources[0]]
-    columns, held = quant.shape[1], NUMPY_DTYPES[source.dtype]
+    columns, source_dtype = quant.shape[1], NUMPY_DTYPES[source.dtype]
     step = max(1, _CHUNK // (4 * columns)) * columns
     for start in range(0, weight.elements, step):
-        values = np.empty(min(step, weight.elements - start), held)
+        values = np.empty(min(step, weight.elements - start), source_dtype)
         _read(checkpoint, weight, start, values)
         wide = np.empty(values.size, np.float32)
         if not (fits(values, quant.scale_dtype) and convert(values, wide)):
@@ -205,7 +201,7 @@ def _run(rows: Sequence[int], part: int, most: int) -> tuple[int, int]:
 def convert(source: Array, out: Array) -> bool:
     """Fill the flat array `out` with the values of `source`: non-empty, of one length, floating-point.
 
-    Gives whether every value is finite and within the range of `out`; those beyond it become infinite.
+    Returns whether every value is finite and within the range of `out`; those beyond it become infinite.
     """
     with np.errstate(all="ignore"):
         np.copyto(out, source, casting="unsafe")

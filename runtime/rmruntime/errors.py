@@ -18,6 +18,8 @@ RewardModelError
     └── NonFiniteScore     its score, or another output of it, is NaN or infinite
 """
 
+from collections.abc import Sequence
+
 
 class RewardModelError(Exception):
     """Base of all runtime errors."""
@@ -86,3 +88,13 @@ class NonFiniteScore(InputError, BackendError):
 
     It is a BackendError too, because the engine computed it: callers that catch these see it.
     """
+
+
+def listing(items: Sequence[str], most: int = 20, separator: str = ", ") -> str:
+    """Names or faults for a message: the first few, and how many more.
+
+    >>> listing(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f"{separator.rstrip(', ')} and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more

@@ -1,6 +1,6 @@
 """Modules that nothing imports by name: a package's own when they are first used, and those found in its folder.
 
-Importing a package takes no time then, so that a command heeds signals before what it needs is imported. For the same
+Importing a package takes no time then, so that a command handles signals before what it needs is imported. For the same
 reason this imports nothing else.
 """
 
@@ -13,7 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from types import ModuleType
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 else:
     ModuleType = type(sys)
 
@@ -31,6 +33,24 @@ def discover(package: str, *contracts: Collection[str]) -> list[Any]:
     for module in found:
         _check(module, package, contracts)
     return found
+
+
+def discover_values(package: str, name: str, *kinds: type[T]) -> list[T]:
+    """The `name` of every module in the folder of `package`, in the order of the modules' names: what each states.
+
+    Raises ModuleError for a module that has no such value, or one that is none of `kinds`.
+    """
+    found = {module: getattr(module, name) for module in discover(package, (name,))}
+    for module, value in found.items():
+        if not isinstance(value, kinds):
+            from rmruntime.errors import ModuleError
+
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ModuleError(
+                f"{module.__file__}: found {name} = {value!r}, expected a {expected}, in which a module of {package} "
+                "states what it is"
+            )
+    return list(found.values())
 
 
 def is_choice(name: str) -> bool:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexport import export
 from rmruntime import RewardModel, RewardModelError, ScoreOptions
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_check import check_graphs
@@ -16,26 +15,13 @@ from rmruntime.bundle.onnx_file import read_onnx
 from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.records import parse_record
 from rmruntime.text.request_tokenizer import RequestTokenizer
-from tampered_bundles import RECORD, copied, graph_names, manifest_of, rewrite_file
-from tiny_checkpoints import TinyShape, sequence_classifier
-
-
-def quiet(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+from seeded_fuzz import seeded
+from tampered_bundles import RECORD, copied, graph_names, manifest_of, rewrite_file, small_bundle
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bytes")
-    sequence_classifier(folder / "checkpoint", TinyShape(num_hidden_layers=1))
-    export(str(folder / "checkpoint"), folder / "exported")
-    return folder / "exported"
+    return small_bundle(tmp_path_factory.mktemp("bytes"), layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +55,7 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@quiet(80)
+@seeded(80)
 @given(seed=st.integers(0, 2**32))
 def test_bytes_of_any_file(bundle: Path, expected: list[Any], seed: int) -> None:
     rng = random.Random(seed)
@@ -85,7 +71,7 @@ def test_bytes_of_any_file(bundle: Path, expected: list[Any], seed: int) -> None
         path.write_bytes(raw)
 
 
-@quiet(60)
+@seeded(60)
 @given(seed=st.integers(0, 2**32))
 def test_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: int) -> None:
     """Other texts may come out: what must not is anything but a score or an error of ours."""
@@ -100,7 +86,7 @@ def test_tokenizers_and_templates_with_a_hash_that_fits(exported: Path, seed: in
         assert str(error)
 
 
-@quiet(300)
+@seeded(300)
 @given(seed=st.integers(0, 2**32))
 def test_graphs_are_read_or_refused(exported: Path, seed: int) -> None:
     """No engine sees these: engines do not survive every graph."""
@@ -112,7 +98,7 @@ def test_graphs_are_read_or_refused(exported: Path, seed: int) -> None:
         assert str(error)
 
 
-@quiet(40)
+@seeded(40)
 @given(seed=st.integers(0, 2**32))
 def test_graphs_with_a_hash_that_fits_name_no_other_files(exported: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -29,13 +29,12 @@ from rmexport.checkpoint.adapter_config import read_adapter_config
 from rmexport.checkpoint.label_names import label_names
 from rmexport.encoders import is_encoder, read_encoder_spec
 from rmexport.errors import CheckpointError, ExportError, UnsupportedModel
-from rmexport.families import derived_weights, families
+from rmexport.families import families
 from rmexport.spec import read_spec
+from seeded_fuzz import seeded
 from tiny_checkpoints import gated, sequence_classifier
 
-FUZZ = settings(
-    derandomize=True, deadline=None, max_examples=150, database=None, suppress_health_check=list(HealthCheck)
-)
+FUZZ = settings(seeded(150), suppress_health_check=list(HealthCheck))
 MEMORY = 64 << 20  # bytes
 
 ODD: list[Any] = [
@@ -94,7 +93,7 @@ def test_config_values(model_type: str, fields: dict[str, Any], rope: dict[str, 
         except (CheckpointError, UnsupportedModel) as error:
             assert len(str(error)) < 2000
             return
-        derived_weights(family, config)
+        family.derived(config)
     assert (
         1 <= config.num_hidden_layers <= 1024 and len(config.ropes) == len(config.windows) == config.num_hidden_layers
     )

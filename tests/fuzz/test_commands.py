@@ -13,22 +13,16 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rmexport import export
 from rmexport.cli import main
 from rmruntime.cli import main as score_main
 from rmruntime.reward_model import RewardModel
+from seeded_fuzz import seeded
 from tiny_checkpoints import sequence_classifier
 
-SETTINGS = settings(
-    max_examples=40,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 Command = Callable[[str, str], list[str]]
 COMMANDS: dict[str, Command] = {
     "score: bundle": lambda path, place: ["score", path, f"{place}/in.jsonl"],
@@ -75,7 +69,7 @@ def check_said(status: int, said: str) -> None:
     assert status != 2 or "error: " in said
 
 
-@SETTINGS
+@seeded(40)
 @given(st.sampled_from(sorted(COMMANDS)), st.sampled_from(ODD))
 def test_odd_paths(
     place: Path,

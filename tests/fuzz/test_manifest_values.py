@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexport import export
 from rmexport.options import ExportOptions
 from rmruntime import RewardModel, RewardModelError
-from tampered_bundles import RECORD, copied, manifest_of, write_manifest
-from tiny_checkpoints import TinyShape, sequence_classifier
+from seeded_fuzz import seeded
+from tampered_bundles import RECORD, copied, manifest_of, small_bundle, write_manifest
 
 NUMBERS = (-1, 0, 1, 2, 3, 7, 8, 16, 17, 32, 64, 100, 256, 4096, 10**6, 10**9, 2**31, 2**63, -(2**63), 10**30)
 OTHERS = (
@@ -37,21 +36,12 @@ OTHERS = (
     0.5,
     1e308,
 )
-QUIET = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("values")
-    sequence_classifier(folder / "checkpoint", TinyShape(num_hidden_layers=2))
-    export(str(folder / "checkpoint"), folder / "exported", ExportOptions(stages=2))
-    return copied(folder / "exported", folder / "bundle")
+    return copied(small_bundle(folder, layers=2, options=ExportOptions(stages=2)), folder / "bundle")
 
 
 def scores(folder: Path) -> list[Any]:
@@ -76,7 +66,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(item, (*path, key))
 
 
-@QUIET
+@seeded(80)
 @given(seed=st.integers(0, 2**32))
 def test_manifest_values(bundle: Path, expected: list[Any], seed: int) -> None:
     rng = random.Random(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rmexport import export
@@ -19,10 +19,11 @@ from rmruntime.records.reader import read_records
 from rmruntime.records.writer import open_writer
 from rmruntime.reward_model import RewardModel
 from rmruntime.score_file import score_records
+from seeded_fuzz import seeded
 from tiny_checkpoints import sequence_classifier
 
-SETTINGS = settings(max_examples=50, derandomize=True, deadline=None, database=None)
-FEW = settings(SETTINGS, max_examples=20)
+SETTINGS = seeded(50)
+FEW = seeded(20)
 GOOD = b'{"id": "good", "prompt": "a", "response": "b"}'
 
 texts = st.text(st.characters(codec=None), max_size=6)  # with halves of surrogate pairs

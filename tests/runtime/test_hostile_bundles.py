@@ -23,6 +23,7 @@ from tampered_bundles import (
     graph_names,
     manifest_of,
     rewrite_file,
+    small_bundle,
     without_seal,
     write_manifest,
 )
@@ -31,10 +32,7 @@ from tiny_checkpoints import TinyShape, sequence_classifier
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    sequence_classifier(folder / "checkpoint", TinyShape(num_hidden_layers=2))
-    export(str(folder / "checkpoint"), folder / "bundle", ExportOptions(stages=2))
-    return folder / "bundle"
+    return small_bundle(tmp_path_factory.mktemp("hostile"), layers=2, options=ExportOptions(stages=2))
 
 
 @pytest.fixture

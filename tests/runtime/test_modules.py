@@ -17,11 +17,11 @@ from rmruntime.modules import discover, is_choice, members
 from rmruntime.text import layouts
 
 AXES: dict[ModuleType, tuple[Callable[[], Any], str]] = {
-    families: (families.families, "MODEL_TYPES, EMBEDDING, LM_HEAD, IGNORED, read_config, backbone"),
-    heads: (heads.heads, "NAME, claims"),
+    families: (families.families, "FAMILY"),
+    heads: (heads.heads, "HEAD"),
     dialects: (dialects.dialects, "subclass of Dialect that has a NAME"),
     backends: (backends.backends, "NAME, DEVICES, PRIORITY, HAS_INDEX, PACKAGE, EXTRA, DIALECTS, RUNS_STAGES, "),
-    layouts: (layouts._layouts, "LAYOUT, UNITS, check, lay_out"),
+    layouts: (layouts._layouts, "LAYOUT"),
     peers: (peers.peers, "NAME, PACKAGES, DISTRIBUTIONS, DTYPES, HEADS, load"),
 }
 
@@ -48,6 +48,27 @@ def test_a_file_that_lacks_what_it_must_have_is_named_with_it(folder: Path, pack
     with pytest.raises(ModuleError, match=rf"unready\.py: found no {lacks}"):
         found()
     assert issubclass(ModuleError, RewardModelError)
+
+
+STATED = {families: ("FAMILY", "Family"), heads: ("HEAD", "ScoringHead or RefusedHead"), layouts: ("LAYOUT", "Layout")}
+
+
+@pytest.mark.parametrize("package", STATED, ids=lambda package: package.__name__)
+def test_a_file_that_states_something_else_is_named_with_what_is_expected(folder: Path, package: ModuleType) -> None:
+    name, kind = STATED[package]
+    (folder / "unready.py").write_text(f'{name} = "llama"\n')
+    with pytest.raises(ModuleError, match=rf"unready\.py: found {name} = 'llama', expected a {kind}, in which"):
+        AXES[package][0]()
+
+
+@pytest.mark.parametrize("package", STATED, ids=lambda package: package.__name__)
+def test_a_misspelt_fact_is_an_error(folder: Path, package: ModuleType) -> None:
+    kinds = {families: "Family", heads: "ScoringHead", layouts: "Layout"}
+    home = "rmruntime.text.layouts.base" if package is layouts else package.__name__
+    kind, name = kinds[package], STATED[package][0]
+    (folder / "unready.py").write_text(f"from {home} import {kind}\n{name} = {kind}(defalt_pad_id=0)\n")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'defalt_pad_id'"):
+        AXES[package][0]()
 
 
 @pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)

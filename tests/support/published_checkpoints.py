@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from checkpoint_files import NAMES
 from published_backbones import Config, Shapes, backbone, biased, deberta_v2, lm_head, modernbert
 from published_configs import (
     DEBERTA_V3_LARGE,
@@ -74,7 +75,6 @@ from published_tokenizers import (
 )
 from sparse_checkpoints import Inventory, write_sparse, write_sparse_file
 
-DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 PAD = {"pad_token_id": 128256, "vocab_size": 128257}  # the token that Llama-3 classifiers add
 ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 
@@ -98,7 +98,7 @@ class Published:
 
     def inventory(self) -> Inventory:
         """Every tensor of the shards."""
-        dtype = DTYPES[self.config["torch_dtype"]]
+        dtype = NAMES[self.config["torch_dtype"]]
         trunk = self.trunk or dict(backbone(self.config))
         shards = {_below(prefix, name): (dtype, shape) for prefix in self.prefixes for name, shape in trunk.items()}
         shards |= {name: (dtype, shape) for name, shape in self.head.items()}

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from rmruntime.bundle.safetensors_header import DTYPES
 from tiny_tokenizer import build_tokenizer
 from torch_archives import write_archive
 
 Inventory = dict[str, tuple[str, tuple[int, ...]]]
 MARK = 32  # bytes
 MOST_MARKED = 500  # tensors of a file: two marks of each take 4 KB of the disk or more
-BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I64": 8, "BOOL": 1}
+BYTES = {name: size for name, (_, size) in DTYPES.items()}
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,

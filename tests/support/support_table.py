@@ -6,8 +6,10 @@ tests/test_support_table.py fails where README.md and the code say different thi
 
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from transformers import CONFIG_MAPPING
@@ -16,8 +18,8 @@ from rmexport.checkpoint.rope_config import KINDS
 from rmexport.dialects import dialects
 from rmexport.encoders.spec import ARCHITECTURES
 from rmexport.encoders.store import COMPUTE_DTYPE, DIALECT
-from rmexport.families import families
-from rmexport.heads import RefusedHead, heads
+from rmexport.families import Family, families
+from rmexport.heads import HeadKind, RefusedHead, ScoringHead, heads
 from rmexport.prompt.recipe import recipes
 from rmruntime.backends import backends
 
@@ -68,36 +70,42 @@ def says(test: str, words: Sequence[str]) -> bool:
     return path.is_file() and any(word in path.read_text() for word in words)
 
 
-def family_modules() -> list[Any]:
-    """Every family once, by name."""
-    return sorted({name_of(module): module for module in families().values()}.values(), key=name_of)
+def family_modules() -> dict[ModuleType, Family]:
+    """The module of every family, by name."""
+    found = {sys.modules[family.read_config.__module__]: family for family in families().values()}
+    return {module: found[module] for module in sorted(found, key=name_of)}
 
 
 def family_rows() -> Rows:
-    for module in family_modules():
-        known = any(kind in CONFIG_MAPPING for kind in module.MODEL_TYPES)
+    for module, family in family_modules().items():
+        known = any(kind in CONFIG_MAPPING for kind in family.model_types)
         against = "transformers" if known else "its published code, written in PyTorch"
-        yield f"`{name_of(module)}`", code(module.MODEL_TYPES), summary(module), against
+        yield f"`{name_of(module)}`", code(family.model_types), summary(module), against
 
 
-def supported_heads() -> list[Any]:
+def module_of(head: HeadKind) -> ModuleType:
+    """The module that states a head."""
+    return sys.modules[head.claims.__module__]
+
+
+def supported_heads() -> list[ScoringHead]:
     """Heads that give a score, by name."""
-    return sorted((head for head in heads().values() if not isinstance(head, RefusedHead)), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if isinstance(head, ScoringHead)), key=lambda head: head.name)
 
 
-def refused_heads() -> list[Any]:
+def refused_heads() -> list[RefusedHead]:
     """Heads that are recognised and refused."""
-    return sorted((head for head in heads().values() if isinstance(head, RefusedHead)), key=lambda head: head.NAME)
+    return sorted((head for head in heads().values() if isinstance(head, RefusedHead)), key=lambda head: head.name)
 
 
 def head_rows() -> Rows:
     for head in supported_heads():
-        named = code(recipe.name for recipe in recipes().values() if recipe.head == head.NAME) or "none needed"
-        test = f"[its test](tests/rmexport/heads/test_{name_of(head)}.py)"
-        yield f"`{head.NAME}`", summary(head), gives(head), named, test
+        named = code(recipe.name for recipe in recipes().values() if recipe.head == head.name) or "none needed"
+        test = f"[its test](tests/rmexport/heads/test_{name_of(module_of(head))}.py)"
+        yield f"`{head.name}`", summary(module_of(head)), gives(head), named, test
 
 
-def gives(head: Any) -> str:
+def gives(head: ScoringHead) -> str:
     """What `build` of the class that it reads says of its outputs, without their shapes."""
     build = get_type_hints(head.read)["return"].build
     text = " ".join((build.__doc__ or "").split()).rstrip(".")
@@ -106,7 +114,7 @@ def gives(head: Any) -> str:
 
 def refused_rows() -> Rows:
     for head in refused_heads():
-        yield f"`{head.NAME}`", summary(head).removesuffix("; not supported")
+        yield f"`{head.name}`", summary(module_of(head)).removesuffix("; not supported")
 
 
 def dialect_rows() -> Rows:

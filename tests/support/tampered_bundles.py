@@ -9,10 +9,20 @@ from typing import Any
 
 import onnx
 
+from rmexport import export
+from rmexport.options import ExportOptions
 from rmruntime.bundle.graph_seal import SEAL_KEY
 from rmruntime.bundle.manifest import MANIFEST_NAME, digest
+from tiny_checkpoints import TinyShape, sequence_classifier
 
 RECORD = {"prompt": "Where does the heron nest?", "response": "By the weir."}
+
+
+def small_bundle(folder: Path, layers: int, options: ExportOptions | None = None) -> Path:
+    """The bundle of a classifier with so many layers, in `folder`."""
+    sequence_classifier(folder / "checkpoint", TinyShape(num_hidden_layers=layers))
+    export(str(folder / "checkpoint"), folder / "exported", options)
+    return folder / "exported"
 
 
 def copied(bundle: Path, target: Path) -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmexport.bench.report.errors import ReportError
+from rmexport.errors import ReportError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

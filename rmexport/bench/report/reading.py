@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rmexport.bench.report.errors import ReportError
 from rmexport.bench.report.fields import SCENARIOS, Report
+from rmexport.errors import ReportError
 
 SCHEMA_VERSION = 1
 _NEEDED: Mapping[str, tuple[type, ...]] = {

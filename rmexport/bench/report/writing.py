@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from rmexport.bench.report.errors import ReportError
 from rmexport.bench.report.fields import Report
 from rmexport.bench.report.figures import NARROW, WIDE, drawing, inline_svg, png, require_matplotlib
 from rmexport.bench.report.page import DrawnPlot, html
 from rmexport.bench.report.plots import PLOTS, Plot
 from rmexport.bench.report.reading import check_version, faults
+from rmexport.errors import ReportError
 from rmruntime.records.pending_file import partial_path
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable
+from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable, listing
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -109,10 +109,9 @@ def check_placement(session: Any, file: str, allowed: frozenset[str]) -> None:
         if node.op_type not in allowed
     ]
     if stray:
-        more = f" and {len(stray) - _SHOWN} more" if len(stray) > _SHOWN else ""
         raise BackendError(
             f"this onnxruntime-gpu has no CUDA kernel for {len(stray)} nodes of {file}, which would run on the CPU: "
-            f"{', '.join(stray[:_SHOWN])}{more}. Install the version that rmruntime[cuda] asks for, or choose another "
+            f"{listing(stray, _SHOWN)}. Install the version that rmruntime[cuda] asks for, or choose another "
             "device"
         )
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmruntime.batching.trie import PrefixOrder
+from rmruntime.sequences import Ints
 
-Ints = NDArray[np.int64]
 OPEN_BATCHES = 3  # earlier passes that a later family may still fill up: like lengths stay together
 WORTH_SHARING = 0.25  # of the shorter sequence: a common chat header alone makes no family
 PASS_COST = 32  # padded tokens that a pass of its own is worth; DeBERTa-v3-base on two cores measures 20 to 30

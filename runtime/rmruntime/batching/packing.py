@@ -28,7 +28,6 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmruntime.batching.paging import page_feeds
 from rmruntime.batching.trie import TokenTrie, build_trie
@@ -46,9 +45,8 @@ from rmruntime.bundle.graph_names import (
     row_names,
 )
 from rmruntime.bundle.manifest import Graph
-from rmruntime.sequences import TokenSequence
+from rmruntime.sequences import Ints, TokenSequence
 
-Ints = NDArray[np.int64]
 PAD_POSITION = 1 << 30  # beyond any query, and inside int32: engines narrow int64 indices
 GATHER_COST = 8  # a key gathered for a row counts as this many query-key products; 8 to 64 measure the same
 QUERY_BLOCKS = (16, 32, 64, 128, 256)

@@ -7,7 +7,6 @@ shared through the page table, what the parents have beyond is fed again, so tha
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmruntime.batching.trie import TokenTrie
 from rmruntime.bundle.graph_names import (
@@ -18,8 +17,7 @@ from rmruntime.bundle.graph_names import (
     PAGE_TOKENS,
     UNPACK_INDEX,
 )
-
-Ints = NDArray[np.int64]
+from rmruntime.sequences import Ints
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from rmruntime.sequences import Ints
 
 
 @dataclass(frozen=True)

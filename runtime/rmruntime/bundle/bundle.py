@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from rmruntime.bundle.manifest import MANIFEST_NAME, FileRecord, FileRole, Manif
 from rmruntime.bundle.manifest_check import manifest_faults
 from rmruntime.bundle.regular_files import is_inside, open_regular, read_regular
 from rmruntime.bundle.safetensors_header import HeaderError, read_header
-from rmruntime.errors import BundleError
+from rmruntime.errors import BundleError, listing
 
 # Bytes that files which are read whole may have. Real ones: dozens of KB, up to 40 MB, dozens of KB, a few MB.
 MANIFEST_LIMIT, TOKENIZER_LIMIT, TEMPLATE_LIMIT, GRAPH_LIMIT = 16 << 20, 128 << 20, 1 << 20, 256 << 20
@@ -150,8 +150,8 @@ def _hash_faults(path: Path, record: FileRecord) -> list[str]:
     return [] if found == record.sha256 else [f"{record.name} has another content than when it was exported"]
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, as hexadecimal digits. Raises OSError.
+def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> str:
+    """sha256 of a file's content, as hexadecimal digits; `advance` is told the bytes that were read. Raises OSError.
 
     >>> _ = Path("three").write_bytes(b"abc")
     >>> file_sha256(Path("three"))[:16]
@@ -161,12 +161,12 @@ def file_sha256(path: Path) -> str:
     with open_regular(path) as file:
         while count := file.readinto(block):
             total.update(memoryview(block)[:count])
+            if advance is not None:
+                advance(count)
     return total.hexdigest()
 
 
 def _refuse(folder: Path, faults: list[str]) -> None:
     if faults:
-        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-        raise BundleError(
-            f"the bundle {folder} is damaged: {'; '.join(faults[:_LISTED])}{more}. Copy or export it again"
-        )
+        found = listing(faults, _LISTED, separator="; ")
+        raise BundleError(f"the bundle {folder} is damaged: {found}. Copy or export it again")

@@ -28,7 +28,7 @@ from rmruntime.bundle.manifest import Graph, Manifest, Stage
 from rmruntime.bundle.onnx_file import OnnxFacts, TensorFacts, read_onnx
 from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.bundle.regular_files import read_regular
-from rmruntime.errors import BundleError
+from rmruntime.errors import BundleError, listing
 
 # Domains of operators that engines have themselves; others stand for libraries or scripts that a graph would bring.
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -49,9 +49,8 @@ def check_graphs(bundle: Bundle) -> None:
         for stage in (None, *graph.stages):
             file = graph.file if stage is None else stage.file
             found = list(_file_faults(bundle, file, graph, stage, sizes))
-            more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
             if found:
-                faults.append(f"{file}: {'; '.join(found[:_LISTED])}{more}")
+                faults.append(f"{file}: {listing(found, _LISTED, separator='; ')}")
     if faults:
         raise BundleError(
             f"the bundle {bundle.folder} cannot be trusted: {'. '.join(faults)}. Export it again, and load no bundle "

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from rmruntime.bundle.regular_files import open_regular
 from rmruntime.bundle.strict_json import parse_json
+from rmruntime.errors import listing
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 LENGTH_BYTES = 8
@@ -160,10 +161,8 @@ def _layout_faults(ordered: Mapping[str, TensorEntry], start: int, size: int) ->
 
 
 def _refuse(path: Path, faults: list[str]) -> None:
-    if not faults:
-        return
-    more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-    _fail(path, "; ".join(faults[:_LISTED]) + more)
+    if faults:
+        _fail(path, listing(faults, _LISTED, separator="; "))
 
 
 def _fail(path: Path, fault: str) -> NoReturn:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fake_peers import fake_peer
-from rmexport.bench.errors import ContestantError
 from rmexport.bench.worker.scorer import LoadOptions
 from rmexport.bench.worker_process import WorkerProcess
+from rmexport.errors import ContestantError
 
 REQUESTS = [{"sequences": [[1, 2], [3]], "records": []}, {"sequences": [[4, 5]], "records": []}]
 

@@ -16,10 +16,10 @@ from family_checkpoints import family_checkpoint
 from internlm2_model import Internlm2ForSequenceClassification, Internlm2Shape
 from rmexport import ExportOptions, export
 from rmexport.compile import Compiled, CompileOptions, compile_bundle
-from rmexport.compile.errors import NotCompilable
 from rmexport.compile.library import Library
 from rmexport.compile.network import parse
 from rmexport.compile.tensorrt_rewrites import parser_model
+from rmexport.errors import NotCompilable
 from rmexport.families import families
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.engine_record import ENGINE_NAME

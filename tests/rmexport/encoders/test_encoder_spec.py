@@ -52,7 +52,7 @@ def read(folder: Path, options: ExportOptions | None = None) -> EncoderSpec:
 
 def test_bert(write: Write) -> None:
     spec = read(write())
-    assert (spec.dtype, spec.pad_id, spec.score, spec.head) == ("fp32", 0, "score", "sequence_classification")
+    assert (spec.dtype, spec.pad_id, spec.score, spec.head_name) == ("fp32", 0, "score", "sequence_classification")
     assert (spec.backbone.max_length, spec.backbone.num_layers, spec.backbone.hidden_size) == (512, 2, 4)
     assert spec.format.layout == "text_pair" and spec.format.template is None
     assert [len(ids) for ids in spec.format.pair_ids] == [1, 1, 1] and spec.format.pair_types == (0, 0, 0, 1, 1)

@@ -10,13 +10,12 @@ from rmexport.heads import Candidate, Head, HeadFacts, RefusedHead, heads
 
 @pytest.mark.parametrize("name", sorted(heads()))
 def test_a_module_reads_a_frozen_head_of_its_own_settings(name: str) -> None:
-    module = heads()[name]
-    if isinstance(module, RefusedHead):
-        assert not hasattr(module, "read")
-        assert get_type_hints(module.refuse)["candidate"] is get_type_hints(module.claims)["candidate"] is Candidate
+    head = heads()[name]
+    if isinstance(head, RefusedHead):
+        assert get_type_hints(head.refuse)["candidate"] is get_type_hints(head.claims)["candidate"] is Candidate
         return
-    hints = get_type_hints(module.read)
-    assert hints["facts"] is get_type_hints(module.claims)["facts"] is HeadFacts
+    hints = get_type_hints(head.read)
+    assert hints["facts"] is get_type_hints(head.claims)["facts"] is HeadFacts
     assert issubclass(hints["return"], Head) and hints["return"].__dataclass_params__.frozen
     assert Any not in get_type_hints(hints["return"]).values()
 

@@ -36,7 +36,9 @@ def test_the_layer_that_the_config_names(tmp_path: Path, layer: str, config: dic
     checkpoint = checkpoint_in(tmp_path / "checkpoint", layer, **config)
     spec = spec_of(checkpoint)
     assert spec.head_name == "openrlhf"
-    assert f"{layer}.weight" in spec.reason and ("value_head_prefix in config.json" in spec.reason) == bool(config)
+    assert f"{layer}.weight" in spec.because["head"] and (
+        "value_head_prefix in config.json" in spec.because["head"]
+    ) == bool(config)
     check_head(checkpoint, tmp_path / "bundle", raw)
 
 

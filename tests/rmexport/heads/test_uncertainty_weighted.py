@@ -38,7 +38,7 @@ def test_takes_the_classifiers_layer_as_its_own(tmp_path: Path, headed: Any, lin
     """A plain `score.weight` is there too: the head that accounts for more of the tensors is the one."""
     spec = headed(tmp_path / "c", head_tensors(linear), CONFIG).spec()
     assert spec.head_name == "uncertainty_weighted"
-    assert "sequence_classification" in spec.reason
+    assert "sequence_classification" in spec.because["head"]
 
 
 def test_names_of_the_published_attributes(tmp_path: Path, headed: Any, linear: Any) -> None:

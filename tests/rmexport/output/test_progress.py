@@ -1,27 +1,13 @@
 """Bars show bytes, rate and time left, also of what was continued; and nothing where nobody looks."""
 
-import io
-import sys
-
 import pytest
 
 from rmexport.output import progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    shown = Terminal()
-    monkeypatch.setattr(progress, "DELAY", 0.0)
-    monkeypatch.setattr(sys, "stderr", shown)
-    return shown
+from terminals import no_terminal, stopped_clock, terminal
 
 
 def test_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = terminal(monkeypatch)
+    shown = terminal(monkeypatch, progress)
     with progress.byte_bar("weights") as show:
         show(0, 4 << 30)
         show(3 << 30, 4 << 30)
@@ -31,9 +17,7 @@ def test_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_there_already_is_not_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 10 seconds in which 100 MiB were added to 3000: 10.5 MB/s, not 325."""
-    shown, now = terminal(monkeypatch), [1000.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr("tqdm.std.tqdm._time", lambda bar: now[0], raising=False)
+    shown, now = terminal(monkeypatch, progress), stopped_clock(monkeypatch)
     with progress.byte_bar("weights") as show:
         show(3000 << 20, 4000 << 20)
         now[0] += 10
@@ -43,7 +27,7 @@ def test_what_was_there_already_is_not_in_the_rate(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_line_does_not_run_into_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = terminal(monkeypatch)
+    shown = terminal(monkeypatch, progress)
     with progress.byte_bar("weights") as show:
         show(1, 2)
         progress.notify("3 of 28 shards are kept")
@@ -51,8 +35,7 @@ def test_a_line_does_not_run_into_the_bar(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_bar_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "DELAY", 0.0)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    shown = no_terminal(monkeypatch, progress)
     with progress.byte_bar("weights") as show:
         show(1, 2)
-    assert isinstance(sys.stderr, io.StringIO) and sys.stderr.getvalue() == ""
+    assert shown.getvalue() == ""

@@ -1,8 +1,6 @@
 """Bars of the scoring commands; the functions that they call draw none."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,28 +10,15 @@ from rmruntime import ScoreOptions
 from rmruntime.cli import main
 from rmruntime.commands import progress_bars
 from rmruntime.score_file import FileOptions, score_file
+from terminals import no_terminal, stopped_clock, terminal
 from tiny_checkpoints import sequence_classifier
 
 RECORDS = [{"prompt": "a", "response": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    shown = Terminal()
-    monkeypatch.setattr(progress_bars, "DELAY", 0.0)
-    monkeypatch.setattr(sys, "stderr", shown)
-    return shown
-
-
 def test_records_of_earlier_runs_are_shown_and_not_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes by before the first call, a cluster that starts, is not in it either."""
-    shown, now = terminal(monkeypatch), [1000.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr("tqdm.std.tqdm._time", lambda bar: now[0], raising=False)
+    shown, now = terminal(monkeypatch, progress_bars), stopped_clock(monkeypatch)
     with progress_bars.record_bar() as show:
         now[0] += 100
         assert shown.getvalue() == ""
@@ -50,7 +35,7 @@ def test_the_command_shows_a_bar_and_the_function_tells_its_caller(
     export(str(sequence_classifier(tmp_path / "c").folder), tmp_path / "b")
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    shown, told = terminal(monkeypatch), list[int]()
+    shown, told = terminal(monkeypatch, progress_bars), list[int]()
     files = FileOptions(input=source, output=tmp_path / "out.jsonl")
     score_file(str(tmp_path / "b"), files, ScoreOptions(), told.append)
     assert shown.getvalue() == "" and told[0] == 0 and sum(told) == 3
@@ -59,8 +44,7 @@ def test_the_command_shows_a_bar_and_the_function_tells_its_caller(
 
 
 def test_no_bar_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_bars, "DELAY", 0.0)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    shown = no_terminal(monkeypatch, progress_bars)
     with progress_bars.sequence_bar() as advance:
         advance(1)
-    assert isinstance(sys.stderr, io.StringIO) and sys.stderr.getvalue() == ""
+    assert shown.getvalue() == ""

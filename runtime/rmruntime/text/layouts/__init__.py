@@ -1,18 +1,15 @@
 """Layouts: how a prompt and its answer become text for the template and the tokenizer. One file each.
 
-A layout's module defines LAYOUT (its name in the manifest), UNITS (what it can score), `check` and `lay_out`, and where
-it needs them `given`, `arrange` and `join`; rmruntime.text.layouts.base says what these do. Nothing else names the
-module.
+A layout's module defines LAYOUT, a `Layout` of rmruntime.text.layouts.base. Nothing else names the module.
 """
 
 from collections.abc import Mapping
 from functools import cache
-from types import ModuleType
 
 from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError
-from rmruntime.modules import discover
-from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, join_nothing
+from rmruntime.modules import discover_values
+from rmruntime.text.layouts.base import Layout
 
 
 def find_layout(form: Format) -> Layout:
@@ -33,17 +30,4 @@ def find_layout(form: Format) -> Layout:
 
 @cache
 def _layouts() -> Mapping[str, Layout]:
-    found = [_layout(module) for module in discover(__name__, ("LAYOUT", "UNITS", "check", "lay_out"))]
-    return {layout.name: layout for layout in found}
-
-
-def _layout(module: ModuleType) -> Layout:
-    return Layout(
-        name=module.LAYOUT,
-        units=module.UNITS,
-        check=module.check,
-        lay_out=module.lay_out,
-        given=getattr(module, "given", given_whole),
-        arrange=getattr(module, "arrange", arrange_nothing),
-        join=getattr(module, "join", join_nothing),
-    )
+    return {layout.name: layout for layout in discover_values(__name__, "LAYOUT", Layout)}

@@ -42,7 +42,7 @@ def join_nothing(request: Request, scores: list[Score]) -> list[Score]:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One layout's module. `units` is what it can score; `check` and `lay_out` are required, the rest is optional.
+    """What a layout's module states in its LAYOUT: its name in the manifest, `units` that it can score, and how.
 
     - `check(form)` raises BundleError for a format that lacks what the layout needs.
     - `lay_out(exchange, form)` returns the pieces of the sequence; raises InputError for an exchange that does not fit.

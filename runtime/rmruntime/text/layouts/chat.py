@@ -1,12 +1,9 @@
 """The conversation as it is: every message a turn of the template, the answer in the assistant's."""
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.records import Message
 from rmruntime.text.exchanges import Exchange
-from rmruntime.text.layouts.base import Turns
-
-LAYOUT = "chat"
-UNITS: tuple[Per, ...] = ("sequence",)
+from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
@@ -21,3 +18,11 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
     [('user', '2 + 2?'), ('assistant', '4')]
     """
     return (Turns((*exchange.prompt, *(Message("assistant", text) for text in exchange.answer))),)
+
+
+LAYOUT = Layout(
+    name="chat",
+    units=("sequence",),
+    check=check,
+    lay_out=lay_out,
+)

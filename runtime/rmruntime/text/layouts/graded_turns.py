@@ -5,14 +5,11 @@ their own, and each is followed by an assistant turn that says `reply`; the head
 before each reply. Source: RLHF-Reward-Modeling, math-rm/orm_evaluate.py and prm_evaluate.py.
 """
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.records import Message
 from rmruntime.text.exchanges import Exchange
-from rmruntime.text.layouts.base import Turns
-
-LAYOUT = "graded_turns"
-UNITS: tuple[Per, ...] = ("sequence", "step")
+from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
@@ -42,3 +39,11 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
     reply = Message("assistant", form.reply or "")
     turns = (turn for text in graded for turn in (Message("user", text), reply))
     return (Turns((*exchange.prompt[:-1], *turns)),)
+
+
+LAYOUT = Layout(
+    name="graded_turns",
+    units=("sequence", "step"),
+    check=check,
+    lay_out=lay_out,
+)

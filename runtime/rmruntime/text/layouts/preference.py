@@ -8,16 +8,13 @@ than two answers are compared each with each; the score of one is the mean of it
 import math
 from itertools import permutations
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.records import Message, Request
 from rmruntime.scores import Score
 from rmruntime.text.chat_template import ChatTemplate
 from rmruntime.text.exchanges import Exchange
-from rmruntime.text.layouts.base import Turns
-
-LAYOUT = "preference"
-UNITS: tuple[Per, ...] = ("sequence",)
+from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
@@ -83,3 +80,13 @@ def _of_answer(i: int, count: int, compared: dict[tuple[int, int], Score]) -> Sc
 def _comparison(form: Format) -> ChatTemplate:
     # Compiled templates are kept by their source: this is cheap.
     return ChatTemplate(form.preference_template or "", form.template_variables, form.pinned_date)
+
+
+LAYOUT = Layout(
+    name="preference",
+    units=("sequence",),
+    check=check,
+    lay_out=lay_out,
+    arrange=arrange,
+    join=join,
+)

@@ -5,14 +5,11 @@ prm_trainer.py). Skywork-o1-Open-PRM: the problem and a line end, then every ste
 alone where a step is empty (`prepare_input`; a copy is in search-and-learn, src/sal/models/skywork_o1_prm/io_utils.py).
 """
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.text.exchanges import Exchange
-from rmruntime.text.layouts.base import Piece, Turns
+from rmruntime.text.layouts.base import Layout, Piece, Turns
 from rmruntime.text.segments import Segment
-
-LAYOUT = "separated_steps"
-UNITS: tuple[Per, ...] = ("step",)
 
 
 def check(form: Format) -> None:
@@ -42,3 +39,11 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Piece, ...]:
     separator = Segment(text=form.step_separator or "", ends_step=True)
     pieces = [piece for step in exchange.answer for piece in (Segment(text=step), separator)]
     return (Turns(exchange.prompt, form.generation_prompt), *pieces)
+
+
+LAYOUT = Layout(
+    name="separated_steps",
+    units=("step",),
+    check=check,
+    lay_out=lay_out,
+)

@@ -4,14 +4,11 @@ Qwen2.5-Math-PRM puts `<extra_0>` after each step (its model card); math-shepher
 search-and-learn, src/sal/models/reward_models.py). A `marker` rule on the tag's token reads them.
 """
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.records import Message
 from rmruntime.text.exchanges import Exchange
-from rmruntime.text.layouts.base import Turns
-
-LAYOUT = "tagged_steps"
-UNITS: tuple[Per, ...] = ("step",)
+from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
@@ -51,3 +48,11 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
             )
     content = form.step_joiner.join(step + tag for step in exchange.answer)
     return (Turns((*exchange.prompt, Message("assistant", content))),)
+
+
+LAYOUT = Layout(
+    name="tagged_steps",
+    units=("step",),
+    check=check,
+    lay_out=lay_out,
+)

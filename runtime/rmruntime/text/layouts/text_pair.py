@@ -4,14 +4,12 @@ Both texts are tokenized by themselves and set between ids of the format, as tra
 does (OpenAssistant's reward-model-deberta-v3 and other cross-encoders).
 """
 
-from rmruntime.bundle.manifest import Format, Per
+from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError, InputError
 from rmruntime.records import Conversation
 from rmruntime.text.exchanges import Exchange
+from rmruntime.text.layouts.base import Layout
 from rmruntime.text.segments import Segment
-
-LAYOUT = "text_pair"
-UNITS: tuple[Per, ...] = ("sequence",)
 
 _Ids = tuple[int, ...]
 
@@ -101,3 +99,12 @@ def _typed(segment: Segment, kind: int) -> Segment:
 def _find(ids: _Ids, part: _Ids) -> int | None:
     places = (place for place in range(len(ids) - len(part) + 1) if ids[place : place + len(part)] == part)
     return next(places, None) if part else None
+
+
+LAYOUT = Layout(
+    name="text_pair",
+    units=("sequence",),
+    check=check,
+    lay_out=lay_out,
+    given=given,
+)

@@ -1,4 +1,4 @@
-"""Positioned reads of a folder's files: straight into the caller's memory, with no map, by several threads at once."""
+"""Reads files at given positions, straight into the caller's memory, without a map, by several threads at once."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from rmexport.checkpoint.tensors import Array
 from rmexport.errors import CheckpointError
 
 
-class FileReads:
+class PositionedReader:
     """Opens each file once. Nothing is mapped, so no page counts as this process's."""
 
     def __init__(self, folder: Path) -> None:
