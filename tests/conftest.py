@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Tiny models gain nothing from a second thread, and threads that wait for one another spin: where tests run side by
 # side, torch's took twelve times the processor time of one. Before anything imports torch or numpy; children inherit.
@@ -23,6 +24,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("MPLCONFIGDIR", str(_cache / "matplotlib"))
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rmexport-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+# No test depends on a time: on a busy machine an example, or making one, may take any. A fixture of a function is
+# made once for all examples, which is what the tests that have one want.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
 
 LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
 LEFT_OUT = pytest.StashKey[int]()

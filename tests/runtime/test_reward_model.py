@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversations import ragged_records, text
@@ -54,7 +54,7 @@ def plain(result: Any) -> Score:
     return result
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 20), budget=st.sampled_from([1, 200, 700, 4096]))
 def test_a_score_does_not_depend_on_its_batch(engine: RewardModel, seed: int, count: int, budget: int) -> None:
     """Bitwise: alone, in any batch, with or without a shared prefix."""

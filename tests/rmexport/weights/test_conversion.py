@@ -67,7 +67,7 @@ def test_fp32_rounds_to_nearest_even(target: str) -> None:
     check(np.concatenate([values, *near]), target)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=50), st.sampled_from(FLOATS), st.sampled_from(FLOATS))
 def test_any_numbers(numbers: list[float], source: str, target: str) -> None:
     with np.errstate(all="ignore"):

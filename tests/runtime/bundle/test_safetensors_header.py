@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
@@ -133,7 +133,7 @@ def test_metadata_holds_strings(tmp_path: Path, metadata: Any) -> None:
     refused(tmp_path, file_of({"__metadata__": metadata}))
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_it_accepts_only_what_the_library_accepts(tmp_path: Path, position: int, value: int) -> None:
     """After any change of one byte of the header: whatever we take, the library takes too, with the same layout."""

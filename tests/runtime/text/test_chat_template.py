@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmruntime.errors import BundleError, InputError
@@ -29,7 +29,7 @@ PIECES = (
     "<&>",
 )
 CONTENT = st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=5).map("".join)
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=40)
 
 
 class PinnedClock(datetime):

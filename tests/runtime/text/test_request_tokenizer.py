@@ -17,7 +17,7 @@ OPTIONS = ScoreOptions()
 PIECES = (*SPECIALS, "<|user|>", "\n", "\n\n", " ", "  ", " the", "ки", "🙂", "+", "<|eot")
 CONTENT = st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=5).map("".join)
 PLAIN = st.lists(st.sampled_from((" the", "\n", " ", "ки", "🙂", "+", "-", "a")), max_size=6).map("".join)
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 
 
 @st.composite

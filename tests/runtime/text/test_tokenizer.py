@@ -30,7 +30,7 @@ def reference(tiny):
     return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tiny.folder)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces=TEXT)
 def test_ids_are_those_of_transformers(pieces, tokenizer, reference):
     text = "".join(pieces)

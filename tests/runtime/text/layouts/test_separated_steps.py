@@ -49,7 +49,7 @@ def encode(encoder, record, options=OPTIONS):
     return sequence
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=TEXT, steps=STEPS, separator=st.sampled_from(("\n", "\n\n", " ки", "+-")))
 def test_trl_prm_trainer(prompt, steps, separator, plain, reference):
     """Prompt, completions and separator each by itself, BOS in front; labels on the last token of a separator."""
@@ -66,7 +66,7 @@ def test_trl_prm_trainer(prompt, steps, separator, plain, reference):
     assert found.ids.tolist() == ids and found.reads["step"].tolist() == reads
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=TEXT, steps=STEPS)
 def test_skywork_o1(problem, steps, tiny, reference):
     """bos + problem + line end; every step by itself, then the line end's token, alone where the step is empty."""

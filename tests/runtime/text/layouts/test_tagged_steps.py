@@ -52,7 +52,7 @@ def tags(tokenizer, ids, tag):
     return [end - 1 for end in range(len(ids) + 1) if ids[end - len(tokens) : end] == tokens]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=STEP, steps=st.lists(STEP, min_size=1, max_size=4))
 def test_qwen_math_prm(prompt, steps, tiny, reference):
     """`"<extra_0>".join(steps) + "<extra_0>"` under a system prompt; no one spelled the tag, a special token."""
@@ -65,7 +65,7 @@ def test_qwen_math_prm(prompt, steps, tiny, reference):
     assert len(reads) == len(steps) and not found.special_content
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=STEP, steps=st.lists(STEP, min_size=1, max_size=4))
 def test_math_shepherd(prompt, steps, tiny, reference):
     """The question and, behind a space, the steps, each with " ки" at its end, a line each."""

@@ -64,7 +64,7 @@ def same(sequence, encoding, encoder):
     return (sequence.ids.tolist(), types_of(sequence)) == (encoding.ids, encoding.type_ids if typed else None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(question=TEXT, answer=TEXT)
 def test_pairs_are_those_of_the_tokenizers_library(question, answer, pair):
     library, encoder = pair
@@ -78,7 +78,7 @@ def test_texts_are_single(pair):
     assert same(encode(encoder, {"text": "Hello world"}), library.encode("Hello world"), encoder)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(question=TEXT, answer=TEXT)
 def test_ids_are_taken_apart_as_they_were_put_together(question, answer, pair):
     library, encoder = pair
@@ -122,7 +122,7 @@ def test_prefixes(pair, tiny):
     assert same(found, library.encode("Question:Q", " Answer:a"), prefixed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(question=st.lists(WORD, min_size=1, max_size=6), answer=st.lists(WORD, max_size=6), data=st.data())
 def test_truncation_takes_from_the_texts_alone(question, answer, data, pair):
     """On the right from the answer, as the library's strategy "only_second"; then from the question."""
