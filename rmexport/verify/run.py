@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rmexport.output.progress import Watcher
 from rmexport.verify.baseline_bundle import BaselineExport
+from rmexport.verify.bundle_source import open_source
 from rmexport.verify.conversations import Conversations, read_conversations
 from rmexport.verify.engine_run import run_baseline, run_engine
 from rmexport.verify.gate import Measurement, parity_checks, quantization_quality, reference_dtypes, soundness_checks
@@ -23,7 +24,6 @@ from rmexport.verify.reference_cache import open_cache
 from rmexport.verify.reference_key import read_key
 from rmexport.verify.report import Report, write_report
 from rmexport.verify.soundness import worst_peak
-from rmexport.verify.source import open_source
 from rmexport.verify.yardstick import compute_yardsticks
 from rmexport.version import __version__
 from rmruntime import RewardModel

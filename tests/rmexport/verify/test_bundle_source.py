@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from rmexport import ExportOptions, OptionError, VerificationError, export
+from rmexport.verify.bundle_source import open_source
 from rmexport.verify.options import VerifyOptions
-from rmexport.verify.source import open_source
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 from tiny_checkpoints import TinyShape, sequence_classifier
