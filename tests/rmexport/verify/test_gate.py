@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rmexport.verify.conversations import Conversations
 from rmexport.verify.engine_run import EngineRun
 from rmexport.verify.gate import (
     Measurement,
@@ -47,9 +48,10 @@ def measured(of: Manifest, engine: Mapping[str, Any], **transformers: Mapping[st
         scores = ReferenceScores(arrays(values), (LayerPeak("layers.0", 3.0),))
         return Yardstick(scores=scores, origin=ScoreOrigin(dtype=dtype, computed=3, kept=0, kept_since=None))
 
+    sequences = [TokenSequence(ids=np.array([i]), reads={"score": np.array([0])}) for i in range(3)]
     return Measurement(
         manifest=of,
-        sequences=[TokenSequence(ids=np.array([i]), reads={"score": np.array([0])}) for i in range(3)],
+        conversations=Conversations(sequences, left_out=0, pairs=[(0, 1)]),
         engine=EngineRun(outputs=arrays(engine), backend="ort-cpu", precision="fp32", reason=""),
         yardsticks={dtype: yardstick(dtype, values) for dtype, values in transformers.items()},
     )
@@ -108,7 +110,7 @@ def test_quantization_is_measured_by_column() -> None:
     of = manifest("rewards", score=None, scheme="int8")
     moved = [[1.0, 2.5], [3.0, 5.5], [4.0, 4.5]]
     one = measured(of, {"rewards": moved}, fp32={"rewards": REWARDS})
-    found = quantization_quality(one, {"rewards": np.array(REWARDS, np.float32)}, [(0, 1)])
+    found = quantization_quality(one, {"rewards": np.array(REWARDS, np.float32)})
     assert [(q.output, q.mean_error, q.pairs, q.flipped) for q in found] == [
         ("rewards a", 0.0, 1, 0),
         ("rewards b", 0.5, 1, 0),
