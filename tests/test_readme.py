@@ -27,6 +27,7 @@ from rmexport.bench import peers as bench_peers
 from rmexport.bench.options import SCENARIOS
 from rmexport.bench.peers import peers
 from rmexport.bench.profiles import PROFILES
+from rmexport.graph.dialect import Dialect
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
@@ -302,6 +303,9 @@ def test_contributing_names_what_modules_must_and_may_have() -> None:
     must = {"NAME", "claims", "read", "build", "reference", *_fields(heads.Head)}
     assert must | {"DEFAULT_RECIPE", "RECIPE_FIELDS", "Head"} == contract("head")
     assert {"LAYOUT", "UNITS", *_fields(Layout)} - {"name", "units"} == contract("layout")
+    operations = {name for name, value in vars(Dialect).items() if callable(value) or name == "compute_dtypes"}
+    spelled = {name for name in operations if not name.startswith("_")} - {"matrix"}  # which no dialect has to spell
+    assert {*Dialect.__annotations__, *spelled} == contract("dialect")
 
 
 def contract(recipe: str) -> set[str]:
