@@ -27,6 +27,7 @@ from rmexport.bench import peers as bench_peers
 from rmexport.bench.options import SCENARIOS
 from rmexport.bench.peers import peers
 from rmexport.bench.profiles import PROFILES
+from rmexport.graph.dialect import Dialect
 from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
@@ -301,6 +302,9 @@ def test_contributing_names_what_modules_must_and_may_have() -> None:
     parts = {"ScoringHead", *_fields(heads.ScoringHead), "Head", *_fields(heads.Head)}
     assert parts | {"build", "reference"} == contract("head")
     assert {"Layout", *_fields(Layout)} == contract("layout")
+    operations = {name for name, value in vars(Dialect).items() if callable(value) or name == "compute_dtypes"}
+    spelled = {name for name in operations if not name.startswith("_")} - {"matrix"}  # which no dialect has to spell
+    assert {*Dialect.__annotations__, *spelled} == contract("dialect")
 
 
 def contract(recipe: str) -> set[str]:

@@ -46,6 +46,7 @@ class HeadRows:
 def head_rows(w: GraphWriter, rows: AttentionRows, shape: AttentionShape, dtype: str) -> HeadRows:
     """Indices per (token, head) and the additive mask in `dtype`, made once for all layers that attend alike.
 
+    >>> from rmexport.graph.packed import declare_packed_inputs
     >>> w, shape = GraphWriter(None), AttentionShape(heads=8, kv_heads=2, head_dim=64, scale=0.125)
     >>> head_rows(w, declare_packed_inputs(w).all_rows, shape, "fp32").queries.producer().op_type
     'Reshape'
@@ -102,6 +103,7 @@ def _rows_first(w: GraphWriter, group: AttentionRows) -> ir.Value:
 def additive_mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype: str) -> ir.Value:
     """[R, Sq, Sk]: 0 where the key may be seen, MASKED elsewhere.
 
+    >>> from rmexport.graph.packed import declare_packed_inputs
     >>> w = GraphWriter(None)
     >>> additive_mask(w, declare_packed_inputs(w).all_rows, None, "fp32").producer().op_type
     'Where'
@@ -113,6 +115,7 @@ def additive_mask(w: GraphWriter, rows: AttentionRows, window: int | None, dtype
 def visible_keys(w: GraphWriter, rows: AttentionRows, window: int | None) -> ir.Value:
     """[R, Sq, Sk] booleans: causal, and inside the window if there is one. Padding keys stand beyond any query.
 
+    >>> from rmexport.graph.packed import declare_packed_inputs
     >>> w = GraphWriter(None)
     >>> visible_keys(w, declare_packed_inputs(w).all_rows, 4096).producer().op_type
     'And'

@@ -83,6 +83,12 @@ def _declare_pages(writer: GraphWriter) -> AttentionRows:
 
 
 def _declare_rows(writer: GraphWriter, names: RowNames) -> AttentionRows:
-    dims = (names.query_dims, names.query_dims, names.key_dims, names.key_dims)
-    inputs = (writer.input(name, sizes) for name, sizes in zip(names.names, dims, strict=True))
-    return AttentionRows(names.query_index, *inputs, None, None)
+    return AttentionRows(
+        names.query_index,
+        writer.input(names.query_index, names.query_dims),
+        writer.input(names.query_positions, names.query_dims),
+        writer.input(names.key_index, names.key_dims),
+        writer.input(names.key_positions, names.key_dims),
+        unpack_index=None,
+        take=None,
+    )

@@ -42,7 +42,7 @@ PADDED_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 HIDDEN_IN, HIDDEN_OUT = "hidden_in", "hidden_out"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowNames:
     """One group of attention rows: the queries of a block of tokens, each row with the keys that they may see.
 
@@ -64,9 +64,15 @@ class RowNames:
 
 
 def _named(prefix: str, suffix: str) -> RowNames:
-    inputs = (f"{prefix}{name}{suffix}" for name in ("query_index", "query_positions", "key_index", "key_positions"))
     rows, queries, keys = (f"{prefix}{size}{suffix}" for size in ("R", "Sq", "Sk"))
-    return RowNames(*inputs, (rows, queries), (rows, keys))
+    return RowNames(
+        query_index=f"{prefix}query_index{suffix}",
+        query_positions=f"{prefix}query_positions{suffix}",
+        key_index=f"{prefix}key_index{suffix}",
+        key_positions=f"{prefix}key_positions{suffix}",
+        query_dims=(rows, queries),
+        key_dims=(rows, keys),
+    )
 
 
 @cache
