@@ -5,7 +5,7 @@ Everything else is imported in the functions: `main` heeds signals first.
 
 from __future__ import annotations
 
-from rmruntime.commands.stop_signals import heeded
+from rmruntime.commands.stop_signals import install_stop_signals
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors, 130 for Ctrl-C."""
-    stops = heeded(argv)
+    stops = install_stop_signals(argv)
     from rmexport.errors import ExportError
     from rmruntime.commands.command import run_command
     from rmruntime.errors import RewardModelError

@@ -12,7 +12,7 @@ from types import ModuleType
 from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError
 from rmruntime.modules import discover
-from rmruntime.text.layouts.base import Layout, arrange_nothing, given_whole, join_nothing
+from rmruntime.text.layouts.base import Layout, as_one_segment, keep_exchanges, keep_scores
 
 
 def find_layout(form: Format) -> Layout:
@@ -43,7 +43,7 @@ def _layout(module: ModuleType) -> Layout:
         units=module.UNITS,
         check=module.check,
         lay_out=module.lay_out,
-        given=getattr(module, "given", given_whole),
-        arrange=getattr(module, "arrange", arrange_nothing),
-        join=getattr(module, "join", join_nothing),
+        given=getattr(module, "given", as_one_segment),
+        arrange=getattr(module, "arrange", keep_exchanges),
+        join=getattr(module, "join", keep_scores),
     )
