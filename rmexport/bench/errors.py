@@ -1,4 +1,4 @@
-"""What the benchmark raises on purpose."""
+"""The errors of the benchmark."""
 
 from rmexport.errors import ExportError
 

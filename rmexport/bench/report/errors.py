@@ -1,4 +1,4 @@
-"""What the report package raises on purpose."""
+"""The error of the report package."""
 
 from rmexport.errors import ExportError
 
