@@ -1,4 +1,4 @@
-"""What compiling raises on purpose."""
+"""The errors of compiling."""
 
 from rmexport.errors import ExportError
 
@@ -8,7 +8,7 @@ class CompilerNotInstalled(ExportError):
 
 
 class NotCompilable(ExportError):
-    """The bundle, the GPU or this machine is not what the compiler needs; the message says what it needs."""
+    """The bundle cannot be compiled for this GPU, or not on this machine; the message says what is needed."""
 
 
 class CompilationFailed(ExportError):
