@@ -1,4 +1,4 @@
-"""A LoRA adapter's adapter_config.json, as peft writes it (peft, tuners/lora/config.py)."""
+"""Reads the adapter_config.json of a LoRA adapter, as peft writes it (peft, tuners/lora/config.py)."""
 
 import math
 import re
@@ -39,7 +39,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """What merging depends on; fields have peft's names."""
+    """The settings that merging needs; fields have peft's names."""
 
     base_model_name_or_path: str
     revision: str | None
@@ -129,7 +129,9 @@ def _patterns(raw: Mapping[str, Any], name: str, within: Range) -> Mapping[str, 
         try:
             re.compile(pattern)
         except re.error as error:
-            raise CheckpointError(f"{name}: {pattern!r} is no regular expression ({error})") from error
+            raise CheckpointError(
+                f"{name}: {pattern!r} is not a regular expression ({error}); restore the original"
+            ) from error
     return patterns
 
 

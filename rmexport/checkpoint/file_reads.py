@@ -1,4 +1,4 @@
-"""Positioned reads of a folder's files: straight into the caller's memory, with no map, by several threads at once."""
+"""Reads bytes of a folder's files directly into the caller's memory, from several threads, without memory maps."""
 
 import os
 import threading
@@ -12,7 +12,15 @@ from rmexport.errors import CheckpointError
 
 
 class FileReads:
-    """Opens each file once. Nothing is mapped, so no page counts as this process's."""
+    """Reads the files of `folder`, each opened once. Nothing is mapped, so that it does not count as process memory.
+
+    >>> import numpy as np
+    >>> _ = Path("data").write_bytes(b"abcdef")
+    >>> out = np.zeros(2, np.uint8)
+    >>> FileReads(Path()).read("data", 2, out)
+    >>> out.tobytes()
+    b'cd'
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,7 +29,7 @@ class FileReads:
         weakref.finalize(self, _close_all, self._descriptors)
 
     def read(self, file: str, at: int, out: Array) -> None:
-        """Fill `out` with the bytes of `file` from `at` on. Raises CheckpointError when that cannot be done."""
+        """Fill `out` with bytes of `file` from the byte `at` on. Raises CheckpointError when they cannot be read."""
         target = out.view(np.uint8).data
         try:
             descriptor = self._descriptor(file)

@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint: which file holds which tensor, and whether that is true."""
+"""Reads the index of a sharded checkpoint, which maps tensors to files, and checks it against the files."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ Inventory = Callable[[Path, Iterable[str]], list[TensorInfo]]  # of one file for
 
 
 def sharded_inventory(index: Path, inventory: Inventory) -> dict[str, TensorInfo]:
-    """All tensors of a sharded checkpoint by name. Raises CheckpointError listing every damaged or untrue part."""
+    """All tensors of a sharded checkpoint by name. Raises CheckpointError, which lists every damaged or wrong part."""
     weight_map = _read_index(index)
     tensors = inventory(index.parent, sorted(set(weight_map.values())))
     held: dict[str, list[str]] = {}
@@ -25,7 +25,12 @@ def sharded_inventory(index: Path, inventory: Inventory) -> dict[str, TensorInfo
 
 
 def stated_shards(index: Path) -> set[str]:
-    """The files that an index names; none where it is damaged. It may be left over, and its shards gone."""
+    """The files that an index names; none where it is damaged. They may be missing, where the index is left over.
+
+    >>> _ = Path("index.json").write_text('{"weight_map": {"score.weight": "model-1.safetensors"}}')
+    >>> stated_shards(Path("index.json"))
+    {'model-1.safetensors'}
+    """
     try:
         weight_map = read_json_object(index).get("weight_map")
     except CheckpointError:
@@ -61,7 +66,11 @@ def _check_index(path: Path, weight_map: Mapping[str, str], held: Mapping[str, I
 
 
 def listing(names: list[str]) -> str:
-    """Names for a message, the first few and how many more."""
+    """Names for a message: the first 20, and how many more.
+
+    >>> listing(["a", "b"])
+    'a, b'
+    """
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 

@@ -1,7 +1,7 @@
-"""Special and added tokens as a checkpoint's files state them, brought into its tokenizer.json.
+"""Reads special and added tokens from a checkpoint's files, and adds them to its tokenizer.json.
 
-Rules as in transformers 5: `added_tokens_decoder` of tokenizer_config.json decides, special_tokens_map.json and
-added_tokens.json count only where it is absent; what tokenizer.json lacks is added to it.
+Rules as in transformers 5: `added_tokens_decoder` of tokenizer_config.json decides; special_tokens_map.json and
+added_tokens.json are used only where it is absent; tokens that tokenizer.json lacks are added to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ class StatedTokens:
 
 
 def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> StatedTokens:
-    """What the files beside tokenizer.json say. Raises CheckpointError for values that are no tokens."""
+    """The tokens in files other than tokenizer.json. Raises CheckpointError for values that are not tokens."""
     stated = dict(tokenizer_config)
     decoder = stated.get("added_tokens_decoder")
     if decoder is None:
@@ -46,7 +46,7 @@ def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> Sta
 
 
 def add_missing_tokens(tokenizer: Tokenizer, stated: Iterable[tuple[int | None, AddedToken]]) -> list[str]:
-    """Add to `tokenizer` what it lacks, or has with other properties; gives notes where ids come out otherwise."""
+    """Add tokens that `tokenizer` lacks, or has with other properties; returns notes on ids that come out otherwise."""
     there = tokenizer.get_added_tokens_decoder().values()
     known, contents = {repr(token) for token in there}, {token.content for token in there}
     notes = []

@@ -1,4 +1,4 @@
-"""The dtype of a bundle's weights: that of the checkpoint's tensors, which config.json may state wrongly."""
+"""Chooses the dtype of a bundle's weights: that of the checkpoint's tensors, because config.json may be wrong."""
 
 from collections import Counter
 from typing import get_args
@@ -8,9 +8,12 @@ from rmexport.options import Dtype, ExportOptions
 
 
 def choose_dtype(held: Counter[str], options: ExportOptions) -> str:
-    """The asked-for dtype, or the one that holds most bytes on disk (config's may be stale); `held` has bytes by dtype.
+    """The dtype of `options`, or for "auto" the one with most bytes; `held` are the checkpoint's bytes by dtype.
 
-    Raises CheckpointError for weights in anything but floats.
+    Raises CheckpointError for weights that are not floats.
+
+    >>> choose_dtype(Counter(bf16=4000, fp32=16), ExportOptions())
+    'bf16'
     """
     storable = get_args(Dtype)
     if foreign := sorted(set(held) - set(storable)):
