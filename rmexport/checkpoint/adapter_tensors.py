@@ -25,7 +25,7 @@ _FOREIGN = re.compile(r"(.+\.)?(lora_|token_adapter|original_module)")
 
 @dataclass(frozen=True)
 class AdapterTensors:
-    """An adapter's tensors: `updates`, low-rank updates by module and part; `whole` ones, by their names in the base."""
+    """An adapter's tensors: `updates`, low-rank updates by module and part; `whole` ones, by their name in the base."""
 
     updates: Mapping[str, Mapping[str, TensorInfo]]
     whole: Mapping[str, TensorInfo]

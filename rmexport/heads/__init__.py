@@ -1,12 +1,12 @@
-"""What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
+"""Heads, which turn hidden states into rewards, one file each, found by tensor names; no other code names a file here.
 
-A head module has NAME, `claims(facts)` naming the tensors (and what config.json says) by which it recognises itself,
-and `read(facts)` giving a `Head`, a frozen dataclass with the head's settings that adds the graph's outputs and knows
-the published formula for the parity gate. DEFAULT_RECIPE, where it has one, names the recipe that says how its
-conversations are written when neither the user nor the repository chose one. RECIPE_FIELDS are the fields of a recipe
-that it heeds, of those that are a head's business (HEAD_FIELDS); without it, `position` alone. One with FALLBACK is
-asked only where no other head recognises the checkpoint, or a recipe sets `head_tensor` and it heeds that. A head that
-is known but gives no score of one conversation has `refuse(candidate)` in place of `read`, which says why.
+A head module has NAME, `claims(facts)`, which returns the tensors (and settings in config.json) by which it recognises
+a checkpoint, and `read(facts)`, which returns a `Head`: a frozen dataclass with the head's settings that adds the
+graph's outputs, and has the published formula for the parity gate. DEFAULT_RECIPE names the recipe for how its
+conversations are written, when neither the user nor the repository chose one. RECIPE_FIELDS are the fields of a recipe
+that it uses, out of HEAD_FIELDS; by default `position` only. A module with FALLBACK is asked only where no other head
+recognises the checkpoint, or where a recipe sets `head_tensor` and it uses that. A head that is known but does not
+score single conversations has `refuse(candidate)` in place of `read`, which raises the reason.
 """
 
 import difflib
@@ -45,12 +45,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Head(ABC):
-    """A checkpoint's head: where it reads, what it gives, and in its own class how that is computed.
+    """A checkpoint's head: the positions that it scores, its outputs, and in each subclass how they are computed.
 
-    `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
-    checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
-    head knowingly leaves out. `prefixes` say where the family's weights lie when the head's class keeps them under
-    another name: {"model.": "transformer."}. `append` are token ids that every sequence must end in: the reward token.
+    `score` names the output that is the score, None when no single number is defined. `derived` are weights that are
+    made from other tensors of the checkpoint. `ignored` are names of checkpoint tensors (prefixes, where they end in
+    `*`) that this head leaves out on purpose. `prefixes` map the family's prefixes of weights to those of the head's
+    class: {"model.": "transformer."}. `append` are token ids that every sequence must end in: the reward token.
     """
 
     positions: Mapping[str, PositionRule]
@@ -72,7 +72,7 @@ class Head(ABC):
 
 
 class HeadModule(Protocol):
-    """The module of a head."""
+    """What the module of a head must have."""
 
     NAME: str
 
@@ -82,7 +82,7 @@ class HeadModule(Protocol):
 
 @runtime_checkable
 class RefusedHead(Protocol):
-    """The module of a head that is known and gives no score of one conversation, whatever its backbone."""
+    """What the module of a head must have that is known but does not score single conversations."""
 
     NAME: str
 
@@ -92,7 +92,11 @@ class RefusedHead(Protocol):
 
 @cache
 def heads() -> dict[str, HeadModule | RefusedHead]:
-    """Every head by its NAME."""
+    """Every head module by its NAME.
+
+    >>> "sequence_classification" in heads()
+    True
+    """
     return {module.NAME: module for module in discover(__name__, members(HeadModule), members(RefusedHead))}
 
 
@@ -111,13 +115,13 @@ HEAD_FIELDS = (
 
 
 def check_recipe(head: HeadModule | RefusedHead, recipe: Recipe, options: ExportOptions) -> None:
-    """Raise OptionError for a recipe or an option that sets what the head would not heed."""
+    """Raises OptionError for a recipe or an option with a setting that the head does not use."""
     heeded = getattr(head, "RECIPE_FIELDS", ("position",))
     asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in heeded]
     if asked:
         raise OptionError(
-            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.NAME} does not know; take it out "
-            f"(it heeds {', '.join(heeded)})"
+            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.NAME} does not use; take it out "
+            f"(it uses {', '.join(heeded)})"
         )
     if options.score_label is not None and "score_label" not in heeded:
         raise OptionError(f"the head {head.NAME} has one score: leave out --score-label {options.score_label}")
@@ -125,7 +129,7 @@ def check_recipe(head: HeadModule | RefusedHead, recipe: Recipe, options: Export
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenHead:
-    """A head, why it is this one, and the facts that it reads: under its own recipe where nobody chose one."""
+    """The head of a checkpoint, why it is this one, and the facts, with the head's default recipe where needed."""
 
     module: HeadModule | RefusedHead
     reason: str
@@ -135,8 +139,8 @@ class ChosenHead:
 def head_of(facts: HeadFacts) -> ChosenHead:
     """The one head that a checkpoint has: the recipe's, else the one that accounts for most of the tensors.
 
-    A head whose claimed tensors are all among another's gives way to it. Raises UnsupportedModel when none is left or
-    several, naming the candidates and `--recipe`; OptionError for a recipe that names no head.
+    A head whose claimed tensors are all claimed by another gives way to it. Raises UnsupportedModel when none or
+    several are left, naming the candidates and `--recipe`; OptionError for a recipe that names an unknown head.
     """
     name, reason = _chosen(facts)
     module = heads()[name]
@@ -145,7 +149,7 @@ def head_of(facts: HeadFacts) -> ChosenHead:
 
 
 def read_head(chosen: ChosenHead) -> Head:
-    """A chosen head with its settings. Raises as `check_recipe` does, and what the head says of what it cannot use."""
+    """A chosen head with its settings. Raises as `check_recipe` does, and the head's own errors for wrong tensors."""
     module, facts = chosen.module, chosen.facts
     check_recipe(module, facts.recipe or PLAIN, facts.options)
     if isinstance(module, RefusedHead):
@@ -154,7 +158,7 @@ def read_head(chosen: ChosenHead) -> Head:
 
 
 def _chosen(facts: HeadFacts) -> tuple[str, str]:
-    """The name of the head, and why it is this one."""
+    """The name of the head, and the reason why it is this one."""
     if facts.recipe is not None and facts.recipe.head is not None:
         return _named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so"
     named = facts.recipe is not None and facts.recipe.head_tensor is not None
@@ -167,14 +171,14 @@ def _chosen(facts: HeadFacts) -> tuple[str, str]:
 
 
 def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
-    """What each head claims, of those that claim anything."""
+    """The claims of each head that has any, by the head's name."""
     asked = [head for head in heads().values() if getattr(head, "FALLBACK", False) == fallback]
     found = {head.NAME: frozenset(head.claims(facts)) for head in asked}
     return {name: claimed for name, claimed in found.items() if claimed}
 
 
 def refuse_known(candidate: Candidate) -> None:
-    """Raise the UnsupportedModel of a head that is known and gives no score of one conversation."""
+    """Raises the UnsupportedModel of a head that is known but does not score single conversations."""
     for head in heads().values():
         if isinstance(head, RefusedHead) and head.claims(candidate):
             head.refuse(candidate)
@@ -182,7 +186,9 @@ def refuse_known(candidate: Candidate) -> None:
 
 def _named(recipe: Recipe, name: str) -> str:
     if name not in heads():
-        raise OptionError(f"recipe {recipe.name!r} names the head {name!r}; known: {', '.join(sorted(heads()))}")
+        raise OptionError(
+            f"recipe {recipe.name!r} names the head {name!r}, expected one of {', '.join(sorted(heads()))}"
+        )
     return name
 
 
@@ -209,7 +215,7 @@ def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
 
 
 def _outside(facts: HeadFacts) -> list[str]:
-    """The tensors that are not the backbone's, wherever the checkpoint keeps that."""
+    """The tensors outside the backbone, whatever prefix the checkpoint has for that."""
     prefixes = found_prefix(facts.embedding, facts.tensors)
     stem = ".".join(rename(facts.embedding, prefixes).split(".")[:-2])
     if stem:
@@ -219,7 +225,7 @@ def _outside(facts: HeadFacts) -> list[str]:
 
 
 def _candidates(facts: HeadFacts) -> str:
-    """What could be a head by its shape, and how to name it."""
+    """A sentence that lists the tensors which could be a head by their shape, and how to name one in a recipe."""
     found = facts.one_row_layers.values()
     if not found:
         return ""

@@ -13,7 +13,7 @@ from rmruntime.bundle.manifest import Output
 NAME = "one_row"
 FALLBACK = True
 RECIPE_FIELDS = ("position", "head_tensor", "drop_bias")
-UNDESCRIBED = "LlamaRewardModel"  # Ziya's class, whose scores nobody has described, has UltraRM's name
+UNDESCRIBED = "LlamaRewardModel"  # the class of Ziya, whose scores are not documented, and of UltraRM
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 def read(facts: HeadFacts) -> LinearHead:
     """One value; other layers of one row and the language model's head are left out.
 
-    Raises CheckpointError where the layer that a recipe names is no such layer, or none is named and several are there.
+    Raises CheckpointError where a recipe names another kind of layer, or names none and there are several.
     """
     layer = _layer(facts)
     bias = f"{layer}.bias" in facts.tensors
@@ -51,7 +51,7 @@ def _layers(facts: HeadFacts) -> list[str]:
 
 
 def _layer(facts: HeadFacts) -> str:
-    """The layer's name, which is that of its weight less `.weight`."""
+    """The layer's name: that of its weight without `.weight`."""
     found = _layers(facts)
     named = facts.recipe.head_tensor if facts.recipe else None
     if named is not None:

@@ -52,7 +52,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 
 
 def read(facts: HeadFacts) -> ValueHead:
-    """Layers from the tensors there are; a recipe says whether steps are judged, and whether by a probability.
+    """The layers, as the tensors have them; a recipe tells whether steps are scored, and whether as a probability.
 
     Raises CheckpointError where the last layer has more than one output.
     """
@@ -75,6 +75,6 @@ def read(facts: HeadFacts) -> ValueHead:
 
 
 def _layer_names(facts: HeadFacts) -> list[str]:
-    """Full names less `.weight`, in order: `v_head.summary`, or `v_head.summary.0`, `.2`, ..."""
+    """The layers' names without `.weight`, in order: `v_head.summary`, or `v_head.summary.0`, `.2`, ..."""
     names = [found[1] for name in facts.tensors if (found := re.fullmatch(LAYER, name))]
     return sorted(names, key=lambda name: int(name.rpartition(".")[2]) if name[-1].isdigit() else -1)
