@@ -71,7 +71,7 @@ def _entrant(peer: str, options: BenchOptions) -> Entrant:
         raise OptionError(f"--peer {peer!r} is unknown, expected one of {', '.join(sorted(peers()))} or a .py file")
     dtype = (rest if module.NAME == name else "") or module.DTYPES[0]
     if dtype not in module.DTYPES:
-        raise OptionError(f"--peer {peer}: found the dtype {dtype!r}, {name} runs in {', '.join(module.DTYPES)}")
+        raise OptionError(f"--peer {peer}: found the dtype {dtype!r}, expected one of {', '.join(module.DTYPES)}")
     if options.checkpoint is None or not Path(options.checkpoint).is_dir():
         raise OptionError(
             f"--peer {peer} loads the Hugging Face checkpoint: --checkpoint is {options.checkpoint!r}, "
@@ -182,7 +182,7 @@ def score_label(entrant: Entrant, manifest: Manifest) -> int:
     """
     if entrant.heads and manifest.head not in entrant.heads:
         raise ContestantError(
-            f"scores {', '.join(entrant.heads)} heads only, this bundle has a {manifest.head} head: not supported"
+            f"scores {', '.join(entrant.heads)} heads only, this bundle has a {manifest.head} head: leave this peer out"
         )
     labels = next((output.labels for output in manifest.outputs if output.labels is not None), None)
     chosen = manifest.options.get("score_label")

@@ -113,18 +113,23 @@ def _base(raw: Mapping[str, Any], *, needed: bool) -> str:
 def _modules(raw: Mapping[str, Any]) -> tuple[str, ...]:
     value = raw.get("modules_to_save") or []
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise CheckpointError(f"modules_to_save is {shown(value)}, expected a list of module names")
+        raise CheckpointError(
+            f"modules_to_save is {shown(value)}, expected a list of module names; restore the original"
+        )
     return tuple(value)
 
 
 def _patterns(raw: Mapping[str, Any], name: str, within: Range) -> Mapping[str, float]:
     patterns = raw.get(name) or {}
     if not isinstance(patterns, dict):
-        raise CheckpointError(f"{name} is {shown(patterns)}, expected an object of numbers by module name")
+        raise CheckpointError(
+            f"{name} is {shown(patterns)}, expected an object of numbers by module name; restore the original"
+        )
     for pattern, value in patterns.items():
         if not within.holds(value):
             raise CheckpointError(
-                f"{name} gives {pattern!r} the value {shown(value)}, expected a positive number {within}"
+                f"{name} gives {pattern!r} the value {shown(value)}, expected a positive number {within}; "
+                "restore the original"
             )
         try:
             re.compile(pattern)

@@ -44,7 +44,7 @@ def _placed(path: Path) -> dict[str, PlacedTensor]:
             "safetensors, or save only the state dict"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; see to its permissions or disk") from error
 
 
 def _torch_shards(path: Path, reason: OldFormat) -> Any:

@@ -103,7 +103,9 @@ class Checkpoint:
             own = [self._record(name, file_sha256(self.folder / name)) for name in small]
             own += [self._record(name, hub_sha256(self.folder / name), "weights") for name in self.weights.files]
         except OSError as error:
-            raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{error.filename} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
         inherited = self.base.source_files if self.base else ()
         return (*own, *(replace(record, name=BASE_PREFIX + record.name) for record in inherited))
 

@@ -75,7 +75,7 @@ def optional_integer(raw: Mapping[str, Any], name: str, within: Range = SIZE) ->
     if value is None:
         return None
     if not isinstance(value, int) or not within.holds(value):
-        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected {_whole(within)}")
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected {_whole(within)}; restore the original")
     return value
 
 
@@ -87,7 +87,9 @@ def number(raw: Mapping[str, Any], name: str, within: Range = NUMBER, *, default
     """
     value = raw.get(name, default)
     if not within.holds(value):
-        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected a number {within}")
+        raise CheckpointError(
+            f"config.json: {name} is {shown(value)}, expected a number {within}; restore the original"
+        )
     return float(value)
 
 
@@ -108,7 +110,7 @@ def flag(raw: Mapping[str, Any], name: str) -> bool:
     """
     value = raw.get(name) or False
     if not isinstance(value, bool):
-        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected true or false")
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected true or false; restore the original")
     return value
 
 
@@ -120,7 +122,7 @@ def optional_text(raw: Mapping[str, Any], name: str) -> str | None:
     """
     value = raw.get(name)
     if value is not None and not isinstance(value, str):
-        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected text")
+        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected text; restore the original")
     return value or None
 
 
@@ -134,7 +136,9 @@ def architectures(raw: Mapping[str, Any]) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise CheckpointError(f"config.json: architectures is {shown(value)}, expected a list of class names")
+        raise CheckpointError(
+            f"config.json: architectures is {shown(value)}, expected a list of class names; restore the original"
+        )
     return tuple(value)
 
 
@@ -148,7 +152,9 @@ def section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise CheckpointError(f"config.json: {name} is {shown(value)}, expected an object or null")
+        raise CheckpointError(
+            f"config.json: {name} is {shown(value)}, expected an object or null; restore the original"
+        )
     return value
 
 
@@ -190,11 +196,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
                 raise CheckpointError(f"{path} has more than {MAX_BYTES} bytes; restore the original")
             data = json.loads(file.read(), object_pairs_hook=_unique)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; see to its permissions or disk") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); restore it from the original checkpoint") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object")
+        raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object; restore the original")
     return data
 
 

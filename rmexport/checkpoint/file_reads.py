@@ -36,10 +36,15 @@ class FileReads:
             while target:
                 count = os.preadv(descriptor, [target], at)
                 if not count:
-                    raise CheckpointError(f"{self._folder / file} became shorter while it was read")
+                    raise CheckpointError(
+                        f"{self._folder / file} became shorter while it was read; "
+                        "let its writer finish, or download it again"
+                    )
                 target, at = target[count:], at + count
         except OSError as error:
-            raise CheckpointError(f"{self._folder / file} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self._folder / file} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
 
     def _descriptor(self, file: str) -> int:
         with self._lock:

@@ -46,7 +46,9 @@ def _candidates(
         if names is None or (key in _OTHER_USES and not (isinstance(names, list) and names)):
             continue
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"config.json: {key} is {shown(names)}, expected a list of names")
+            raise CheckpointError(
+                f"config.json: {key} is {shown(names)}, expected a list of names; correct or remove it"
+            )
         yield f"config.json: {key}", names
     if stated:
         yield "the recipe: objectives", list(stated)
@@ -60,7 +62,9 @@ def _id2label(config: Mapping[str, Any]) -> list[str]:
     """The names in order; [] for transformers' default LABEL_N. Raises CheckpointError for missing indices."""
     by_index = section(config, "id2label")
     if any(not isinstance(name, str | int) or isinstance(name, bool) for name in by_index.values()):
-        raise CheckpointError(f"config.json: id2label is {shown(by_index)}, expected names by index")
+        raise CheckpointError(
+            f"config.json: id2label is {shown(by_index)}, expected names by index; correct or remove it"
+        )
     names = {str(index): str(name) for index, name in by_index.items()}
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
         return []

@@ -133,7 +133,9 @@ def _length_factors(found: Mapping[str, Any], kind: str, name: str) -> tuple[flo
         return ()
     values = found.get(name)
     if not isinstance(values, list) or not all(map(FACTOR.holds, values)):
-        raise CheckpointError(f"config.json: {name} is {shown(values)}, expected a list of numbers {FACTOR}")
+        raise CheckpointError(
+            f"config.json: {name} is {shown(values)}, expected a list of numbers {FACTOR}; restore the original"
+        )
     return tuple(map(float, values))
 
 
@@ -144,7 +146,8 @@ def _share(found: Mapping[str, Any], raw: Mapping[str, Any]) -> float:
         return 1.0
     if not Range(1e-3, 1).holds(share):
         raise CheckpointError(
-            f"config.json: partial_rotary_factor is {shown(share)}, expected a number above 0 and up to 1"
+            f"config.json: partial_rotary_factor is {shown(share)}, expected a number above 0 and up to 1; restore "
+            "the original"
         )
     return float(share)
 

@@ -47,7 +47,10 @@ def _read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} names no tensors; restore the original index")
     shards = sorted(set(weight_map.values()))
     if outside := [shard for shard in shards if not _is_inside(shard)]:
-        raise CheckpointError(f"{path} names shards outside its folder: {listing(outside)}")
+        raise CheckpointError(
+            f"{path} names shards outside its folder: {listing(outside)}, expected file names; restore "
+            "the original index"
+        )
     if missing := [shard for shard in shards if not (path.parent / shard).is_file()]:
         raise CheckpointError(f"{path} names shards that are not there: {listing(missing)}; download them again")
     return weight_map

@@ -34,7 +34,10 @@ def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> Sta
         stated |= _optional(folder / "special_tokens_map.json")
         decoder = _legacy_decoder(_optional(folder / "added_tokens.json"), stated)
     if not isinstance(decoder, dict) or not all(str(key).isdigit() for key in decoder):
-        raise CheckpointError(f"{folder}/tokenizer_config.json: added_tokens_decoder is no object of tokens by id")
+        raise CheckpointError(
+            f"{folder}/tokenizer_config.json: added_tokens_decoder is not an object of tokens by id; "
+            "restore the original"
+        )
     added: list[tuple[int | None, AddedToken]] = [
         (int(key), _token(value, f"added_tokens_decoder[{key}]")) for key, value in decoder.items()
     ]
@@ -90,7 +93,9 @@ def _token(value: Any, where: str) -> AddedToken:
     """A token from its text, which makes it a special one, or from its properties."""
     fields: Any = {"content": value, "special": True} if isinstance(value, str) else value
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
-        raise CheckpointError(f"the tokenizer's {where} is {value!r}, expected a text or an object with content")
+        raise CheckpointError(
+            f"the tokenizer's {where} is {value!r}, expected a text or an object with content; restore the original"
+        )
     if "__type" in fields or "special" not in fields:
         fields = {**fields, "special": True}
     try:

@@ -110,7 +110,9 @@ def _tokenizer_json(folder: Path) -> bytes:
         try:
             return (folder / TOKENIZER_NAME).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{folder / TOKENIZER_NAME} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{folder / TOKENIZER_NAME} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
     if not _vocabularies(folder):
         raise CheckpointError(
             f"{folder} has no tokenizer: neither {TOKENIZER_NAME} nor any of {', '.join(_VOCABULARIES)}. "

@@ -43,7 +43,9 @@ def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
 def _describe(path: Path, file: str, tensors: Mapping[str, Any]) -> list[TensorInfo]:
     faults = [f"{name} is {found}" for name, value in tensors.items() if (found := _unusable(value))]
     if faults:
-        raise CheckpointError(f"{path}: expected a flat dictionary of plain tensors, but {listing(faults)}")
+        raise CheckpointError(
+            f"{path}: expected a flat dictionary of plain tensors, but {listing(faults)}; save the state dict"
+        )
     return [
         TensorInfo(name, _DTYPE_NAMES[t.dtype], tuple(t.shape), file, None, t.numel() * t.element_size())
         for name, t in tensors.items()
@@ -65,13 +67,15 @@ def _load(path: Path) -> dict[str, Any]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, and reading that could run code: {str(error).splitlines()[0]}. "
+            f"{path} has more than tensors, and reading that could run code: {str(error).splitlines()[0]}. "
             "Ask its publisher for safetensors"
         ) from error
     except Exception as error:  # damaged pickles make the unpickler raise errors of any type
         raise CheckpointError(f"{path} is damaged ({error!r:.200}); download it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-        raise CheckpointError(f"{path} holds a {type(tensors).__name__}, expected a dictionary of tensors by name")
+        raise CheckpointError(
+            f"{path} holds a {type(tensors).__name__}, expected a dictionary of tensors by name; save the state dict"
+        )
     return tensors
 
 

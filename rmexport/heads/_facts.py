@@ -57,7 +57,9 @@ class Candidate:
         """A tensor that the head needs. Raises UnsupportedModel where it is missing: a recipe may name a wrong head."""
         if name not in self.tensors:
             asked = f"recipe {self.recipe.name!r}" if self.recipe else "this head"
-            raise UnsupportedModel(f"{asked} needs the tensor {name}, which the checkpoint does not have")
+            raise UnsupportedModel(
+                f"{asked} needs the tensor {name}, which the checkpoint does not have; choose another with --recipe"
+            )
         return self.tensors[name]
 
     def with_default_recipe(self, name: str | None) -> Self:

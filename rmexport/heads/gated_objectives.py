@@ -115,5 +115,8 @@ def _gate_layers(facts: HeadFacts) -> FeedForward:
     names = [f"gating.layers.{i}" for i in range(max(1, count))]
     gate, rows = read_feed_forward(facts.tensors, names, facts.hidden_size), facts.tensors[REGRESSION].shape[0]
     if gate.layers[-1].outputs != rows:
-        raise CheckpointError(f"the gate ends in {gate.layers[-1].outputs} outputs, expected {rows}, one per objective")
+        raise CheckpointError(
+            f"the gate ends in {gate.layers[-1].outputs} outputs, expected {rows}, one per objective: do config and "
+            "weights belong together?"
+        )
     return gate

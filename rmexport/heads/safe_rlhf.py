@@ -100,7 +100,9 @@ def _stated(facts: HeadFacts, field: str, tensor: str, within: Range, *, default
     if value is None:
         return default
     if not within.holds(value):
-        raise CheckpointError(f"config.json: {field} is {shown(value)}, expected one number {within}")
+        raise CheckpointError(
+            f"config.json: {field} is {shown(value)}, expected one number {within}; restore the original"
+        )
     return float(value)
 
 

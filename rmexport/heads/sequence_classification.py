@@ -79,7 +79,7 @@ def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:
     if wanted is None:
         return 0 if len(names) == 1 else None
     if wanted not in names:
-        raise OptionError(f"score label {wanted!r} is none of this head's labels: {', '.join(names)}")
+        raise OptionError(f"score label {wanted!r} is unknown, expected one of this head's labels: {', '.join(names)}")
     return names.index(wanted)
 
 

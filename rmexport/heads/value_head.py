@@ -60,7 +60,10 @@ def read(facts: HeadFacts) -> ValueHead:
         facts.tensor("v_head.summary.weight")
     value = read_feed_forward(facts.tensors, names, facts.hidden_size)
     if value.layers[-1].outputs != 1:
-        raise CheckpointError(f"{names[-1]}.weight has {value.layers[-1].outputs} rows, expected 1: a value head's")
+        raise CheckpointError(
+            f"{names[-1]}.weight has {value.layers[-1].outputs} rows, expected 1, as of a value head; choose "
+            "another head with --recipe"
+        )
     sigmoid = facts.recipe is not None and facts.recipe.activation == "sigmoid"
     outputs = (Output(name="score", per=facts.unit), *((Output(name="logit", per=facts.unit),) if sigmoid else ()))
     unasked = "the value at the last token is the score; a process reward model needs --recipe skywork-o1-prm or a file"

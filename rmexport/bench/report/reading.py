@@ -28,7 +28,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise ReportError(f"{path} cannot be read: {error.strerror}") from error
+        raise ReportError(f"{path} cannot be read: {error.strerror}; give the report.json of an earlier run") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(
             f"{path} is not valid JSON ({error}); expected the report.json of `rmexport bench`"

@@ -97,7 +97,9 @@ class OpenVinoBackend:
             compiled = openvino_core().compile_model(path, "CPU", _settings(graph, options))
             self._request = compiled.create_infer_request()
         except Exception as error:  # openvino raises bare RuntimeError for everything
-            raise BackendError(f"openvino cannot load {graph.file}: {error}") from error
+            raise BackendError(
+                f"openvino cannot load {graph.file}: {error}; choose another device, or export the bundle again"
+            ) from error
         self._inputs = [value.any_name for value in compiled.inputs]
         wanted = {HIDDEN_OUT, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
         self._outputs = {name: value for value in compiled.outputs for name in value.names & wanted}

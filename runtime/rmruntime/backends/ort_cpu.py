@@ -78,7 +78,9 @@ class OrtCpuBackend:
                 path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
-            raise BackendError(f"onnxruntime cannot load {graph.file}: {error}") from error
+            raise BackendError(
+                f"onnxruntime cannot load {graph.file}: {error}; choose another device, or export the bundle again"
+            ) from error
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 

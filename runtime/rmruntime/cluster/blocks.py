@@ -111,7 +111,7 @@ def _cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
         else:
             yield from _item_cuts(path, size) if _holds_array(path) else _line_cuts(path, size)
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _line_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
@@ -163,7 +163,7 @@ def _count(path: Path) -> int:
         with path.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _group_rows(path: Path) -> list[int]:
@@ -173,7 +173,7 @@ def _group_rows(path: Path) -> list[int]:
         with path.open("rb") as file:
             metadata = parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error}); write the file again") from error
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 

@@ -130,11 +130,15 @@ def _check_inputs(inputs: Sequence[Path], output: Path, merge: str | None) -> No
     """Raises OptionError where the shards or the merged file would overwrite the input."""
     for path in inputs:
         if output in path.parents:
-            raise OptionError(f"output: {output} holds the input {path.name}, expected a folder of its own")
+            raise OptionError(
+                f"output: {output} holds the input {path.name}, expected a folder of its own; give another with -o"
+            )
         if merge is not None:
             check_distinct(path, merge)
     if merge is not None and output == Path(merge).resolve().parent and Path(merge).name.startswith("part-"):
-        raise OptionError(f"merge is {merge!r}, expected a name that is no shard's")
+        raise OptionError(
+            f"merge is {merge!r}, expected a name that is no shard's; choose one that does not begin with part-"
+        )
 
 
 def _check_output(output: Path, before: Plan | None, plan: Plan) -> None:

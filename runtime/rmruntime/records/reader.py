@@ -81,7 +81,7 @@ def _path_lines(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             yield from _stream_records(file, Place(name=shown_name(path)), json_file=path.suffix == ".json")
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _standard_input() -> Iterator[Record]:
@@ -189,7 +189,7 @@ def read_rows(
                 where = f"{place.name}, row {place.first + offset + 1} (record {place.record + offset})"
                 yield place.record + offset, _parsed_row(row, where)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error}); write the file again") from error
 
 
 def _parsed_row(row: Row | RecordError, where: str) -> Request | InputError:

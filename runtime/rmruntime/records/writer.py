@@ -61,7 +61,7 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     if not os.path.isdir(path.parent):
         raise RewardModelError(f"{path}: the folder {path.parent} does not exist; make it first")
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that cannot exist; opening it then tells why
-        raise RewardModelError(f"{path}: found a folder, expected a file name")
+        raise RewardModelError(f"{path}: found a folder, expected a file name; give one with -o")
     return ParquetWriter(path) if path.suffix == ".parquet" else JsonLinesWriter(path)
 
 

@@ -56,7 +56,10 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
         raise InputError("a text or input_ids record does not say where its steps end; give prompt and steps")
     starts = find_pattern(ids, rule.tokens)
     if not len(starts):
-        raise InputError(f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation")
+        raise InputError(
+            f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation; is the text "
+            "rendered with this model's chat template?"
+        )
     if rule.rule == "pattern_start":
         return starts[-1:]
     positions = starts + len(rule.tokens) - (1 if rule.rule == "marker" else 2)
@@ -167,7 +170,10 @@ def _last_not_pad(ids: Ints, pad_id: int | None) -> Ints:
     # transformers >= 4.49 scores the rightmost token that is not the pad id, be it a real token or padding.
     others = np.flatnonzero(ids != pad_id)
     if not len(others):
-        raise InputError(f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored")
+        raise InputError(
+            f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored; "
+            "give ids without padding"
+        )
     return others[-1:]
 
 
@@ -178,7 +184,8 @@ def _before_first_pad(ids: Ints, pad_id: int | None) -> Ints:
         return np.array([len(ids) - 1], dtype=np.int64)
     if pads[0] == 0:
         raise InputError(
-            f"the first of the {len(ids)} tokens is the pad token {pad_id}, so none before it can be scored"
+            f"the first of the {len(ids)} tokens is the pad token {pad_id}, so none before it can be scored; "
+            "give ids without padding"
         )
     return pads[:1] - 1
 

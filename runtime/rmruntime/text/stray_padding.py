@@ -46,7 +46,10 @@ class Padding(NamedTuple):
             return 0
         found = next((i for i, token in enumerate(ids) if token not in self.ids), None)
         if found is None:
-            raise InputError(f"every one of the {len(ids)} tokens is the pad token {ids[0]}, so none can be scored")
+            raise InputError(
+                f"every one of the {len(ids)} tokens is the pad token {ids[0]}, so none can be scored; "
+                "give ids without padding"
+            )
         return found - 1 if ids[found - 1] == spared else found
 
     def _refuse(self, pad: int, count: int, where: str) -> NoReturn:

@@ -50,7 +50,8 @@ def arrange(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange
         )
     if any(not exchange.answer or exchange.prompt != exchanges[0].prompt for exchange in exchanges):
         raise InputError(
-            "found conversations that differ before their last assistant turn, expected two answers to one prompt"
+            "found conversations that differ before their last assistant turn, expected answers to one prompt; "
+            "give prompt and responses"
         )
     return tuple(
         Exchange(prompt=a.prompt, answer=a.answer, against=b.answer[0], where=f"{a.where} against {b.where}")
