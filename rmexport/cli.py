@@ -1,11 +1,11 @@
-"""The `rmexport` command: reads arguments, calls the library, prints; no decisions.
+"""The `rmexport` command: reads arguments, calls the library and prints; decides nothing else.
 
-Everything else is imported in the functions: `main` heeds signals first.
+Everything else is imported in the functions, so that `main` handles Ctrl-C before the slow imports.
 """
 
 from __future__ import annotations
 
-from rmruntime.commands.stop_signals import heeded
+from rmruntime.commands.stop_signals import install_stop_signals
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 for success, 1 for a failed verification or a difference, 2 for errors, 130 for Ctrl-C."""
-    stops = heeded(argv)
+    """Entry point of the `rmexport` command; returns its exit status.
+
+    0 for success, 1 for a failed verification or a difference, 2 for errors, 130 for Ctrl-C.
+    """
+    stops = install_stop_signals(argv)
     from rmexport.errors import ExportError
     from rmruntime.commands.command import run_command
     from rmruntime.errors import RewardModelError
@@ -47,15 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    add_inspect_arguments(commands.add_parser("inspect", help="what a checkpoint or bundle is"))
+    add_inspect_arguments(commands.add_parser("inspect", help="describe a checkpoint or a bundle"))
     _add_export(commands.add_parser("export", help="turn a checkpoint into a bundle"))
     add_compile_arguments(commands.add_parser("compile", help="compile a bundle's graph for a GPU"))
-    add_diff_arguments(commands.add_parser("diff", help="what differs between two bundles or checkpoints"))
-    add_verify_arguments(commands.add_parser("verify", help="measure a bundle against transformers"))
+    add_diff_arguments(commands.add_parser("diff", help="show the differences between two bundles or checkpoints"))
+    add_verify_arguments(commands.add_parser("verify", help="compare a bundle's scores with transformers'"))
     score = commands.add_parser("score", help="score a file of records with a bundle")
     add_score_arguments(score)
     score.set_defaults(run=run_score)
-    add_bench_arguments(commands.add_parser("bench", help="compare a bundle's speed with what else there is"))
+    add_bench_arguments(commands.add_parser("bench", help="compare a bundle's speed with other programs'"))
     commands.add_parser("recipes", help="list the built-in recipes").set_defaults(run=_recipes)
     return parser
 
@@ -66,23 +69,38 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     from rmexport.arguments import add_checkpoint_arguments
     from rmruntime.bundle.manifest import Scheme
 
-    parser.add_argument("checkpoint", help="local folder or Hub id")
+    parser.add_argument("checkpoint", help="checkpoint: a local folder or a Hub id")
     parser.add_argument("bundle", help="folder to write")
     add_checkpoint_arguments(parser)
-    parser.add_argument("--weights", choices=("copy", "link"), default="copy", help="link hard-links the shards")
+    parser.add_argument(
+        "--weights",
+        choices=("copy", "link"),
+        default="copy",
+        help="copy the checkpoint's weight files, or hard-link them, which takes no disk space (default: copy)",
+    )
     parser.add_argument(
         "--max-shard-size",
         metavar="SIZE",
-        help="most bytes of a weight file, such as 5GB; larger ones are split",
+        help="largest size of a weight file, such as 5GB; larger ones are split (default: 5GB for new files)",
     )
-    parser.add_argument("--quantize", choices=get_args(Scheme), help="store linear layers in 8 or 4 bits")
+    parser.add_argument(
+        "--quantize", choices=get_args(Scheme), help="store linear layers in 8 or 4 bits (default: in --dtype)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--restart", action="store_true", help="start over instead of continuing an interrupted export")
-    parser.add_argument("--stages", type=int, default=1, help="also write each graph in so many parts, by layers")
     parser.add_argument(
-        "--stage-layers", metavar="0-39,40-79", help="the layers of each part, where they are not alike"
+        "--stages",
+        type=int,
+        default=1,
+        help="also write each graph in this number of parts, by layers, for several devices or one with little memory "
+        "(default: 1, not split)",
     )
-    parser.add_argument("--hash", action="store_true", help="hash weights even where nothing else reads them")
+    parser.add_argument(
+        "--stage-layers", metavar="0-39,40-79", help="the layers of each part, instead of --stages parts of equal size"
+    )
+    parser.add_argument(
+        "--hash", action="store_true", help="hash all weights, also files that are linked or cloned without being read"
+    )
     parser.set_defaults(run=_export)
 
 

@@ -205,7 +205,13 @@ def new_bundle(
 ) -> AbstractContextManager[Path]:
     """`new_folder` for a bundle, whose complete shards a later export can take over."""
     return new_folder(
-        target, overwrite=overwrite, kind="bundle", marker=_is_bundle, settle=settle, restart=restart, notify=notify
+        target,
+        overwrite=overwrite,
+        kind="bundle",
+        marker=_is_bundle,
+        keep_reusable=settle,
+        restart=restart,
+        notify=notify,
     )
 
 

@@ -1,4 +1,4 @@
-"""The contestants: the bundle, and the peers that the command line names."""
+"""The contestants: the bundle, and the peers that the command line names. Each runs in a process of its own."""
 
 import sys
 from collections.abc import Callable
@@ -24,7 +24,11 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """The facts before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source."""
+    """A contestant as the command line names it, before it starts.
+
+    `module` is the file of the peer's module, `folder` the bundle or checkpoint that it loads, `python` its
+    interpreter; `heads` are the heads that it can score (empty: any).
+    """
 
     name: str
     module: Path
@@ -35,19 +39,21 @@ class Entrant:
 
     @property
     def is_bundle(self) -> bool:
-        """Whether `folder` is a bundle, which takes the device by the backend's names."""
+        """Whether `folder` is a bundle; only bundles take names of backends as device, other peers take torch's."""
         return self.module == file_of(peers()[BUNDLE])
 
 
 def entrants(bundle: Bundle, options: BenchOptions) -> list[Entrant]:
-    """Ours first, then the peers in the order given. Raises OptionError for what cannot be meant."""
+    """The bundle first, then the peers in their order. Raises OptionError for a peer that is unknown or incomplete."""
     own = Entrant(
         name=OWN, module=file_of(peers()[BUNDLE]), folder=str(bundle.folder), dtype="auto", python=sys.executable
     )
     found = [own, *(_entrant(peer, options) for peer in options.peers)]
     unused = set(options.peer_python) - {name for e in found for name in (e.name, e.name.partition(":")[0])}
     if unused:
-        raise OptionError(f"--peer-python names {', '.join(sorted(unused))}, which no --peer does")
+        raise OptionError(
+            f"--peer-python names {', '.join(sorted(unused))}, expected the name of a --peer; add it, or leave this out"
+        )
     return found
 
 
@@ -57,14 +63,14 @@ def _entrant(peer: str, options: BenchOptions) -> Entrant:
     if not Path(python).is_file():
         raise OptionError(f"--peer-python {name}={python}: found no such file, expected a Python interpreter")
     if name == BUNDLE:
-        Bundle.open(rest)  # its errors before anything is loaded
+        Bundle.open(rest)  # raises its errors before anything is loaded
         return Entrant(name=peer, module=file_of(peers()[name]), folder=rest, dtype="auto", python=python)
     module: Any = load_module(Path(peer)) if peer.endswith(".py") and Path(peer).is_file() else peers().get(name)
     if module is None:
         raise OptionError(f"--peer {peer!r} is unknown, expected one of {', '.join(sorted(peers()))} or a .py file")
     dtype = (rest if module.NAME == name else "") or module.DTYPES[0]
     if dtype not in module.DTYPES:
-        raise OptionError(f"--peer {peer}: {name} runs in {', '.join(module.DTYPES)}, not in {dtype!r}")
+        raise OptionError(f"--peer {peer}: found the dtype {dtype!r}, expected one of {', '.join(module.DTYPES)}")
     if options.checkpoint is None or not Path(options.checkpoint).is_dir():
         raise OptionError(
             f"--peer {peer} loads the Hugging Face checkpoint: --checkpoint is {options.checkpoint!r}, "
@@ -77,7 +83,7 @@ def _entrant(peer: str, options: BenchOptions) -> Entrant:
 
 
 class Contestant:
-    """One entrant's process and its part of the report; a failure ends it and the others go on."""
+    """A contestant's process, and its part of the report; a failure ends this contestant, and the others go on."""
 
     def __init__(self, entrant: Entrant) -> None:
         self.entrant, self.record = entrant, dict[str, Any]()
@@ -92,7 +98,7 @@ class Contestant:
         return self.worker is not None
 
     def attempt(self, piece: Callable[["Contestant"], object]) -> None:
-        """Do a piece of work; note what goes wrong in the report."""
+        """Call `piece` with this contestant; a failure is written into the report, and ends the process."""
         try:
             piece(self)
         except ContestantError as error:
@@ -103,9 +109,9 @@ class Contestant:
             self.record["peak_bytes"] = self.worker.memory.record()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """As WorkerProcess.ask."""
+        """The reply of the process to a command, as from WorkerProcess.ask."""
         if self.worker is None:
-            raise ContestantError("has ended")
+            raise ContestantError("its process has ended already")
         return self.worker.ask(do, **arguments)
 
     def close(self) -> None:
@@ -116,21 +122,27 @@ class Contestant:
             worker.close()
 
     def judge(self, reference: Values, own_precision: str, workload: Workload, found: Values) -> None:
-        """Compare one pass with ours; the worst pass is reported."""
+        """Compare the scores of one pass, `found`, with ours, `reference`; the worst pass is reported."""
         precisions = (own_precision, str(self.record["precision"]))
         parity = agreement(reference, found, precisions, workload.pairs)
         self.record["parity"] = worse(self.record["parity"], parity)
 
 
 def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, workload: Workload) -> None:
-    """Load the contestant and give it the workload. Raises ContestantError or ContestantMissing."""
+    """Start the contestant's process, load its model, and give it the workload.
+
+    Raises ContestantError or ContestantMissing.
+    """
     entrant, record = contestant.entrant, contestant.record
     label = score_label(entrant, manifest)
     contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
     hello = contestant.ask("hello")
     record["python"], record["versions"] = hello["python"], hello["versions"]
     if hello["missing"]:
-        raise ContestantMissing(f"{', '.join(hello['missing'])} is not installed in {entrant.python}")
+        raise ContestantMissing(
+            f"{', '.join(hello['missing'])} is not installed in {entrant.python}; install it there, or name another "
+            "Python with --peer-python"
+        )
     given = asdict(load_options(entrant, options, workload, label))
     folder = entrant.folder
     if hello["converts"]:
@@ -142,14 +154,14 @@ def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, wor
     record["load_s"], record["precision"], record["settings"] = (
         loaded["seconds"], loaded["precision"], loaded["settings"],
     )  # fmt: skip
-    requests = [{"sequences": asked.sequences, "records": asked.records} for asked in workload.requests]
+    requests = [{"sequences": request.sequences, "records": request.records} for request in workload.requests]
     contestant.ask("workload", requests=requests)
     first = contestant.ask("single", order=[0], limit_s=options.timeout_s)
     record["first_score_s"] = first["latency_ms"][0] / 1e3
 
 
 def load_options(entrant: Entrant, options: BenchOptions, workload: Workload, label: int) -> LoadOptions:
-    """The command line as this contestant needs it."""
+    """The options for this contestant; `label` is the index of the classifier's label that is the score."""
     used = {token for ids in workload.sequences for token in ids}
     return LoadOptions(
         device=options.device if entrant.is_bundle else torch_device(options.device),
@@ -163,18 +175,21 @@ def load_options(entrant: Entrant, options: BenchOptions, workload: Workload, la
 
 
 def score_label(entrant: Entrant, manifest: Manifest) -> int:
-    """The row of the classifier's logits that is the score.
+    """The index, among a classifier's labels, of the logit that is the score; 0 where the head has one output.
 
     Raises ContestantError when this contestant cannot score the bundle's head.
     """
     if entrant.heads and manifest.head not in entrant.heads:
         raise ContestantError(
-            f"scores {', '.join(entrant.heads)} heads only, this bundle has a {manifest.head} head: not supported"
+            f"scores {', '.join(entrant.heads)} heads only, this bundle has a {manifest.head} head: leave this peer out"
         )
     labels = next((output.labels for output in manifest.outputs if output.labels is not None), None)
     chosen = manifest.options.get("score_label")
     if not entrant.heads or labels is None:
         return 0
     if chosen not in labels:
-        raise ContestantError("the classifier has several labels and the bundle does not name its score's: no parity")
+        raise ContestantError(
+            "the classifier has several labels, and the bundle does not name the one that is the score; export it "
+            "again with --score-label"
+        )
     return labels.index(chosen)

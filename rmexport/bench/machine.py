@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine that a benchmark runs on."""
 
 import os
 import platform
@@ -13,7 +13,11 @@ FLAGS = ("avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "av
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory, system, load before the run, and GPUs where nvidia-smi lists any."""
+    """The report's record of the machine: processor, memory, system, load before the run, and GPUs from nvidia-smi.
+
+    >>> sorted(describe_machine())[:3]
+    ['cores', 'cpu', 'flags']
+    """
     processor = read_processor()
     return {
         "cpu": processor.model,

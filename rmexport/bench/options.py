@@ -1,4 +1,4 @@
-"""What a user may choose for a benchmark, checked before anything is loaded."""
+"""The options of a benchmark, checked before anything is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,12 +25,18 @@ _LIMITS = {
 class BenchOptions:
     """Options of `rmexport bench`.
 
-    `workload` is a file of records, else `profile` names a seeded one. `peers` are NAME, NAME:dtype, bundle:PATH or
-    the path of a peer module; `peer_python` says in which Python a NAME runs. `warmup` is the size of a warm-up window
-    in requests, `requests` the number of a single-stream repeat, `duration_s` the most seconds of a repeat and of a
-    server run. `rates` are requests per second; without any, the server scenario looks for the knee. `timeout_s` is the
-    longest wait for one answer of a contestant. `peer_cache` keeps converted checkpoints.
-    `max_batch_tokens` None is each engine's own choice.
+    `workload` is a file of records; without one, `profile` names a seeded workload. `peers` are NAME, NAME:dtype,
+    bundle:PATH or the path of a peer module; `peer_python` maps a NAME to the Python interpreter that it runs in.
+    `peer_batch` is the most sequences in a peer's batch. `warmup` is the number of requests in a warm-up window,
+    `requests` that in a single-stream repeat, `duration_s` the most seconds of a repeat and of a server run. `rates`
+    are requests per second; without any, the server scenario searches for the knee, the highest rate that a contestant
+    keeps up with. `slo_ms` is the latency objective, in ms. `timeout_s` is the longest wait for one answer of a
+    contestant. `peer_cache` is the folder that keeps converted checkpoints. `max_batch_tokens` None is each engine's
+    own choice.
+
+    >>> BenchOptions(profile="unknown")
+    Traceback (most recent call last):
+    rmexport.errors.OptionError: --profile is 'unknown', expected one of ragged, best-of-8, pairs, ...
     """
 
     scenarios: tuple[str, ...] = ("single-stream", "offline")
@@ -76,6 +82,6 @@ def _check(name: str, value: object, good: bool, expected: str) -> None:
 
 
 def _flag(name: str) -> str:
-    """What the command calls an option."""
+    """An option's name on the command line."""
     name = {"scenarios": "scenario", "peers": "peer", "rates": "rate"}.get(name, name)
     return f"--{name.removesuffix('_s').replace('_', '-')}"

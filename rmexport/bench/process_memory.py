@@ -4,19 +4,22 @@ from pathlib import Path
 
 
 class PeakMemory:
-    """The most that was seen: `anonymous` is sampled, `resident` is the kernel's own high-water mark."""
+    """The peak memory of a process and its children, in bytes.
+
+    `anonymous` is the largest sample of it; `resident` is the kernel's own high-water mark.
+    """
 
     def __init__(self) -> None:
         self.anonymous = self.resident = 0
 
-    def look(self, pid: int) -> None:
-        """Sample now."""
+    def sample(self, pid: int) -> None:
+        """Take a sample of the process `pid` and its children."""
         family = [_status(one) for one in _family(pid)]
         self.anonymous = max(self.anonymous, sum(status.get("RssAnon", 0) for status in family))
         self.resident = max(self.resident, sum(status.get("VmHWM", 0) for status in family))
 
     def record(self) -> dict[str, int]:
-        """In bytes."""
+        """The report's record, in bytes."""
         return {"anonymous": self.anonymous, "resident": self.resident}
 
 

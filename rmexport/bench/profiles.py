@@ -1,4 +1,4 @@
-"""Seeded shapes of workloads: lengths in tokens and what is shared, no token ids yet; found by name."""
+"""Profiles of made-up workloads: lengths of conversations in tokens, and the parts they share; no token ids yet."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` tokens; segments of one name have the same tokens."""
+    """A part of a prompt of `length` tokens; segments with the same name have the same tokens."""
 
     name: str
     length: int
@@ -16,7 +16,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Draft:
-    """A request: `answers` to one prompt, in segments of tokens. A `pair` is a chosen and a rejected answer."""
+    """A request: a prompt in segments, and the lengths of the `answers` to it; a `pair` is chosen, then rejected."""
 
     prompt: tuple[Segment, ...]
     answers: tuple[int, ...]
@@ -24,19 +24,27 @@ class Draft:
 
 
 class Profile(Protocol):
-    """`drafts` must depend on `rng` alone."""
+    """A kind of workload; `drafts` returns its requests, and must depend on nothing but `rng`."""
 
     def drafts(self, rng: np.random.Generator) -> list[Draft]: ...
 
 
 def lone(name: str, length: int) -> Draft:
-    """A conversation that shares nothing: half prompt, half answer."""
+    """A conversation of `length` tokens that shares nothing: half prompt, half answer.
+
+    >>> lone("prompt 0", 64)
+    Draft(prompt=(Segment(name='prompt 0', length=32),), answers=(32,), pair=False)
+    """
     return Draft((Segment(name, length // 2),), (length - length // 2,))
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Conversations of these lengths."""
+    """One conversation of each of these lengths, without shared prefixes.
+
+    >>> [draft.answers for draft in Ragged((256, 64)).drafts(np.random.default_rng(0))]
+    [(128,), (32,)]
+    """
 
     lengths: tuple[int, ...]
 
@@ -46,7 +54,11 @@ class Ragged:
 
 @dataclass(frozen=True)
 class BestOf:
-    """Answers to one prompt."""
+    """`answers` answers of `answer` tokens each to one prompt of `prompt` tokens.
+
+    >>> BestOf(prompt=512, answers=2, answer=64).drafts(np.random.default_rng(0))
+    [Draft(prompt=(Segment(name='prompt', length=512),), answers=(64, 64), pair=False)]
+    """
 
     prompt: int
     answers: int
@@ -58,7 +70,7 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Chosen and rejected answers; lengths uniform within (low, high), high included."""
+    """Chosen and rejected answers; lengths are uniform between low and high, both included."""
 
     pairs: int
     prompt: tuple[int, int]
@@ -76,7 +88,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Tree:
-    """Prompts under one system prompt, several answers to each."""
+    """Prompts after one system prompt, with several answers to each."""
 
     system: int
     prompts: int
@@ -94,7 +106,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Half lone conversations of log-uniform length, a quarter pairs, a quarter several answers to one prompt."""
+    """Half single conversations, a quarter pairs, a quarter several answers to one prompt; lengths are log-uniform."""
 
     requests: int
     length: tuple[int, int]

@@ -1,4 +1,4 @@
-"""The report on disk: whole and valid JSON after every finished piece, whenever the run is stopped."""
+"""The report on disk: complete, valid JSON after every finished part of a run, even where the run is stopped."""
 
 import json
 import math
@@ -14,7 +14,12 @@ REPORT_NAME = "report.json"
 
 
 class ReportFile:
-    """`report.json` in a folder, which is made at once. Raises BenchmarkError when it cannot be written."""
+    """`report.json` in the folder `folder`, which is created. Raises BenchmarkError where it cannot be.
+
+    >>> ReportFile(Path("bench")).save({"seconds": 1.5})
+    >>> json.loads(Path("bench/report.json").read_text())
+    {'seconds': 1.5}
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,7 +29,7 @@ class ReportFile:
             raise BenchmarkError(f"{folder} cannot be made ({error.strerror}): choose another --output") from error
 
     def save(self, report: Mapping[str, Any]) -> None:
-        """Replace the file; a reader sees the old report or the new one."""
+        """Replace the file; a reader sees the old report or the new one. Raises BenchmarkError."""
         body = json.dumps(finite(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         partial = partial_path(self.folder / REPORT_NAME)
         try:
@@ -34,11 +39,18 @@ class ReportFile:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            raise BenchmarkError(f"{self.folder / REPORT_NAME} cannot be written ({error.strerror})") from error
+            raise BenchmarkError(
+                f"{self.folder / REPORT_NAME} cannot be written ({error.strerror}): make room, or choose another "
+                "--output"
+            ) from error
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON cannot hold."""
+    """`value` with None in place of every NaN and infinity, which JSON cannot hold.
+
+    >>> finite({"ms": [1.5, float("nan")]})
+    {'ms': [1.5, None]}
+    """
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One benchmark from start to report: who takes part, in which order, and what is written down."""
+"""One benchmark from start to report: starts the contestants, runs the scenarios and keeps the report."""
 
 import hashlib
 import shlex
@@ -24,21 +24,20 @@ from rmruntime.bundle.manifest import MANIFEST_NAME
 
 SCHEMA_VERSION = 1
 Report = dict[str, Any]
-# Scenario, its figure, and whether more of it is better.
+# Scenario, the measure that contestants are compared by, and whether more of it is better.
 COMPARED = (
     ("single-stream", "latency_ms", False),
     ("server", "knee_rate", True),
-    ("server", "achieved_rate", True),  # for a contestant that kept up with no rate, and so has no knee
+    ("server", "achieved_rate", True),  # for a contestant that kept up with no rate, so that it has no knee
     ("offline", "conversations_per_s", True),
 )
 
 
 def run_bench(bundle_folder: str | Path, options: BenchOptions, output: Path, tell: Tell | None = None) -> Report:
-    """Measure, saving `output`/report.json after every finished piece, and return the report.
+    """Measure the bundle and its peers; returns the report, which is also saved in `output` after every finished part.
 
-    `tell` is called with each step's description.
-    Ctrl-C ends the run: the report then says that it is partial. Raises OptionError, BundleError, InputError or
-    BenchmarkError before anything is loaded.
+    `tell` is called with a description of each step. Ctrl-C ends the run, and the report then states that it is
+    partial. Raises OptionError, BundleError, InputError or BenchmarkError before anything is loaded.
     """
     bundle = Bundle.open(bundle_folder)
     field = entrants(bundle, options)
@@ -57,7 +56,7 @@ def run_bench(bundle_folder: str | Path, options: BenchOptions, output: Path, te
 
 
 def _with_cache(options: BenchOptions, temporary: Path) -> BenchOptions:
-    """A folder for converted checkpoints: the user's, or one that goes with the run."""
+    """The options with a folder for converted checkpoints: the user's, else the temporary one of this run."""
     cache = options.peer_cache or temporary
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -67,7 +66,7 @@ def _with_cache(options: BenchOptions, temporary: Path) -> BenchOptions:
 
 
 class Benchmark:
-    """The report as it grows."""
+    """A benchmark that is running, and its report so far."""
 
     def __init__(self, bundle: Bundle, options: BenchOptions, workload: Workload, file: ReportFile, tell: Tell) -> None:
         self._tell, self._bundle, self._options, self._workload, self._file = tell, bundle, options, workload, file
@@ -92,19 +91,19 @@ class Benchmark:
         }
 
     def save(self) -> None:
-        """Write what there is."""
+        """Save the report as it is now."""
         self.report["seconds"] = time.monotonic() - self._begin
         self.report["comparisons"] = comparisons(self.report["contestants"])
         self._file.save(self.report)
 
     def close(self) -> None:
-        """End every contestant and write the last word."""
+        """End every contestant's process, and save the report."""
         for contestant in self._contestants:
             contestant.close()
         self.save()
 
     def measure(self, field: Sequence[Entrant]) -> None:
-        """Everything, in order."""
+        """Load all contestants, then run the scenarios in their order."""
         self._contestants = [Contestant(entrant) for entrant in field]
         self.report["contestants"] = [contestant.record for contestant in self._contestants]
         self.save()
@@ -137,28 +136,34 @@ class Benchmark:
         return peaks
 
     def _note_peak(self, own: Contestant, peaks: Sequence[Report]) -> None:
-        """The peak of the dtype that we compute in."""
+        """Report the peak of the dtype that our bundle computes in, where that was measured."""
         fitting = [peak for peak in peaks if peak["dtype"] == own.record["precision"]]
         self.report["gemm_peak"] = fitting[0] if fitting else self.report["gemm_peak"]
 
     def _enter(self, contestant: Contestant) -> None:
-        """Load, then score everything once: for parity, and as the first of the warm-up."""
+        """Load the contestant, and score everything once: to compare scores, and as the beginning of the warm-up."""
         start(contestant, self._bundle.manifest, self._options, self._workload)
         scores = contestant.ask("offline")["scores"]
         contestant.scores = scores
         self._check(contestant, scores)
 
     def _check(self, contestant: Contestant, scores: Sequence[float | None]) -> None:
-        """Our scores are the reference; without them no contestant is compared."""
+        """Compare a contestant's scores with ours; where we have none, nothing is compared."""
         own = self._contestants[0]
         if contestant is not own and own.scores:
             contestant.judge(own.scores, str(own.record["precision"]), self._workload, scores)
 
 
 def comparisons(contestants: Sequence[Report]) -> list[Report]:
-    """How many times as fast as each peer we are, per scenario: more than 1 means that we are faster.
+    """How many times as fast as each peer the bundle is, per scenario; a ratio above 1 means that the bundle is faster.
 
-    Each peer by the first measure of a scenario that both of us have.
+    `contestants` are the report's records, the bundle's first. The measure is the first of a scenario's that the bundle
+    and the peer both have.
+
+    >>> ours = {"name": "rmexport", "scenarios": [{"scenario": "offline", "conversations_per_s": 30.0}]}
+    >>> peer = {"name": "transformers", "scenarios": [{"scenario": "offline", "conversations_per_s": 15.0}]}
+    >>> comparisons([ours, peer])[0]["ratio"]
+    2.0
     """
     found: list[Report] = []
     own, others = (contestants[0], contestants[1:]) if contestants else ({}, ())
@@ -203,7 +208,11 @@ def _settings_record(options: BenchOptions) -> Report:
 
 
 def exit_status(report: Report) -> int:
-    """130 when interrupted; 1 when we failed or a contestant's scores differ from ours; else 0."""
+    """The exit status: 130 when interrupted; 1 when the bundle failed or a contestant's scores differ; else 0.
+
+    >>> exit_status({"stopped": None, "contestants": [{"status": "ok", "parity": None}]})
+    0
+    """
     if report["stopped"] is not None:
         return 130
     own_failed = report["contestants"][0]["status"] != "ok"

@@ -1,4 +1,4 @@
-"""The three scenarios, named as MLPerf names them: each measures contestants in turns and fills in their records."""
+"""The three scenarios, with MLPerf's names: each measures the contestants in turns and fills in their records."""
 
 import functools
 import math
@@ -12,13 +12,13 @@ from rmexport.bench.options import BenchOptions
 from rmexport.bench.sample_statistics import statistics_of
 from rmexport.bench.workload import Workload
 
-SETTLE_S = 0.25  # between turns: thread pools of the one before may still be spinning
-AGREEMENT = 0.10
+SETTLE_S = 0.25  # seconds between turns: thread pools of the contestant before may still be spinning
+AGREEMENT = 0.10  # successive warm-up passes whose times differ by less than this share agree
 MOST_WARM_PASSES = 5
-GROWTH = 1.5  # of the rate, from one point of a sweep to the next
-FINE = 1.15  # a knee between rates this close is known well enough
-MOST_POINTS, MOST_DESCENTS = 14, 4
-REACHED = 0.95  # of the arrivals' rate, else the contestant is saturated
+GROWTH = 1.5  # factor of the rate from one point of a sweep to the next
+FINE = 1.15  # the search for the knee ends where two rates are within this factor
+MOST_POINTS, MOST_DESCENTS = 14, 4  # points of a sweep in all, and those below its first rate
+REACHED = 0.95  # a contestant that finishes less than this share of the arrivals is saturated
 
 Tell = Callable[[str], None]
 Check = Callable[[Contestant, Sequence[float | None]], None]
@@ -26,7 +26,7 @@ Check = Callable[[Contestant, Sequence[float | None]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What every scenario needs; `save` is called after each finished piece, `check` with each pass's scores."""
+    """What every scenario needs; `save` is called after each finished part, `check` with the scores of each pass."""
 
     contestants: Sequence[Contestant]
     options: BenchOptions
@@ -38,7 +38,7 @@ class Measurement:
     tell: Tell
 
     def turn(self, what: str, piece: Callable[[Contestant], object], who: Sequence[Contestant] | None = None) -> None:
-        """Every running contestant does `piece`, one after the other; `what` is said of it as it begins."""
+        """Have every running contestant do `piece`, one after the other; `what` describes it to the user."""
         for contestant in self.contestants if who is None else who:
             if contestant.running:
                 self.tell(f"{contestant.entrant.name}: {what}")
@@ -47,12 +47,12 @@ class Measurement:
                 self.save()
 
     def order(self) -> list[int]:
-        """Requests of a single-stream repeat: the workload's, in turn."""
+        """The numbers of the requests in a single-stream repeat: those of the workload, in turn."""
         return [i % len(self.workload.requests) for i in range(self.options.requests)]
 
 
 def single_stream(m: Measurement) -> None:
-    """One request at a time; latency in ms, one sample per request."""
+    """Measure one request at a time: latency in ms, one sample per request."""
     m.turn("single-stream, warm-up", lambda c: _warm_up_single(c, m))
     for number in range(m.options.repeats):
         m.turn(f"single-stream {number + 1} of {m.options.repeats}", lambda c: _repeat_single(c, m))
@@ -76,14 +76,14 @@ def _repeat_single(contestant: Contestant, m: Measurement) -> None:
 
 
 def offline(m: Measurement) -> None:
-    """All requests at once; the best repeat counts, the spread is reported."""
+    """Measure all requests at once; the best repeat counts, and the spread of the repeats is reported."""
     m.turn("offline, warm-up", lambda c: _warm_up_offline(c, m))
     for number in range(m.options.repeats):
         m.turn(f"offline {number + 1} of {m.options.repeats}", lambda c: _repeat_offline(c, m))
 
 
 def _warm_up_offline(contestant: Contestant, m: Measurement) -> None:
-    """Passes until two successive ones agree within 10 %, five at most."""
+    """Score everything until the times of two successive passes agree within 10 %, five times at most."""
     seconds: list[float] = []
     while len(seconds) < MOST_WARM_PASSES and not _agree(seconds):
         found = contestant.ask("offline")
@@ -120,14 +120,17 @@ def _repeat_offline(contestant: Contestant, m: Measurement) -> None:
 
 
 def _gemm_share(computed: int | None, seconds: float, peak: float | None, m: Measurement) -> float | None:
-    """Computed tokens x 2 x matmul parameters / seconds / peak of the same dtype: ours after sharing, peers' padded."""
+    """The share of the peak rate: computed tokens x 2 x matmul parameters / seconds / peak of the same dtype.
+
+    The bundle's computed tokens are those after prefix sharing, a peer's include padding.
+    """
     if computed is None or not peak or not m.matmul_parameters:
         return None
     return computed * 2 * m.matmul_parameters / seconds / peak
 
 
 def server(m: Measurement) -> None:
-    """Poisson arrivals; at given rates, or from half of the single-stream capacity to the knee."""
+    """Measure Poisson arrivals, at the rates given, or from half of the single-stream capacity up to the knee."""
     if m.options.rates:
         for rate in sorted(m.options.rates):
             m.turn(f"server at {rate:g} requests a second", functools.partial(_point, rate=rate, m=m))
@@ -136,7 +139,7 @@ def server(m: Measurement) -> None:
 
 
 def _sweep(m: Measurement) -> None:
-    """Each contestant climbs from its own start; they take turns point by point."""
+    """Search for each contestant's knee, from its own first rate; contestants take turns point by point."""
     starts: dict[str, float] = {}
     m.turn("server, capacity", lambda c: starts.update({c.entrant.name: capacity(c, m) / 2}))
     while climbing := [c for c in m.contestants if c.running and _following(c, starts) is not None]:
@@ -148,22 +151,29 @@ def _following(contestant: Contestant, starts: Mapping[str, float]) -> float | N
 
 
 def next_rate(points: Sequence[Mapping[str, Any]], start: float) -> float | None:
-    """The rate to try next, None when the knee is known well enough.
+    """The rate to try next, in requests per second; None when the knee is known well enough.
 
-    Up by half until saturation (down by half where the start is too much already), then between the highest rate that
-    was borne and the lowest that was not.
+    The rate grows by half until a point is saturated (or is halved where the first point is saturated); then rates
+    between the highest sustained one and the lowest saturated one are tried.
+
+    >>> next_rate([], start=4.0)
+    4.0
+    >>> next_rate([{"rate": 4.0, "saturated": False}], start=4.0)
+    6.0
+    >>> next_rate([{"rate": 4.0, "saturated": False}, {"rate": 9.0, "saturated": True}], start=4.0)
+    6.0
     """
-    borne = [point["rate"] for point in points if not point["saturated"]]
-    not_borne = [point["rate"] for point in points if point["saturated"]]
+    sustained = [point["rate"] for point in points if not point["saturated"]]
+    saturated = [point["rate"] for point in points if point["saturated"]]
     if not points:
         return start
     if len(points) >= MOST_POINTS:
         return None
-    if not not_borne:
-        return float(max(borne)) * GROWTH
-    if not borne:
-        return float(min(not_borne)) / 2 if len(not_borne) < MOST_DESCENTS else None
-    low, high = max(borne), min(not_borne)
+    if not saturated:
+        return float(max(sustained)) * GROWTH
+    if not sustained:
+        return float(min(saturated)) / 2 if len(saturated) < MOST_DESCENTS else None
+    low, high = max(sustained), min(saturated)
     return float(low * high) ** 0.5 if high > FINE * low > 0 else None
 
 
@@ -172,7 +182,7 @@ def _server_record(contestant: Contestant) -> dict[str, Any]:
 
 
 def capacity(contestant: Contestant, m: Measurement) -> float:
-    """Requests a second, one at a time: from the single-stream scenario where it ran, else a warm-up."""
+    """Requests per second, one at a time: from the single-stream scenario where it ran, else from a warm-up."""
     known = next((s for s in contestant.record["scenarios"] if s["scenario"] == "single-stream"), None)
     if known is not None and known["latency_ms"]["p50"]:
         return 1e3 / float(known["latency_ms"]["p50"])
@@ -193,11 +203,16 @@ def _point(contestant: Contestant, rate: float, m: Measurement) -> None:
 
 
 def point_record(rate: float, found: dict[str, Any], slo_ms: float | None) -> dict[str, Any]:
-    """One run at one rate.
+    """The report's record of one run at one rate, from the worker's reply `found`.
 
-    Latency runs from the scheduled time. `seconds` is how long requests came, or until the last pass began where that
-    was later; the contestant is saturated when it did not finish 95 % of what came in that time, left some unfinished,
-    or missed the objective at p99.
+    Latency counts from the scheduled time of a request. `seconds` is how long requests arrived, or until the last pass
+    began where that was later. The contestant is saturated when it finished less than 95 % of the arrivals in that
+    time, left some unfinished, or missed the latency objective at p99.
+
+    >>> found = {"samples": [(0.0, 0.5), (1.0, 1.5)], "arrivals": 2, "span_s": 1.0, "last_pass_s": 1.0, "unfinished": 0}
+    >>> record = point_record(2.0, found, slo_ms=None)
+    >>> record["achieved_rate"], record["latency_ms"]["p50"], record["saturated"]
+    (2.0, 500.0, False)
     """
     latencies = [(done - scheduled) * 1e3 for scheduled, done in found["samples"]]
     seconds = max(found["span_s"], found["last_pass_s"])
@@ -219,7 +234,7 @@ def point_record(rate: float, found: dict[str, Any], slo_ms: float | None) -> di
 
 
 def _scenario(contestant: Contestant, name: str, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The contestant's record of a scenario, made with `start` where there is none yet."""
+    """The contestant's record of a scenario; a new one with the fields `start` where there is none yet."""
     scenarios: list[dict[str, Any]] = contestant.record["scenarios"]
     found = next((s for s in scenarios if s["scenario"] == name), None)
     if found is None:

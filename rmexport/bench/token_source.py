@@ -1,4 +1,4 @@
-"""Makes token ids of a profile's lengths that this bundle's head can score."""
+"""Makes the token ids of a profile's conversations, such that the bundle's head can score them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Patterns:
-    """Tokens that the head looks for: `prompt` must end every prompt, `answer` every answer."""
+    """Tokens that the head's position rules look for: `prompt` must end every prompt, `answer` every answer."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
 
 class TokenSource:
-    """Random ids that are neither special tokens nor part of a pattern, and a head's patterns in their places."""
+    """Makes conversations of random ids, without special tokens, and with the tokens that the head looks for."""
 
     def __init__(self, manifest: Manifest, folder: Path, rng: np.random.Generator) -> None:
         self._patterns = patterns_of(manifest)
@@ -31,7 +31,10 @@ class TokenSource:
         self._ids = plain_ids(manifest, folder)
 
     def conversations(self, drafts: Sequence[Draft]) -> list[list[Ids]]:
-        """The ids of every answer of every draft; lengths are scaled where the longest exceeds the bundle's limit."""
+        """For every draft the ids [L] of each of its conversations, prompt and answer.
+
+        All lengths are scaled down where the longest conversation exceeds the bundle's limit.
+        """
         known: dict[str, Ids] = {}
         return [self._answers(draft, known) for draft in self._fitted(drafts)]
 
@@ -52,8 +55,11 @@ class TokenSource:
         longest = max(sum(s.length for s in d.prompt) + max(d.answers) for d in drafts)
         least = 2 + len(self._patterns.prompt) + len(self._patterns.answer)
         if self._limit < least:
-            raise OptionError(f"this bundle takes {self._limit} tokens, a profile needs at least {least}")
-        if longest + least <= self._limit:  # as short segments grow to hold their pattern
+            raise OptionError(
+                f"this bundle takes {self._limit} tokens, a profile needs at least {least}: give a file of records "
+                "(--workload)"
+            )
+        if longest + least <= self._limit:  # `least`, because short segments grow to hold their pattern
             return list(drafts)
         share = max(0.0, (self._limit - least) / longest)
         return [_scaled(draft, share) for draft in drafts]
@@ -65,7 +71,7 @@ def _scaled(draft: Draft, share: float) -> Draft:
 
 
 def patterns_of(manifest: Manifest) -> Patterns:
-    """What the position rules look for in a conversation, each pattern once."""
+    """The tokens that the manifest's position rules look for, each pattern once."""
     prompt = _joined(r for r in manifest.positions.values() if r.rule == "pattern_start")
     return Patterns(prompt, _joined(r for r in manifest.positions.values() if r.rule in ("marker", "before_marker")))
 
@@ -76,7 +82,10 @@ def _joined(rules: Iterable[PositionRule]) -> tuple[int, ...]:
 
 
 def plain_ids(manifest: Manifest, folder: Path) -> list[int]:
-    """The vocabulary without special tokens and without those of the head's patterns."""
+    """All token ids except for special tokens and those of the head's patterns; `folder` has the tokenizer's file.
+
+    Raises OptionError where none is left.
+    """
     patterns = patterns_of(manifest)
     rules = manifest.positions.values()
     special = {*patterns.prompt, *patterns.answer, manifest.format.bos_id, *(rule.pad_id for rule in rules)}

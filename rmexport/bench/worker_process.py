@@ -1,4 +1,4 @@
-"""A contestant's process, seen from the benchmark: commands out, replies in, with a time limit on replies."""
+"""A contestant's process, as the benchmark sees it: sends commands, reads replies, and limits the time for these."""
 
 import contextlib
 import json
@@ -15,15 +15,15 @@ from rmexport.bench.process_memory import PeakMemory
 from rmexport.errors import ContestantError
 
 WORKER = Path(__file__).parent / "worker"
-LOOK_S = 0.2  # between samples of memory
+SAMPLE_S = 0.2  # between samples of memory
 STDERR_TAIL = 1500  # characters
 
 
 class WorkerProcess:
-    """One contestant, started at once; in a session of its own, so that Ctrl-C reaches the benchmark alone."""
+    """A contestant's process, in a session of its own, so that Ctrl-C reaches only the benchmark."""
 
     def __init__(self, python: str, module: Path, timeout_s: float) -> None:
-        """Raises ContestantError when `python` cannot be started."""
+        """Start the peer in the file `module` with the interpreter `python`. Raises ContestantError if that fails."""
         self.memory, self._timeout_s = PeakMemory(), timeout_s
         self._stderr = tempfile.TemporaryFile()  # closed in `close`
         self._buffer = b""
@@ -34,12 +34,15 @@ class WorkerProcess:
             )  # fmt: skip
         except OSError as error:
             self._stderr.close()
-            raise ContestantError(f"{python} cannot be started: {error.strerror}") from error
+            raise ContestantError(
+                f"{python} cannot be started: {error.strerror}; name another with --peer-python"
+            ) from error
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """The reply to a command.
+        """The reply to the command `do` with its arguments.
 
-        Raises ContestantError when the contestant says no, ends, or does not answer in time (it is then ended).
+        Raises ContestantError when the contestant replies with an error, ends, or does not answer in time; it is ended
+        in the last case.
         """
         self._send(json.dumps({"do": do, "with": arguments}) + "\n")
         reply: dict[str, Any] = json.loads(self._line(do))
@@ -68,8 +71,8 @@ class WorkerProcess:
         assert self._process.stdout is not None
         end = time.monotonic() + self._timeout_s
         while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._process.stdout], [], [], LOOK_S)
-            self.memory.look(self._process.pid)
+            ready, _, _ = select.select([self._process.stdout], [], [], SAMPLE_S)
+            self.memory.sample(self._process.pid)
             if ready:
                 block = os.read(self._process.stdout.fileno(), 1 << 20)
                 if not block:
@@ -77,12 +80,14 @@ class WorkerProcess:
                 self._buffer += block
             elif time.monotonic() > end:
                 self.close()
-                raise ContestantError(f"gave no answer to {do!r} within {self._timeout_s:g} s and was ended")
+                raise ContestantError(
+                    f"gave no answer to {do!r} within {self._timeout_s:g} s and was ended; allow more with --timeout"
+                )
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
     def _end(self) -> str:
-        """How the process ended, with the last it wrote to standard error."""
+        """How the process ended, with the end of what it wrote to standard error."""
         try:
             status = self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -96,5 +101,5 @@ class WorkerProcess:
 def _close(stream: Any) -> None:
     try:
         stream.close()
-    except OSError:  # an unsent command to a process that has gone
+    except OSError:  # a command that was not sent, to a process that has ended
         pass

@@ -1,4 +1,4 @@
-"""What every contestant is asked to score: the same token ids, encoded once by the bundle's own encoder."""
+"""The workload: the conversations that every contestant scores, encoded once by the bundle's own tokenizer."""
 
 import hashlib
 import json
@@ -25,8 +25,11 @@ BINS = 12
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request: its records, their token sequences, and whether they are a chosen and a rejected answer."""
+class WorkloadRequest:
+    """One request: its records, their token sequences, and whether they are a chosen and a rejected answer.
+
+    A record has one sequence, or one per partial answer.
+    """
 
     records: tuple[Record, ...]
     sequences: tuple[tuple[int, ...], ...]
@@ -35,50 +38,55 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """All requests; `seed` is None for a file."""
+    """All requests; `kind` is "file" or "profile", `seed` None for a file.
+
+    >>> pair = WorkloadRequest(records=({}, {}), sequences=((5, 6), (5, 7)), pair=True)
+    >>> Workload(name="records.jsonl", kind="file", seed=None, requests=(pair,)).pairs
+    [(0, 1)]
+    """
 
     name: str
     kind: str
     seed: int | None
-    requests: tuple[Asked, ...]
+    requests: tuple[WorkloadRequest, ...]
 
     @property
     def sequences(self) -> list[tuple[int, ...]]:
-        """Of all requests in order."""
-        return [ids for asked in self.requests for ids in asked.sequences]
+        """The token sequences of all requests, in order."""
+        return [ids for request in self.requests for ids in request.sequences]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Places of chosen and rejected answers among `sequences`."""
+        """The indices in `sequences` of the chosen and the rejected answer of every pair."""
         found, place = [], 0
-        for asked in self.requests:
-            if asked.pair:
+        for request in self.requests:
+            if request.pair:
                 found.append((place, place + 1))
-            place += len(asked.sequences)
+            place += len(request.sequences)
         return found
 
 
 def make_workload(bundle: Bundle, options: BenchOptions) -> Workload:
     """The workload that `options` ask for.
 
-    Raises OptionError when it is empty or this bundle's conversations are no plain token sequences, and InputError for
-    a record that this bundle cannot score.
+    Raises OptionError when it is empty, or when this bundle's conversations are more than plain token sequences, and
+    InputError for a record that this bundle cannot score.
     """
     _check_benchable(bundle, options)
     encoder = RequestTokenizer(bundle.manifest, bundle.folder)
     if options.workload is not None:
-        asked = [_asked(encoder, request) for request in _read(Path(options.workload))]
+        requests = [_split_answers(encoder, request) for request in _read(Path(options.workload))]
         name, kind, seed = Path(options.workload).name, "file", None
     else:
         name, kind, seed = options.profile or DEFAULT_PROFILE, "profile", options.seed
-        asked = _from_profile(bundle, encoder, name, options.seed)
-    if not asked:
+        requests = _from_profile(bundle, encoder, name, options.seed)
+    if not requests:
         raise OptionError(f"the workload {name} is empty: found no record, expected at least one")
-    return Workload(name=name, kind=kind, seed=seed, requests=tuple(asked))
+    return Workload(name=name, kind=kind, seed=seed, requests=tuple(requests))
 
 
 def _check_benchable(bundle: Bundle, options: BenchOptions) -> None:
-    """Contestants are given token ids, one sequence per score."""
+    """Raises OptionError for a layout that is not one sequence of token ids per score, as contestants need it."""
     form, rules = bundle.manifest.format, bundle.manifest.positions.values()
     if form.preference_template is not None or form.pair_ids:
         raise OptionError(
@@ -86,7 +94,9 @@ def _check_benchable(bundle: Bundle, options: BenchOptions) -> None:
             "have; time it with `rmexport score`, whose summary says how long it took"
         )
     if options.workload is None and any(rule.rule == "step_end" for rule in rules):
-        raise OptionError("a profile's token ids do not say where steps end: give a file of prompts and steps")
+        raise OptionError(
+            "a profile's token ids do not tell where steps end: give a file of prompts and steps (--workload)"
+        )
 
 
 def _read(path: Path) -> list[Request]:
@@ -98,7 +108,7 @@ def _read(path: Path) -> list[Request]:
     return requests
 
 
-def _from_profile(bundle: Bundle, encoder: RequestTokenizer, name: str, seed: int) -> list[Asked]:
+def _from_profile(bundle: Bundle, encoder: RequestTokenizer, name: str, seed: int) -> list[WorkloadRequest]:
     rng = np.random.default_rng(seed)
     drafts = PROFILES[name].drafts(rng)
     conversations = TokenSource(bundle.manifest, bundle.folder, rng).conversations(drafts)
@@ -108,8 +118,8 @@ def _from_profile(bundle: Bundle, encoder: RequestTokenizer, name: str, seed: in
     ]
 
 
-def _asked(encoder: RequestTokenizer, request: Request) -> Asked:
-    """A pair or candidates as one record per answer: a contestant then returns one score per record."""
+def _split_answers(encoder: RequestTokenizer, request: Request) -> WorkloadRequest:
+    """A request of the user's file; a pair or candidates become one record per answer, so that each has one score."""
     if request.kind == "steps":
         [prompt] = request.conversations
         return _encoded(encoder, [{"prompt": _turns(prompt), "steps": list(request.steps)}])
@@ -129,18 +139,24 @@ def _turns(conversation: Conversation) -> list[dict[str, str]]:
     return [message.as_turn() for message in conversation.messages or ()]
 
 
-def _encoded(encoder: RequestTokenizer, records: Sequence[Record], *, pair: bool = False) -> Asked:
+def _encoded(encoder: RequestTokenizer, records: Sequence[Record], *, pair: bool = False) -> WorkloadRequest:
     encoded = [encoder.encode(parse_record(record), ScoreOptions()) for record in records]
     sequences = tuple(tuple(int(i) for i in s.ids) for found in encoded for s in found)
-    return Asked(tuple(records), sequences, pair)
+    return WorkloadRequest(tuple(records), sequences, pair)
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """The report's section: identity, sizes, and the histogram of lengths."""
+    """The report's record of a workload: its name and hash, its sizes in tokens, and the histogram of lengths.
+
+    >>> requests = (WorkloadRequest(records=({"text": "a"},), sequences=((5, 6),)),)
+    >>> found = describe(Workload(name="records.jsonl", kind="file", seed=None, requests=requests))
+    >>> found["records"], found["tokens"], found["shared_share"]
+    (1, 2, 0.0)
+    """
     sequences = workload.sequences
     tokens, distinct = sum(map(len, sequences)), distinct_tokens(sequences)
-    records = [record for asked in workload.requests for record in asked.records]
-    body = json.dumps([asked.records for asked in workload.requests], sort_keys=True, ensure_ascii=False)
+    records = [record for request in workload.requests for record in request.records]
+    body = json.dumps([request.records for request in workload.requests], sort_keys=True, ensure_ascii=False)
     return {
         "name": workload.name,
         "kind": workload.kind,
@@ -157,7 +173,11 @@ def describe(workload: Workload) -> dict[str, Any]:
 
 
 def distinct_tokens(sequences: Sequence[Sequence[int]]) -> int:
-    """Nodes of the token trie: what must be computed when every common prefix is computed once."""
+    """How many tokens must be computed when every common prefix is computed once: the nodes of the token trie.
+
+    >>> distinct_tokens([[5, 6, 7], [5, 6, 8]])
+    4
+    """
     total = 0
     previous: tuple[int, ...] = ()
     for ids in sorted(map(tuple, sequences)):
@@ -168,7 +188,12 @@ def distinct_tokens(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def length_histogram(lengths: Sequence[int]) -> dict[str, Any]:
-    """Counts between integer edges (the last edge included), and a few quantiles, in tokens."""
+    """A histogram of lengths in tokens: counts between integer edges (the last edge included), and some quantiles.
+
+    >>> found = length_histogram([10, 10, 20])
+    >>> found["min"], found["p50"], found["max"], sum(found["counts"])
+    (10, 10.0, 20, 3)
+    """
     low, high = min(lengths), max(lengths)
     width = max(1, -(-(high - low + 1) // BINS))
     edges = list(range(low, high + width + 1, width))

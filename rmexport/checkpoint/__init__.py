@@ -1,4 +1,4 @@
-"""Checkpoints: where they are, what they hold, and how their parts are read. No torch is needed for safetensors."""
+"""Finds and reads checkpoints: configuration, tokenizer and tensors. Safetensors are read without torch."""
 
 from rmexport.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from rmexport.checkpoint.tensors import TensorInfo

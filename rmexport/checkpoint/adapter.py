@@ -1,4 +1,4 @@
-"""A LoRA adapter over its base, as one inventory of weights that are merged while they are read."""
+"""A LoRA adapter and its base as one list of weights, which are merged while they are read."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -34,11 +34,11 @@ _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 def merge_adapter(
     config: LoraConfig, adapter: WeightFiles, base: WeightFiles, model_type: object, *, base_files: str = BASE_PREFIX
 ) -> WeightFiles:
-    """The base's weights with the adapter's changes; memory is needed for the factors of one weight a thread.
+    """The base's weights with the adapter's changes; takes memory for the factors of one weight per thread.
 
-    Merged tensors keep the dtype of the base's, whole ones have the adapter's. No tensor has an offset, so that all
-    of them are streamed. `base_files` begins the names of the base's files. Raises CheckpointError for tensors that do
-    not fit the base, all at once.
+    Merged tensors keep the dtype of the base; those that the adapter replaces as a whole have the adapter's. No tensor
+    has an offset, so that all of them are streamed. `base_files` is the prefix of the names of the base's files. Raises
+    CheckpointError, which names all tensors that do not fit the base.
     """
     own = sort_tensors(adapter.tensors, base.tensors)
     held = {name: replace(info, file=base_files + info.file, offset=None) for name, info in base.tensors.items()}
@@ -65,16 +65,19 @@ def merge_adapter(
 
 
 def _check_saved(config: LoraConfig, adapter: AdapterTensors) -> None:
-    """peft lists every name that a head may have, so one of them must be there: a trained head is not the base's."""
+    """Raises CheckpointError where modules_to_save is set and none of its modules is in the adapter's files.
+
+    One of them is enough, because peft lists every name that a head may have.
+    """
     if config.modules_to_save and not adapter.whole:
         raise CheckpointError(
-            f"modules_to_save says that {' or '.join(config.modules_to_save)} was trained, and the adapter's files do "
-            "not hold it; with the base's own head the scores of its training are lost: save the adapter again"
+            f"modules_to_save names {' or '.join(config.modules_to_save)} as trained, and the adapter's files lack it; "
+            "the base's own head would give other scores: save the adapter again"
         )
 
 
 def _wrong_whole(whole: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]) -> list[str]:
-    """Whole tensors may differ from the base's in their rows alone: other labels, a larger vocabulary."""
+    """Faults of tensors that replace the base's: they may differ only in their number of rows (labels, vocabulary)."""
     return [
         f"{name} is {list(info.shape)} in the adapter and {list(base[name].shape)} in the base"
         for name, info in whole.items()
@@ -125,7 +128,7 @@ def _magnitude(
     if info is None or not config.use_dora:
         has = "has no" if info is None else "has a"
         raise CheckpointError(f"{module} {has} {MAGNITUDE} and use_dora is {str(config.use_dora).lower()}")
-    if transposed:  # its norms go across all rows, which would have to be read twice
+    if transposed:  # its norms are taken over all rows, which would have to be read twice
         raise CheckpointError(f"{module}: DoRA of an embedding or Conv1D is not merged here; merge it with peft")
     if info.size != rows:
         raise CheckpointError(f"{module}: {MAGNITUDE} is {list(info.shape)}, expected {rows} elements")
@@ -143,9 +146,9 @@ def _unused_lm_head(config: LoraConfig, adapter: AdapterTensors, base: Mapping[s
     unused = tuple(name for name in _LM_HEADS if name in base)
     if unused and not added:
         raise CheckpointError(
-            f"the adapter was trained for {config.task_type} on a language model and holds no head: modules_to_save "
-            f"lacked it (score or classifier), so the scores of its training are lost; found only low-rank updates of "
-            f"{listing(sorted(adapter.updates)[:3])}"
+            f"the adapter was trained for {config.task_type} on a language model and has no head: it was not saved, "
+            "because modules_to_save lacked it (score or classifier); found only low-rank updates of "
+            f"{listing(sorted(adapter.updates)[:3])}. Save the adapter again with its head"
         )
     return unused
 
@@ -161,7 +164,7 @@ def _notes(config: LoraConfig, adapter: AdapterTensors, dropped: tuple[str, ...]
 
 
 def _tied_notes(adapter: AdapterTensors, held: Collection[str]) -> tuple[str, ...]:
-    """`held` are the names of all weights, the base's and the adapter's."""
+    """The note for an adapter that changes tied embeddings; `held` are the names of all weights, base and adapter."""
     embeddings = [module for module, parts in adapter.updates.items() if EMBEDDING_A in parts]
     if not embeddings or any(name in held for name in _LM_HEADS):
         return ()
@@ -174,10 +177,10 @@ def _tied_notes(adapter: AdapterTensors, held: Collection[str]) -> tuple[str, ..
 def adapted_config(
     config: LoraConfig, base: Mapping[str, Any], own: Mapping[str, Any] | None, merged: WeightFiles
 ) -> dict[str, Any]:
-    """config.json of the merged model: the base's, under the adapter's own where it has one.
+    """The config.json of the merged model: the base's, overridden by the adapter's own where it has one.
 
-    Without one, the vocabulary is that of an embedding which the adapter brings, and the architecture is the
-    classifier that the adapter was trained in, as transformers would have written them.
+    Where it has none, the vocabulary is that of an embedding in the adapter, and the architecture is the classifier
+    that the adapter was trained in, as transformers would have written them.
     """
     if own is not None:
         return {**base, **own}

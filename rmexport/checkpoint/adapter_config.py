@@ -1,4 +1,4 @@
-"""A LoRA adapter's adapter_config.json, as peft writes it (peft, tuners/lora/config.py)."""
+"""Reads the adapter_config.json of a LoRA adapter, as peft writes it (peft, tuners/lora/config.py)."""
 
 import math
 import re
@@ -39,7 +39,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """What merging depends on; fields have peft's names."""
+    """The settings that merging needs; fields have peft's names."""
 
     base_model_name_or_path: str
     revision: str | None
@@ -113,23 +113,30 @@ def _base(raw: Mapping[str, Any], *, needed: bool) -> str:
 def _modules(raw: Mapping[str, Any]) -> tuple[str, ...]:
     value = raw.get("modules_to_save") or []
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise CheckpointError(f"modules_to_save is {shown(value)}, expected a list of module names")
+        raise CheckpointError(
+            f"modules_to_save is {shown(value)}, expected a list of module names; restore the original"
+        )
     return tuple(value)
 
 
 def _patterns(raw: Mapping[str, Any], name: str, within: Range) -> Mapping[str, float]:
     patterns = raw.get(name) or {}
     if not isinstance(patterns, dict):
-        raise CheckpointError(f"{name} is {shown(patterns)}, expected an object of numbers by module name")
+        raise CheckpointError(
+            f"{name} is {shown(patterns)}, expected an object of numbers by module name; restore the original"
+        )
     for pattern, value in patterns.items():
         if not within.holds(value):
             raise CheckpointError(
-                f"{name} gives {pattern!r} the value {shown(value)}, expected a positive number {within}"
+                f"{name} gives {pattern!r} the value {shown(value)}, expected a positive number {within}; "
+                "restore the original"
             )
         try:
             re.compile(pattern)
         except re.error as error:
-            raise CheckpointError(f"{name}: {pattern!r} is no regular expression ({error})") from error
+            raise CheckpointError(
+                f"{name}: {pattern!r} is not a regular expression ({error}); restore the original"
+            ) from error
     return patterns
 
 

@@ -1,4 +1,4 @@
-"""What an adapter's folder holds: the adapter's own tensors, value heads beside them, and the name of its base."""
+"""Reads an adapter's folder: its own tensors, value heads in other files, and the place of its base."""
 
 from pathlib import Path
 
@@ -14,13 +14,17 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether `folder` is an adapter. A merged model that kept its adapter_config.json, and no adapter, is none."""
+    """Whether `folder` has an adapter, not merely the adapter_config.json of one that was merged into its model.
+
+    >>> is_adapter(Path())
+    False
+    """
     has_adapter = any((folder / name).is_file() for name in ADAPTERS)
     return (folder / ADAPTER_CONFIG).is_file() and (has_adapter or not has_weights(folder))
 
 
 def read_adapter(folder: Path) -> WeightFiles:
-    """The adapter's own tensors, the value heads beside them included.
+    """The adapter's own tensors, including those of value heads in other files.
 
     Raises CheckpointError when there are none, when they are damaged, and when the folder has a whole model too.
     """
@@ -39,12 +43,12 @@ def read_adapter(folder: Path) -> WeightFiles:
 
 
 def _value_head(folder: Path) -> WeightFiles:
-    """What TRL's AutoModelForCausalLMWithValueHead saves as the model beside an adapter: the value head alone."""
+    """The value head that TRL's AutoModelForCausalLMWithValueHead saves as model.safetensors beside an adapter."""
     found = unwrapped(find_weights(folder))
     if not all(name.startswith("v_head.") for name in found.tensors):
         raise CheckpointError(
-            f"{folder} holds an adapter and a whole model ({', '.join(found.files[:3])}); which of them to score with "
-            f"is not known: move one away ({ADAPTER_CONFIG} and {' or '.join(ADAPTERS)} are the adapter)"
+            f"{folder} has an adapter and a whole model ({', '.join(found.files[:3])}), expected one of them: move the "
+            f"other away ({ADAPTER_CONFIG} and {' or '.join(ADAPTERS)} are the adapter)"
         )
     return found
 

@@ -1,6 +1,6 @@
 """Sorts an adapter's tensors by what they do to the base: low-rank updates, and tensors that replace or join its own.
 
-Names are peft's (utils/save_and_load.py) less base_model.model., with or without the name of the adapter in them:
+Names are peft's (utils/save_and_load.py) without base_model.model., with or without the name of the adapter in them:
 MODULE.lora_A[.default].weight, .lora_embedding_A[.default], .lora_magnitude_vector[...], and for whole
 tensors MODULE[.modules_to_save[.default] | .base_layer].weight or .bias.
 """
@@ -19,22 +19,22 @@ _UPDATE = re.compile(
     rf"(?P<module>.+)\.(?P<part>{A}|{B}|{EMBEDDING_A}|{EMBEDDING_B}|{MAGNITUDE})(\.(?!bias$)[^.]+)?(\.weight)?"
 )
 _WHOLE = re.compile(r"(?P<module>.+?)\.(base_layer|modules_to_save(\.default)?)\.(?P<leaf>.+)")
-# What other methods, or peft's own bookkeeping, put into the same files.
+# Tensors of other methods, and of peft's own bookkeeping, in the same files.
 _FOREIGN = re.compile(r"(.+\.)?(lora_|token_adapter|original_module)")
 
 
 @dataclass(frozen=True)
 class AdapterTensors:
-    """`updates` are the parts of low-rank updates by module and part; `whole` tensors go by their names in the base."""
+    """An adapter's tensors: `updates`, low-rank updates by module and part; `whole` ones, by their name in the base."""
 
     updates: Mapping[str, Mapping[str, TensorInfo]]
     whole: Mapping[str, TensorInfo]
 
 
 def sort_tensors(tensors: Mapping[str, TensorInfo], base: Collection[str]) -> AdapterTensors:
-    """Read the names of an adapter's tensors; `base` are those of its base.
+    """Sort an adapter's tensors by their names; `base` are the names of its base's tensors.
 
-    Raises CheckpointError naming every tensor that is neither, and those that are there twice.
+    Raises CheckpointError, which names every tensor of an unknown kind, and those that are there twice.
     """
     updates: dict[str, dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
@@ -57,6 +57,10 @@ def sort_tensors(tensors: Mapping[str, TensorInfo], base: Collection[str]) -> Ad
 
 
 def base_name(name: str, base: Collection[str]) -> str:
-    """`name` as the base has it: adapters of a bare backbone lack its "model.", and bases saved from one do too."""
+    """The name that the base has for `name`, with or without "model.": checkpoints of a bare backbone lack that.
+
+    >>> base_name("layers.0.mlp.up_proj.weight", {"model.layers.0.mlp.up_proj.weight"})
+    'model.layers.0.mlp.up_proj.weight'
+    """
     spellings = (name, f"model.{name}", name.removeprefix("model."))
     return next((spelling for spelling in spellings if spelling in base), name)

@@ -1,4 +1,4 @@
-"""Tensors in torch's .bin and .pt files: archives are read in place, the format before torch 1.6 by torch."""
+"""Reads tensors in torch's .bin and .pt files: zip archives in place, files older than torch 1.6 by torch."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from rmexport.errors import CheckpointError
 
 
 def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
-    """The tensors of some files. Raises CheckpointError for files that are damaged or hold more than tensors.
+    """The tensors of some files of `folder`. Raises CheckpointError for files that are damaged or have other values.
 
-    Also when a file is in the format before torch 1.6, and torch, which reads that, is not installed.
+    Also when a file is older than torch 1.6, and torch, which reads that format, is not installed.
     """
     return [info for file in files for info in _describe(folder, file)]
 
@@ -40,11 +40,11 @@ def _placed(path: Path) -> dict[str, PlacedTensor]:
         raise CheckpointError(f"{path} is damaged: {error}; download it again") from error
     except MoreThanTensors as error:
         raise CheckpointError(
-            f"{path} holds more than tensors by name, and reading that could run code: {error}. Ask its publisher for "
-            "safetensors, or save the state dict alone"
+            f"{path} has more than tensors by name, and reading that could run code: {error}. Ask its publisher for "
+            "safetensors, or save only the state dict"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; see to its permissions or disk") from error
 
 
 def _torch_shards(path: Path, reason: OldFormat) -> Any:
@@ -59,7 +59,7 @@ def _torch_shards(path: Path, reason: OldFormat) -> Any:
 
 
 class BinReader:
-    """Reads elements of .bin files, shared storages and strided views included."""
+    """Reads elements of .bin files, including shared storages and strided views."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,7 +67,7 @@ class BinReader:
         self._known: dict[str, Mapping[str, PlacedTensor] | TensorReader] = {}
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
-        """See TensorReader. Raises CheckpointError when the file cannot be read any more."""
+        """See TensorReader. Raises CheckpointError when the file can no longer be read."""
         known = self._known.get(info.file) or self._open(info.file)
         if not isinstance(known, Mapping):
             known.read_into(info, start, out)
@@ -77,7 +77,7 @@ class BinReader:
             _read_strided(self._folder / info.file, known[info.name], start, out)
 
     def _open(self, file: str) -> Mapping[str, PlacedTensor] | TensorReader:
-        """Two threads may both come here; they find the same."""
+        """The file's tensors, or its reader. Two threads may both open a file; they find the same."""
         try:
             known: Mapping[str, PlacedTensor] | TensorReader = _placed(self._folder / file)
         except OldFormat as reason:
@@ -86,7 +86,7 @@ class BinReader:
 
 
 def _read_strided(path: Path, tensor: PlacedTensor, start: int, out: Array) -> None:
-    """Elements in row-major order; only the rows in question are copied from a map of the file."""
+    """Read elements in row-major order; only the rows that are needed are copied from a map of the file."""
     dtype, width = NUMPY_DTYPES[tensor.dtype], tensor.size // tensor.shape[0]
     try:
         raw = np.memmap(path, np.uint8, "r", tensor.offset, (tensor.extent * dtype.itemsize,))

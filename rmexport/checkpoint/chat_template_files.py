@@ -1,4 +1,4 @@
-"""A checkpoint's chat template, from whichever of the four places it may be in."""
+"""Finds a checkpoint's chat template in the four places where it may be."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class FoundTemplate:
-    """The template that transformers would use, None when there is none, and what else was found."""
+    """The template that transformers would use, None when there is none; `notes` tell of other ones that differ."""
 
     text: str | None
     notes: tuple[str, ...] = ()
 
 
 def find_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> FoundTemplate:
-    """The chat template, by transformers' precedence: the .jinja file, the tokenizer's config, the processor's file.
+    """The chat template, in transformers' order: the .jinja file, the tokenizer's config, the processor's file.
 
     Raises CheckpointError for a named list without "default" and for anything that is not text.
     """
@@ -53,7 +53,7 @@ def _processor(path: Path) -> str | None:
 
 
 def _stated(place: str, value: Any) -> str | None:
-    """A template as JSON files state it: text, or a list (or object) of named ones."""
+    """The template in a field of a JSON file: text, or "default" of a list or an object of named templates."""
     if value is None or isinstance(value, str):
         return value
     named = value

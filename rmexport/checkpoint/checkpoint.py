@@ -1,4 +1,4 @@
-"""A checkpoint as the export sees it: configuration, tokenizer, and tensors that are read only when asked for."""
+"""A checkpoint as the export sees it: configuration, tokenizer, and tensors, which are read only when needed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -53,17 +53,17 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided while it was opened: how an adapter was merged, which of two files counts."""
+        """Notes on choices that were made when it was opened: how an adapter was merged, which of two files is used."""
         return (*(self.base.notes if self.base else ()), *self.weights.notes)
 
     def path(self, name: str) -> Path:
-        """Where the source file `name` lies, a base's too."""
+        """The path of the source file `name`, which may be a base's."""
         if self.base is not None and name.startswith(BASE_PREFIX):
             return self.base.path(name.removeprefix(BASE_PREFIX))
         return self.folder / name
 
     def read(self, name: str) -> Array:
-        """A whole tensor in memory; bfloat16 as ml_dtypes has it. Raises CheckpointError."""
+        """A whole tensor in memory; bf16 has the dtype of ml_dtypes. Raises CheckpointError."""
         info = self._info(name)
         out = np.empty(info.size, NUMPY_DTYPES[info.dtype])
         self.read_into(name, 0, out)
@@ -91,10 +91,10 @@ class Checkpoint:
 
     @cached_property
     def source_files(self) -> tuple[FileRecord, ...]:
-        """Every file that an export reads, relative to the folder, weights last; then a base's, below `base/`.
+        """Every file that an export reads, relative to the folder, weights last; then a base's, under `base/`.
 
-        Content hashes of the small files; those of weights only where the Hub's cache states them. Raises
-        CheckpointError when one cannot be read.
+        Small files have a hash of their content, weights only where the Hub's cache names it. Raises CheckpointError
+        when a file cannot be read.
         """
         configs = [*([ADAPTER_CONFIG] if self.base else self.weights.settings), CONFIG]
         small = [name for name in configs if (self.folder / name).is_file()] + present_files(self.folder)
@@ -103,7 +103,9 @@ class Checkpoint:
             own = [self._record(name, file_sha256(self.folder / name)) for name in small]
             own += [self._record(name, hub_sha256(self.folder / name), "weights") for name in self.weights.files]
         except OSError as error:
-            raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{error.filename} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
         inherited = self.base.source_files if self.base else ()
         return (*own, *(replace(record, name=BASE_PREFIX + record.name) for record in inherited))
 
@@ -134,7 +136,7 @@ def open_checkpoint(path_or_repo: str, *, revision: str | None = None) -> Checkp
 
 
 def _open(origin: Origin, above: tuple[Path, ...]) -> Checkpoint:
-    """`above` are the adapters whose base this is."""
+    """The checkpoint at `origin`; `above` are the folders of adapters whose base it is."""
     if is_adapter(origin.folder):
         return _open_adapter(origin, above)
     if not (origin.folder / CONFIG).is_file():

@@ -1,5 +1,7 @@
-"""Converts tokenizers that exist only as a sentencepiece, tiktoken or vocabulary file: the only file here that needs
-transformers (extra `rmexport[convert]`)."""
+"""Converts tokenizers that exist only as a sentencepiece, tiktoken or vocabulary file.
+
+This is the only module of the package that needs transformers (extra `rmexport[convert]`).
+"""
 
 from pathlib import Path
 
@@ -20,7 +22,7 @@ def convert_tokenizer(folder: Path) -> bytes:
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # sentencepiece, tiktoken, protobuf and transformers each fail in their own ways
+    except Exception as error:  # sentencepiece, tiktoken, protobuf and transformers each have errors of their own
         raise CheckpointError(
             f"the tokenizer in {folder} cannot be converted to tokenizer.json ({error}). Install "
             "'rmexport[convert]', or put a tokenizer.json (save_pretrained writes one) into the folder"

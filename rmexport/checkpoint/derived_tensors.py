@@ -1,4 +1,4 @@
-"""Weights that a checkpoint does not hold as such, described as parts of what it holds."""
+"""Describes weights of a bundle that are made from other tensors of the checkpoint: renamed, rows, or stacked."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -31,19 +31,23 @@ Derived = TensorAlias | TensorRows | TensorStack
 
 
 def sources_of(derived: Derived) -> tuple[str, ...]:
-    """The checkpoint tensors that a derived weight is made of."""
+    """The names of the checkpoint's tensors that a derived weight is made from."""
     return derived.sources if isinstance(derived, TensorStack) else (derived.source,)
 
 
 def renamed(derived: Derived, prefixes: Mapping[str, str]) -> Derived:
-    """The same made of tensors whose names begin otherwise."""
+    """`derived`, made from tensors whose prefixes are replaced as in `rename`."""
     if isinstance(derived, TensorStack):
         return TensorStack(sources=tuple(rename(name, prefixes) for name in derived.sources))
     return replace(derived, source=rename(derived.source, prefixes))
 
 
 def rename(name: str, prefixes: Mapping[str, str]) -> str:
-    """`name` with its beginning replaced where `prefixes` has one for it."""
+    """`name` with its prefix replaced, where `prefixes` maps that to another.
+
+    >>> rename("model.norm.weight", {"model.": "transformer."})
+    'transformer.norm.weight'
+    """
     for old, new in prefixes.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
@@ -51,9 +55,12 @@ def rename(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def found_prefix(name: str, tensors: Collection[str]) -> dict[str, str]:
-    """The prefix to replace, and by what, so that `name` is among `tensors`: {} where it is, or nothing fits.
+    """The prefix of `name`, mapped to the one with which `tensors` has it; {} where it has `name`, or nothing fits.
 
-    Classes keep their backbone under names of their own ("transformer.", "language_model.model.", or none at all).
+    Needed because classes have different names for their backbone ("transformer.", "language_model.model.", or none).
+
+    >>> found_prefix("model.norm.weight", {"transformer.norm.weight"})
+    {'model.': 'transformer.'}
     """
     if name in tensors:
         return {}

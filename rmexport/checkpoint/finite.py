@@ -1,4 +1,4 @@
-"""Finds NaN, Inf and values beyond a dtype's range, at a small part of the cost of reading them."""
+"""Finds NaN, infinities and values beyond a dtype's range, in a fraction of the time that reading them takes."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ _BITS = {2: (np.uint16, np.int16), 4: (np.uint32, np.int32), 8: (np.uint64, np.i
 
 @dataclass
 class Unstorable:
-    """How many values of a tensor cannot be stored; `largest` is the greatest finite magnitude beyond the range."""
+    """Counts values of a tensor that cannot be stored; `largest` is the greatest finite magnitude beyond the range."""
 
     nan: int = 0
     inf: int = 0
@@ -33,10 +33,14 @@ class Unstorable:
 
 
 def fits(values: Array, target: str) -> bool:
-    """Whether every value of a non-empty chunk of floats is finite and within the range of dtype `target`.
+    """Whether every value of a non-empty chunk of floats is finite and within the range of the dtype `target`.
 
-    Magnitudes compare like their bits do, so two integer maxima decide: of the signed bits, which negative values
-    cannot win, and of the unsigned bits, which negative values always win.
+    Magnitudes of floats compare as their bits do, so two integer maxima decide: that of the signed bits is the largest
+    positive value, that of the unsigned bits the largest negative one.
+
+    >>> import numpy as np
+    >>> fits(np.array([1.0, -65504.0], np.float32), "fp16"), fits(np.array([1e6], np.float32), "fp16")
+    (True, False)
     """
     unsigned, signed = _BITS[values.itemsize]
     limit = _limit_bits(DTYPE_NAMES[values.dtype], target)

@@ -1,4 +1,4 @@
-"""Downloads what an export needs of a Hub repository; imported only when a checkpoint is not a local folder."""
+"""Downloads the files of a Hub repository that an export needs; imported only for checkpoints that are not local."""
 
 import re
 from pathlib import Path
@@ -17,12 +17,12 @@ _PARTIAL = ("adapter_model", "value_head")  # safetensors beside which the rest 
 def download(repo: str, revision: str | None) -> Path:
     """The snapshot folder of a repository: configuration, tokenizer, weights as safetensors or else as .bin, and heads.
 
-    Files that the cache holds are not fetched again. Raises CheckpointError when something cannot be had.
+    Files in the Hub's cache are not downloaded again. Raises CheckpointError when a file cannot be downloaded.
     """
     folder = _snapshot(repo, revision, _TEXTS + _SIDE_FILES + _SAFETENSORS)
     if any(not file.name.startswith(_PARTIAL) for file in folder.glob("*.safetensors")):
         return folder
-    # A branch may move between two downloads; what belongs together is one commit.
+    # A branch may move between two downloads, so both use the same commit.
     commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return _snapshot(repo, commit, _TEXTS + _SIDE_FILES + _TORCH)
 
@@ -38,7 +38,7 @@ def _snapshot(repo: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     except Exception as error:  # the client's error tree differs between its versions; each means "not available"
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
-            f"there is no local folder {repo}, and {repo}{at} cannot be had from the Hub ({_first_line(error)}). "
+            f"there is no local folder {repo}, and {repo}{at} cannot be downloaded ({_first_line(error)}). "
             "Check the name and the network, log in with `hf auth login` if it is gated, or give a local folder"
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Names for a head's outputs, from wherever a checkpoint may state them."""
+"""Finds names for a head's outputs in the places where a checkpoint may have them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,15 @@ _OTHER_USES = ("objectives", "attributes")  # keys that may hold other things th
 def label_names(
     config: Mapping[str, Any], count: int, *, stem: str, stated: Sequence[str] = (), published: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """`count` names: a config list, those that a recipe has `stated`, the `published` ones, id2label, else `stem_N`.
+    """Names of `count` outputs: from a list in config.json, the recipe (`stated`), `published`, id2label, or `stem_N`.
 
-    The published ones count only where they are as many as there are outputs, and id2label where it is not
-    transformers' own LABEL_N filler. Raises CheckpointError where the names that count are of another number, no text,
-    or repeat.
+    `published` is used only where it has `count` names, and id2label where it is not transformers' default LABEL_N.
+    Raises CheckpointError where the names are not `count` texts, all different.
+
+    >>> label_names({}, 2, stem="score")
+    ('score_0', 'score_1')
+    >>> label_names({"id2label": {"0": "helpfulness", "1": "correctness"}}, 2, stem="score")
+    ('helpfulness', 'correctness')
     """
     where, names = next(_candidates(config, count, stated, published), ("", [f"{stem}_{i}" for i in range(count)]))
     if len(names) != count:
@@ -36,13 +40,15 @@ def label_names(
 def _candidates(
     config: Mapping[str, Any], count: int, stated: Sequence[str], published: Sequence[str]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Where names are stated, and what they are; the first one counts."""
+    """The places that have names, each with its names, the preferred first."""
     for key in CONFIG_LISTS:
         names = config.get(key)
         if names is None or (key in _OTHER_USES and not (isinstance(names, list) and names)):
             continue
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"config.json: {key} is {shown(names)}, expected a list of names")
+            raise CheckpointError(
+                f"config.json: {key} is {shown(names)}, expected a list of names; correct or remove it"
+            )
         yield f"config.json: {key}", names
     if stated:
         yield "the recipe: objectives", list(stated)
@@ -53,15 +59,17 @@ def _candidates(
 
 
 def _id2label(config: Mapping[str, Any]) -> list[str]:
-    """The names in order; [] for transformers' filler. Raises CheckpointError for indices with holes."""
+    """The names in order; [] for transformers' default LABEL_N. Raises CheckpointError for missing indices."""
     by_index = section(config, "id2label")
     if any(not isinstance(name, str | int) or isinstance(name, bool) for name in by_index.values()):
-        raise CheckpointError(f"config.json: id2label is {shown(by_index)}, expected names by index")
+        raise CheckpointError(
+            f"config.json: id2label is {shown(by_index)}, expected names by index; correct or remove it"
+        )
     names = {str(index): str(name) for index, name in by_index.items()}
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names.values()):
         return []
     if set(names) != set(map(str, range(len(names)))):
         raise CheckpointError(
-            f"config.json: id2label has the indices {', '.join(names)}, expected 0 to {len(names) - 1}, one an output"
+            f"config.json: id2label has the indices {', '.join(names)}, expected 0 to {len(names) - 1}, one per output"
         )
     return [names[str(i)] for i in range(len(names))]

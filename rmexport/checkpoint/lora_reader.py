@@ -1,7 +1,7 @@
-"""Reads weights with their low-rank updates added, a few rows at a time: nothing is ever merged in memory or on disk.
+"""Reads weights with their low-rank updates added, a few rows at a time, so that no merged weight is kept anywhere.
 
 Formulas as in peft, tuners/lora/layer.py (get_delta_weight) and tuners/lora/dora.py:
-W + scale * B A; for embeddings and Conv1D, whose weights lie transposed, W + scale * (B A)^T;
+W + scale * B A; for embeddings and Conv1D, whose weights are stored transposed, W + scale * (B A)^T;
 with DoRA m * (W + scale * B A) / ||W + scale * B A||, the norms of rows.
 """
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, Route, TensorInfo
 
-_BLOCK = 16  # rows multiplied at once: few enough that those beyond the range asked for cost little
+_BLOCK = 16  # rows multiplied at once; few, because rows beyond the requested range are computed too
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankUpdate:
     """The update of one weight. `a` is [r, in], `b` [out, r], `magnitude` (DoRA) has `out` elements in any shape.
 
-    `weight` is where the weight itself is read: [out, in], or [in, out] where `transposed`.
+    `weight` is the route to the weight itself: [out, in], or [in, out] where `transposed`.
     """
 
     weight: Route
@@ -43,14 +43,14 @@ class _Factors:
 
 
 class LoraReader:
-    """Reads merged weights; each thread holds the factors of one weight, the one that it read last."""
+    """Reads merged weights; each thread keeps the factors of the weight that it read last."""
 
     def __init__(self, updates: Mapping[str, LowRankUpdate]) -> None:
         self._updates = updates
         self._held = threading.local()
 
     def route(self, name: str) -> Route:
-        """The merged weight `name` as this reader knows it."""
+        """The route to the merged weight `name`, which this reader reads."""
         return Route(self, replace(self._updates[name].weight.info, name=name))
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
@@ -59,7 +59,7 @@ class LoraReader:
         first, last = start // width, -(-(start + out.size) // width)
         rows = np.empty((last - first) * width, out.dtype)
         update.weight.reader.read_into(update.weight.info, first * width, rows)
-        with np.errstate(all="ignore"):  # what is no number, or becomes none, is found where the values are used
+        with np.errstate(all="ignore"):  # NaN and infinities are found where the values are used
             merged = _merge(rows.reshape(-1, width), self._factors(info.name), first, update.scale)
             flat = merged.reshape(-1)[start - first * width :]
             np.copyto(out, flat[: out.size], casting="unsafe")
@@ -73,7 +73,7 @@ class LoraReader:
 
 
 def _merge(rows: Array, factors: _Factors, first: int, scale: float) -> Array:
-    """`rows` are those of the weight from `first` on."""
+    """`rows` of the weight, from the row `first` on, with the update added."""
     merged: NDArray[np.floating[Any]] = rows.astype(np.float64 if rows.dtype == np.float64 else np.float32)
     last = first + len(rows)
     merged += scale * _product_rows(factors, first, last)
@@ -83,8 +83,11 @@ def _merge(rows: Array, factors: _Factors, first: int, scale: float) -> Array:
 
 
 def _product_rows(factors: _Factors, first: int, last: int) -> Array:
-    """Rows [first, last) of the product. The rounding of a matrix product depends on its shape, so it is made of
-    blocks that always begin at the same rows: a weight has the same bits in whatever pieces it is read."""
+    """Rows [first, last) of the product of the factors.
+
+    The rounding of a matrix product depends on its shape, so it is computed in blocks that always begin at the same
+    rows: a weight then has the same bits in whatever pieces it is read.
+    """
     begin = first - first % _BLOCK
     blocks = [factors.left[row : row + _BLOCK] @ factors.right for row in range(begin, last, _BLOCK)]
     return np.concatenate(blocks)[first - begin : last - begin]

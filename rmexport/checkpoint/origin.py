@@ -14,7 +14,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint's folder, and the Hub repository and commit where they are known."""
+    """A checkpoint's folder, and its Hub repository and commit where they are known."""
 
     folder: Path
     repo: str | None
@@ -43,7 +43,7 @@ def locate(path_or_repo: str, revision: str | None) -> Origin:
 
 
 def _local_origin(folder: Path, revision: str | None) -> Origin:
-    """A folder of the Hub's own cache says where it came from, and may be asked for by branch, tag or commit."""
+    """The origin of a local folder. One in the Hub's cache has a repository and commit, and may have a revision."""
     real = folder.resolve()
     if _is_repository(real):
         wanted = _resolve(real, revision or "main")
@@ -80,9 +80,9 @@ def _repo(cached: Path) -> str:
 
 
 def _resolve(cached: Path, revision: str) -> str:
-    """The commit that a branch, tag or commit was when it was last downloaded. Raises OptionError when it is not there.
+    """The commit of a branch, tag or commit when it was last downloaded. Raises OptionError when it never was.
 
-    The cache holds a file for every branch and tag that was asked for, refs/NAME, with the commit in it.
+    The cache has a file refs/NAME with the commit for every branch and tag that was downloaded.
     """
     refs = {p.relative_to(cached / "refs").as_posix(): p for p in (cached / "refs").rglob("*") if p.is_file()}
     commits = sorted(p.name for p in (cached / "snapshots").iterdir())
@@ -96,7 +96,7 @@ def _resolve(cached: Path, revision: str) -> str:
 
 
 def hub_sha256(path: Path) -> str | None:
-    """sha256 of a file in the Hub's cache, whose large files are named by it; None where that is not known."""
+    """sha256 of a file in the Hub's cache, where large files are named by it; None for any other file."""
     real = path.resolve()
     in_cache = path.is_symlink() and real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     return real.name if in_cache and _SHA256.fullmatch(real.name) else None

@@ -1,8 +1,8 @@
-"""Reads the pickles that torch.save writes, within bounds: no code runs, and a small file takes little memory and time.
+"""Reads the pickles that torch.save writes, within limits: no code runs, and a small file takes little memory and time.
 
-Python's own unpickler allocates what a pickle says (a memo of 2^27 entries for 5 bytes) and copies, compares and hashes
-what it says. This one knows the opcodes that plain tensors need. Values are None, booleans, numbers, text, tuples,
-lists, dictionaries with keys of text or integers, and what the caller makes of the names and identifiers it knows.
+Python's own unpickler allocates whatever a pickle demands (a memo of 2^27 entries for 5 bytes), and copies, compares
+and hashes at its command. This one has only the opcodes that plain tensors need. Values are None, booleans, numbers,
+text, tuples, lists, dictionaries with keys of text or integers, and objects that the caller makes for known names.
 """
 
 import struct
@@ -11,25 +11,30 @@ from typing import Any, BinaryIO
 
 MAX_TEXT = 1 << 16  # bytes of one text
 MAX_LONG = 16  # bytes of one integer; the magic number of torch's old format has 10
-MAX_STACK = 100_000  # values before they are put away; picklers hand over 1000 at a time
-MAX_DEPTH = 100  # marks that are open at once
+MAX_STACK = 100_000  # values on the stack; picklers move at most 1000 at a time into a list or dictionary
+MAX_DEPTH = 100  # marks that are open at the same time
 MAX_GAP = 1000  # memo entries left out; picklers number them one after another
 
-Known = Mapping[tuple[str, str], Any]  # what (module, name) stands for; callables take the tuple of their arguments
+Known = Mapping[tuple[str, str], Any]  # (module, name) -> its value; callables take the tuple of their arguments
 
 
 class BrokenPickle(Exception):
-    """The pickle is damaged, or larger in some way than that of any checkpoint."""
+    """The pickle is damaged, or exceeds a limit that no checkpoint's reaches."""
 
 
 class ForeignPickle(Exception):
-    """The pickle holds what plain tensors do not need."""
+    """The pickle has something that plain tensors do not need."""
 
 
 class PickleMachine:
-    """Loads the pickle that `file` stands at; it then stands behind it.
+    """Loads a pickle from the current position of `file`, which is then after the pickle.
 
-    `persistent` makes a value of a persistent identifier. Raises BrokenPickle and ForeignPickle, also from `load`.
+    `known` are the names that it may refer to, `persistent` returns the value of a persistent identifier, `opcodes` is
+    the most opcodes. Raises BrokenPickle and ForeignPickle, also from `load`.
+
+    >>> import io, pickle
+    >>> PickleMachine(io.BytesIO(pickle.dumps({"a": [1, 2]})), {}, str, opcodes=100).load()
+    {'a': [1, 2]}
     """
 
     def __init__(self, file: BinaryIO, known: Known, persistent: Callable[[Any], Any], *, opcodes: int) -> None:
@@ -39,7 +44,7 @@ class PickleMachine:
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The value that the pickle ends in."""
+        """The value of the pickle."""
         for _ in range(self._opcodes):
             code = self._read(1)
             if code == b".":
@@ -78,7 +83,7 @@ class PickleMachine:
         return items
 
     def constant(self, value: Any) -> None:
-        """Push a value that cannot change."""
+        """Push an immutable value."""
         self._stack.append(value)
 
     def mark(self) -> None:
@@ -86,7 +91,7 @@ class PickleMachine:
         self._stack = []
 
     def skip(self, count: int) -> None:
-        """The protocol's number, a frame's length."""
+        """Skip the bytes of an argument that is not needed, such as the protocol's number or a frame's length."""
         self._read(count)
 
     def integer(self, count: int, *, signed: bool = False) -> None:
@@ -167,7 +172,7 @@ class PickleMachine:
         self._stack.append(function(arguments))
 
     def build(self) -> None:
-        """A state dict's own attribute (`_metadata`), which nothing reads."""
+        """Drop the state that is set on a state dict (its attribute `_metadata`), because nothing reads it."""
         self._pop()
         if not isinstance(self._top(), dict):
             raise BrokenPickle("its pickle gives a state to what has none")

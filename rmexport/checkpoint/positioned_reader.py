@@ -1,4 +1,4 @@
-"""Reads files at given positions, straight into the caller's memory, without a map, by several threads at once."""
+"""Reads bytes of a folder's files directly into the caller's memory, from several threads, without memory maps."""
 
 import os
 import threading
@@ -12,7 +12,15 @@ from rmexport.errors import CheckpointError
 
 
 class PositionedReader:
-    """Opens each file once. Nothing is mapped, so no page counts as this process's."""
+    """Reads the files of `folder`, each opened once. Nothing is mapped, so that it does not count as process memory.
+
+    >>> import numpy as np
+    >>> _ = Path("data").write_bytes(b"abcdef")
+    >>> out = np.zeros(2, np.uint8)
+    >>> PositionedReader(Path()).read("data", 2, out)
+    >>> out.tobytes()
+    b'cd'
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,17 +29,22 @@ class PositionedReader:
         weakref.finalize(self, _close_all, self._descriptors)
 
     def read(self, file: str, at: int, out: Array) -> None:
-        """Fill `out` with the bytes of `file` from `at` on. Raises CheckpointError when that cannot be done."""
+        """Fill `out` with bytes of `file` from the byte `at` on. Raises CheckpointError when they cannot be read."""
         target = out.view(np.uint8).data
         try:
             descriptor = self._descriptor(file)
             while target:
                 count = os.preadv(descriptor, [target], at)
                 if not count:
-                    raise CheckpointError(f"{self._folder / file} became shorter while it was read")
+                    raise CheckpointError(
+                        f"{self._folder / file} became shorter while it was read; "
+                        "let its writer finish, or download it again"
+                    )
                 target, at = target[count:], at + count
         except OSError as error:
-            raise CheckpointError(f"{self._folder / file} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self._folder / file} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
 
     def _descriptor(self, file: str) -> int:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Tells quantized checkpoints by their tensors: many config.json say nothing of it."""
+"""Recognises quantized checkpoints by their tensors, because many a config.json does not mention it."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from rmexport.checkpoint.tensors import TensorInfo
 from rmexport.errors import CheckpointError
 from rmruntime.errors import listing
 
-# What each method keeps beside or in place of a weight, as the ends of names; the first that is found counts.
+# Suffixes of the tensors that each method stores beside or in place of a weight; the first that is found decides.
 _METHODS: Mapping[str, str] = {
     "GPTQ": r".*\.g_idx",
     "AWQ or GPTQ": r".*\.(qweight|qzeros)",
@@ -23,9 +23,9 @@ _METHODS: Mapping[str, str] = {
 
 
 def refuse_quantized(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise CheckpointError saying how a quantized checkpoint is stored.
+    """Raises CheckpointError for a quantized checkpoint, which states how it is stored.
 
-    A quantization_config over plain weights is stale, and means nothing.
+    A quantization_config beside plain weights is left over, and is ignored.
     """
     stated = bool(config.get("quantization_config"))
     found = _method(tensors)
@@ -44,7 +44,7 @@ def refuse_quantized(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo
 
 
 def _method(tensors: Mapping[str, TensorInfo]) -> tuple[str, list[str]] | None:
-    """A method's name, and the tensors that tell it."""
+    """The name of the quantization method, and the tensors that show it; None for plain weights."""
     for method, pattern in _METHODS.items():
         if names := sorted(name for name in tensors if re.fullmatch(pattern, name)):
             return method, names

@@ -1,4 +1,4 @@
-"""Rotary embedding parameters from config.json, whichever way its transformers version spelled them.
+"""Reads rotary embedding parameters from config.json, in the spelling of any transformers version.
 
 New: `rope_parameters` {rope_type, rope_theta, ...}. Old: `rope_theta` beside `rope_scaling` {type or rope_type, ...}.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from rmexport.checkpoint.config_fields import FACTOR, LENGTH, ROPE_BASE, Range, section, shown
 from rmexport.errors import CheckpointError, UnsupportedModel
 
-# kind -> what it cannot do without
+# kind -> the parameters that it requires
 KINDS: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -23,7 +23,7 @@ _ALIASES = {"su": "longrope"}  # what Phi-3's first releases called it
 BY_LENGTH = ("dynamic", "longrope")  # kinds whose frequencies depend on a sequence's length
 
 _ORIGINAL = "original_max_position_embeddings"
-# name in config.json -> what it may be; RopeConfig has the same names but for rope_theta
+# name in config.json -> its range; RopeConfig has the same names except for rope_theta
 _NUMBERS: Mapping[str, Range] = {
     "rope_theta": ROPE_BASE,
     "factor": FACTOR,
@@ -65,7 +65,7 @@ class RopeConfig:
 
     @property
     def switch_length(self) -> int | None:
-        """Beyond this many tokens, frequencies depend on the sequence's length; None where they never do."""
+        """The number of tokens beyond which frequencies depend on the sequence's length; None where they never do."""
         return self.original_max_position_embeddings if self.kind in BY_LENGTH else None
 
 
@@ -133,18 +133,21 @@ def _length_factors(found: Mapping[str, Any], kind: str, name: str) -> tuple[flo
         return ()
     values = found.get(name)
     if not isinstance(values, list) or not all(map(FACTOR.holds, values)):
-        raise CheckpointError(f"config.json: {name} is {shown(values)}, expected a list of numbers {FACTOR}")
+        raise CheckpointError(
+            f"config.json: {name} is {shown(values)}, expected a list of numbers {FACTOR}; restore the original"
+        )
     return tuple(map(float, values))
 
 
 def _share(found: Mapping[str, Any], raw: Mapping[str, Any]) -> float:
-    """The rotated part of each head, 1.0 where nothing is said."""
+    """The share of each head that is rotated, 1.0 where config.json has none."""
     share = found.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if share is None:
         return 1.0
     if not Range(1e-3, 1).holds(share):
         raise CheckpointError(
-            f"config.json: partial_rotary_factor is {shown(share)}, expected a number above 0 and up to 1"
+            f"config.json: partial_rotary_factor is {shown(share)}, expected a number above 0 and up to 1; restore "
+            "the original"
         )
     return float(share)
 
@@ -173,14 +176,16 @@ def _parameters(raw: Mapping[str, Any], layer_type: str | None) -> Mapping[str, 
 
 
 def _beside(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What old spellings keep beside the rotary parameters."""
+    """The parameters that old spellings have outside of the rotary parameters."""
     return {"rope_theta": raw.get("rope_theta")}
 
 
 def _lengths(raw: Mapping[str, Any], kind: str, stated: Mapping[str, Any]) -> dict[str, Any]:
-    """The original length, and longrope's factor where none is stated, by transformers' precedence (5.23,
-    standardize_rope_params and the formulas): dynamic begins at max_position_embeddings whatever else is stated; for
-    the other kinds config.json's own original length outranks that among the rotary parameters."""
+    """The original length, and longrope's factor where none is given, in transformers' order of preference.
+
+    As in transformers 5.23 (standardize_rope_params and the formulas): "dynamic" always uses max_position_embeddings;
+    for the other kinds config.json's own original length is preferred to that among the rotary parameters.
+    """
     name = _ORIGINAL
     length: Any = raw.get("max_position_embeddings")
     if kind == "dynamic":

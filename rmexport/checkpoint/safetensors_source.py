@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: an inventory from the headers, elements by positioned reads."""
+"""Reads tensors in safetensors files: a list of them from the headers, and elements at their places."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
 
 
 class SafetensorsReader:
-    """Reads elements straight into the caller's memory; nothing is mapped, so no page counts as this process's."""
+    """Reads elements directly into the caller's memory; nothing is mapped, so process memory stays small."""
 
     def __init__(self, folder: Path) -> None:
         self._files = PositionedReader(folder)
@@ -35,5 +35,7 @@ class SafetensorsReader:
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
         """See TensorReader. Raises CheckpointError when the file cannot be read or became shorter."""
         if info.offset is None:
-            raise ValueError(f"{info.name} lies in {info.file}, which is no safetensors file")
+            raise ValueError(
+                f"{info.name} is in {info.file}, expected a safetensors file; use the reader of its format"
+            )
         self._files.read(info.file, info.offset + start * out.itemsize, out)

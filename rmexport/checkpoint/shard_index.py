@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint: which file holds which tensor, and whether that is true."""
+"""Reads the index of a sharded checkpoint, which maps tensors to files, and checks it against the files."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ Inventory = Callable[[Path, Iterable[str]], list[TensorInfo]]  # of one file for
 
 
 def sharded_inventory(index: Path, inventory: Inventory) -> dict[str, TensorInfo]:
-    """All tensors of a sharded checkpoint by name. Raises CheckpointError listing every damaged or untrue part."""
+    """All tensors of a sharded checkpoint by name. Raises CheckpointError, which lists every damaged or wrong part."""
     weight_map = _read_index(index)
     tensors = inventory(index.parent, sorted(set(weight_map.values())))
     held: dict[str, list[str]] = {}
@@ -23,7 +23,12 @@ def sharded_inventory(index: Path, inventory: Inventory) -> dict[str, TensorInfo
 
 
 def stated_shards(index: Path) -> set[str]:
-    """The files that an index names; none where it is damaged. It may be left over, and its shards gone."""
+    """The files that an index names; none where it is damaged. They may be missing, where the index is left over.
+
+    >>> _ = Path("index.json").write_text('{"weight_map": {"score.weight": "model-1.safetensors"}}')
+    >>> stated_shards(Path("index.json"))
+    {'model-1.safetensors'}
+    """
     try:
         weight_map = read_json_object(index).get("weight_map")
     except CheckpointError:
@@ -40,7 +45,10 @@ def _read_index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} names no tensors; restore the original index")
     shards = sorted(set(weight_map.values()))
     if outside := [shard for shard in shards if not _is_inside(shard)]:
-        raise CheckpointError(f"{path} names shards outside its folder: {listing(outside)}")
+        raise CheckpointError(
+            f"{path} names shards outside its folder: {listing(outside)}, expected file names; restore "
+            "the original index"
+        )
     if missing := [shard for shard in shards if not (path.parent / shard).is_file()]:
         raise CheckpointError(f"{path} names shards that are not there: {listing(missing)}; download them again")
     return weight_map

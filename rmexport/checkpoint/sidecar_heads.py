@@ -1,4 +1,4 @@
-"""Heads that lie in files of their own beside the shards: LLaMA-Factory's value heads, LDL's two networks.
+"""Reads heads in files of their own beside the shards: LLaMA-Factory's value heads, LDL's two networks.
 
 `value_head.safetensors` (else `value_head.bin`) holds `v_head.summary.*`, as LLaMA-Factory's fix_valuehead_checkpoint
 writes it; oldest versions leave out `v_head.`. `regression_layer.pt` and `gating_layer.pt` hold the state dicts of
@@ -20,10 +20,10 @@ NETWORKS = ("regression_layer.pt", "gating_layer.pt")
 
 
 def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
-    """`weights` and those of the side files in `folder`.
+    """`weights`, and the weights of the side files in `folder`.
 
-    A side file replaces tensors of the same name in the shards, as LLaMA-Factory loads it last, and a note says so;
-    raises CheckpointError where their shapes differ, or a side file is damaged or holds more than tensors.
+    A side file replaces tensors of the same name in the shards, because LLaMA-Factory loads it last; a note tells so.
+    Raises CheckpointError where their shapes differ, or a side file is damaged or has more than tensors.
     """
     heads = read_side_files(folder)
     if not heads.files:
@@ -44,7 +44,7 @@ def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
 
 
 def read_side_files(folder: Path) -> WeightFiles:
-    """The tensors of the side files alone; none where there are none. Raises CheckpointError for damaged ones."""
+    """The tensors of the side files only; empty where there are no such files. Raises CheckpointError."""
     value_head = [file for file in VALUE_HEADS if (folder / file).is_file()][:1]
     files = (*value_head, *(file for file in NETWORKS if (folder / file).is_file()))
     tensors: dict[str, TensorInfo] = {}
@@ -82,7 +82,7 @@ def _check_shapes(
 
 
 def _without(tensors: Mapping[str, TensorInfo], names: list[str]) -> dict[str, TensorInfo]:
-    """The shards' tensors but those `names`. A shard with a gap cannot be kept as it is, so its offsets go too."""
+    """The shards' tensors without `names`, and without offsets in these shards, so that they are not kept whole."""
     gaps = {tensors[name].file for name in names}
     return {
         name: replace(info, offset=None) if info.file in gaps else info

@@ -1,7 +1,7 @@
-"""Special and added tokens as a checkpoint's files state them, brought into its tokenizer.json.
+"""Reads special and added tokens from a checkpoint's files, and adds them to its tokenizer.json.
 
-Rules as in transformers 5: `added_tokens_decoder` of tokenizer_config.json decides, special_tokens_map.json and
-added_tokens.json count only where it is absent; what tokenizer.json lacks is added to it.
+Rules as in transformers 5: `added_tokens_decoder` of tokenizer_config.json decides; special_tokens_map.json and
+added_tokens.json are used only where it is absent; tokens that tokenizer.json lacks are added to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,14 +27,17 @@ class StatedTokens:
 
 
 def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> StatedTokens:
-    """What the files beside tokenizer.json say. Raises CheckpointError for values that are no tokens."""
+    """The tokens in files other than tokenizer.json. Raises CheckpointError for values that are not tokens."""
     stated = dict(tokenizer_config)
     decoder = stated.get("added_tokens_decoder")
     if decoder is None:
         stated |= _optional(folder / "special_tokens_map.json")
         decoder = _legacy_decoder(_optional(folder / "added_tokens.json"), stated)
     if not isinstance(decoder, dict) or not all(str(key).isdigit() for key in decoder):
-        raise CheckpointError(f"{folder}/tokenizer_config.json: added_tokens_decoder is no object of tokens by id")
+        raise CheckpointError(
+            f"{folder}/tokenizer_config.json: added_tokens_decoder is not an object of tokens by id; "
+            "restore the original"
+        )
     added: list[tuple[int | None, AddedToken]] = [
         (int(key), _token(value, f"added_tokens_decoder[{key}]")) for key, value in decoder.items()
     ]
@@ -46,7 +49,7 @@ def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> Sta
 
 
 def add_missing_tokens(tokenizer: Tokenizer, stated: Iterable[tuple[int | None, AddedToken]]) -> list[str]:
-    """Add to `tokenizer` what it lacks, or has with other properties; gives notes where ids come out otherwise."""
+    """Add tokens that `tokenizer` lacks, or has with other properties; returns notes on ids that come out otherwise."""
     there = tokenizer.get_added_tokens_decoder().values()
     known, contents = {repr(token) for token in there}, {token.content for token in there}
     notes = []
@@ -90,7 +93,9 @@ def _token(value: Any, where: str) -> AddedToken:
     """A token from its text, which makes it a special one, or from its properties."""
     fields: Any = {"content": value, "special": True} if isinstance(value, str) else value
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
-        raise CheckpointError(f"the tokenizer's {where} is {value!r}, expected a text or an object with content")
+        raise CheckpointError(
+            f"the tokenizer's {where} is {value!r}, expected a text or an object with content; restore the original"
+        )
     if "__type" in fields or "special" not in fields:
         fields = {**fields, "special": True}
     try:

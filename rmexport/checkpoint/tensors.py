@@ -1,4 +1,4 @@
-"""What is known of a checkpoint tensor without reading it, and how its elements are read, from files of any format."""
+"""A checkpoint's tensors, in files of any format: their names, dtypes, shapes and places, and how they are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,11 @@ DTYPE_NAMES: Mapping["np.dtype[Any]", str] = {dtype: name for name, dtype in NUM
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of the checkpoint. `file` is relative to its folder; `offset` (bytes) is None in torch files."""
+    """A tensor of the checkpoint. `file` is relative to its folder; `offset` (in bytes) is None in torch files.
+
+    >>> TensorInfo("score.weight", "bf16", (1, 4096), "model.safetensors", 128, nbytes=8192).size
+    4096
+    """
 
     name: str
     dtype: str
@@ -61,14 +65,14 @@ class TensorReader(Protocol):
 
 @dataclass(frozen=True)
 class Route:
-    """Where a tensor is read: its reader, and the tensor as that reader knows it."""
+    """How a tensor is read: its reader, and the tensor's entry in that reader's files."""
 
     reader: TensorReader
     info: TensorInfo
 
 
 class RoutedReader:
-    """Hands each tensor to its own reader."""
+    """Reads each tensor with its own reader."""
 
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self._routes = routes

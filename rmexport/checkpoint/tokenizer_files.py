@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and chat template, complete in one tokenizer.json and one template text."""
+"""Reads a checkpoint's tokenizer and chat template into one complete tokenizer.json and one template text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from rmruntime.bundle.manifest import TOKENIZER_NAME
 from rmruntime.text.tokenizer_file import TokenizerFault, open_tokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Files that hold a vocabulary where there is no tokenizer.json.
+# Files with a vocabulary, for checkpoints without tokenizer.json.
 _VOCABULARIES = ("*.model", "*.tiktoken", "vocab.json", "vocab.txt")
 _READ = (
     TOKENIZER_NAME,
@@ -30,10 +30,10 @@ _READ = (
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Everything the bundle needs to know of a tokenizer.
+    """A checkpoint's tokenizer, as a bundle needs it.
 
-    `special_tokens` maps bos_token, eos_token, pad_token, unk_token, ... to their texts. `bos_added_by_tokenizer` says
-    whether tokenizer.json's own post-processor puts bos_token in front. `notes` say where the files disagree.
+    `special_tokens` maps bos_token, eos_token, pad_token, unk_token, ... to their texts. `bos_added_by_tokenizer` tells
+    whether tokenizer.json's own post-processor puts bos_token in front. `notes` tell where the files contradict.
     """
 
     tokenizer_json: bytes
@@ -57,7 +57,7 @@ def read_tokenizer(
     stated = read_stated_tokens(folder, config)
     before = tokenizer.to_str()
     id_notes = add_missing_tokens(tokenizer, stated.added)
-    tokenizer.no_truncation()  # the runtime decides what is cut, and says so
+    tokenizer.no_truncation()  # the runtime truncates, and reports it
     tokenizer.no_padding()
     after = tokenizer.to_str()
     template = template or find_template(folder, config)
@@ -75,7 +75,7 @@ def read_tokenizer(
 
 
 def read_adapter_tokenizer(folder: Path, base: Path, model_config: Mapping[str, Any]) -> TokenizerFiles:
-    """The tokenizer of an adapter: that in its own `folder`, else its base's; so too the chat template, by itself.
+    """The tokenizer of an adapter: from its own `folder`, else from its base; likewise the chat template.
 
     Raises as `read_tokenizer`.
     """
@@ -91,7 +91,11 @@ def read_adapter_tokenizer(folder: Path, base: Path, model_config: Mapping[str, 
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether `read_tokenizer` finds a vocabulary in `folder`."""
+    """Whether `read_tokenizer` finds a vocabulary in `folder`.
+
+    >>> has_tokenizer(Path())
+    False
+    """
     return (folder / TOKENIZER_NAME).is_file() or bool(_vocabularies(folder))
 
 
@@ -106,7 +110,9 @@ def _tokenizer_json(folder: Path) -> bytes:
         try:
             return (folder / TOKENIZER_NAME).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{folder / TOKENIZER_NAME} cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{folder / TOKENIZER_NAME} cannot be read: {error.strerror}; see to its permissions or disk"
+            ) from error
     if not _vocabularies(folder):
         raise CheckpointError(
             f"{folder} has no tokenizer: neither {TOKENIZER_NAME} nor any of {', '.join(_VOCABULARIES)}. "

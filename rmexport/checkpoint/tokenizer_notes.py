@@ -1,4 +1,4 @@
-"""Where a checkpoint's model config, tokenizer config, tokenizer and chat template contradict each other."""
+"""Finds contradictions between a checkpoint's model config, tokenizer config, tokenizer and chat template."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def disagreements(
     tokenizer_config: Mapping[str, Any],
     model_config: Mapping[str, Any],
 ) -> list[str]:
-    """One sentence for each contradiction; scoring code differs in which file it believes."""
+    """One sentence for each contradiction; published scoring code differs in which file it uses."""
     notes = list(_bos(special_tokens.get("bos_token"), template, bos_added, tokenizer_config))
     ids = {name: tokenizer.token_to_id(text) for name, text in special_tokens.items()}
     for name in ("bos_token", "eos_token", "pad_token"):

@@ -1,12 +1,11 @@
-"""Where the tensors of torch's zip archives lie: these are stored uncompressed, so a file can be read in place.
+"""Finds the places of the tensors in torch's zip archives, which are not compressed and can be read in place.
 
-An archive holds a pickle (data.pkl), which names storages, and a file for each storage (data/KEY), as torch's
-serialization.py writes them since 1.6. The pickle is read by a machine that knows what plain tensors need and gives up
-at anything else: no code runs, and torch is not needed. Nothing that an archive says is taken on trust, and all that is
-read whole has a bound, so that a hostile file costs little memory and time.
+An archive has a pickle (data.pkl), which names storages, and a file for each storage (data/KEY), as torch's
+serialization.py writes them since 1.6. The pickle is read by PickleMachine, which accepts only what plain tensors need:
+no code runs, and torch is not needed. Everything in an archive is checked, and parts that are read whole are limited in
+size, so that a hostile file takes little memory and time.
 
-The format before 1.6 is a series of pickles and then the storages. It is checked here in the same way, and read by
-torch.
+The format before 1.6 is a series of pickles and then the storages. It is checked in the same way, and read by torch.
 """
 
 import io
@@ -23,10 +22,12 @@ from rmexport.checkpoint.pickle_machine import BrokenPickle, ForeignPickle, Pick
 from rmexport.checkpoint.tensors import NUMPY_DTYPES
 from rmexport.checkpoint.zip_members import BrokenZip, ZipMembers
 
-_PICKLE_BYTES, _STORAGE_BYTES = 4 << 20, 2048  # the most of a pickle: some, and for each storage; torch writes 200
-_OPCODES, _STORAGE_OPCODES = 1_000_000, 200  # torch writes 40 for each tensor
+# Limits of a pickle: a fixed number of bytes, and some per storage, for which torch writes about 200; opcodes likewise,
+# of which torch writes about 40 per tensor.
+_PICKLE_BYTES, _STORAGE_BYTES = 4 << 20, 2048
+_OPCODES, _STORAGE_OPCODES = 1_000_000, 200
 _MAX_RANK = 64  # dimensions of one tensor, as in numpy
-_REPEATED = 1 << 26  # elements of the largest tensor that may have more than its storage: expanded ones do
+_REPEATED = 1 << 26  # most elements of a tensor that has more elements than its storage, as expanded tensors do
 _SIGNATURE = b"PK\3\4"
 _OLD_MAGIC, _OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _STORAGES = {
@@ -46,7 +47,7 @@ _DTYPES = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}
 
 @dataclass(frozen=True)
 class PlacedTensor:
-    """A tensor whose first element lies `offset` bytes from its file's start; `strides` count elements."""
+    """A tensor whose first element is at the byte `offset` of its file; `strides` are in elements."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,12 +61,12 @@ class PlacedTensor:
 
     @property
     def extent(self) -> int:
-        """How many elements of the storage it spans."""
+        """The number of elements of the storage between the tensor's first and last, both included."""
         return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)) if self.size else 0
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether its elements lie in row-major order without holes."""
+        """Whether its elements are in row-major order without gaps."""
         expected = 1
         for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if n != 1 and stride != expected:
@@ -75,15 +76,15 @@ class PlacedTensor:
 
 
 class OldFormat(Exception):
-    """The file is in the format before torch 1.6, and holds plain tensors: torch may read it."""
+    """The file is in the format before torch 1.6, and has plain tensors only, so that torch may read it."""
 
 
 class BrokenArchive(Exception):
-    """The file is damaged, or what it says of itself is not true."""
+    """The file is damaged or contradicts itself."""
 
 
 class MoreThanTensors(Exception):
-    """The file holds something else than plain tensors by name."""
+    """The file has something other than plain tensors by name."""
 
 
 def read_archive(path: Path) -> dict[str, PlacedTensor]:
@@ -125,7 +126,7 @@ def _root(members: ZipMembers) -> str:
 
 
 def _machine(file: BinaryIO, storages: int) -> PickleMachine:
-    """`storages`: how many there may be; the pickle may be the longer."""
+    """The machine for a pickle in `file` with up to `storages` storages, on which its limits depend."""
     return PickleMachine(file, _KNOWN, _storage, opcodes=_OPCODES + _STORAGE_OPCODES * storages)
 
 
@@ -160,14 +161,16 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Named:
-    """A storage class or a dtype of torch, as our name of the dtype."""
+    """A storage class or a dtype of torch, by our name of the dtype."""
 
     dtype: str | None
 
 
 def _storage(identifier: Any) -> _Storage:
-    """("storage", class, key, device, number of elements), as torch's persistent_id gives it; in the old format with
-    what makes it a view of another."""
+    """The storage of the identifier ("storage", class, key, device, number of elements), as torch's persistent_id is.
+
+    In the old format a sixth item tells whether it is a view of another storage.
+    """
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise MoreThanTensors("it refers to what is no storage of a tensor")
     _, kind, key, _, count, *view = identifier
@@ -179,7 +182,7 @@ def _storage(identifier: Any) -> _Storage:
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
-    """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`; v3 has a dtype behind these."""
+    """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`; v3 has a dtype after these."""
     if len(arguments) < 4 or not isinstance(arguments[0], _Storage):
         raise BrokenArchive("its pickle makes a tensor of what is no storage")
     storage, start, shape, strides, *rest = arguments
@@ -195,14 +198,14 @@ def _naturals(numbers: tuple[Any, ...]) -> bool:
 
 
 def _rebuild_parameter(arguments: tuple[Any, ...]) -> _Tensor:
-    """`_rebuild_parameter(data, requires_grad, hooks)`, and with a state behind these."""
+    """`_rebuild_parameter(data, requires_grad, hooks)`, and a state after these in another version."""
     if not arguments or not isinstance(arguments[0], _Tensor):
         raise BrokenArchive("its pickle makes a parameter of what is no tensor")
     return arguments[0]
 
 
 def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    if arguments:  # a copy of what is there: some bytes that would take much memory
+    if arguments:  # a copy of a dictionary: a few bytes of pickle that could take much memory
         raise BrokenArchive("its pickle copies a dictionary")
     return {}
 
@@ -234,13 +237,13 @@ def _place(members: ZipMembers, root: str, tensor: _Tensor) -> PlacedTensor:
 
 
 def _check_repeated(tensor: _Tensor, placed: PlacedTensor) -> None:
-    """A stride of 0 repeats elements: a few bytes would be a tensor of any size."""
+    """Raises BrokenArchive for a large tensor that repeats its storage, as a stride of 0 does at no cost in bytes."""
     if placed.size * NUMPY_DTYPES[placed.dtype].itemsize > tensor.storage.count * 8 and placed.size > _REPEATED:
         raise BrokenArchive(f"its storage {tensor.storage.key:.100} is repeated to {placed.size} elements")
 
 
 def _check_old_format(file: BinaryIO, size: int) -> None:
-    """That torch may read it: magic number, protocol, machine, tensors, keys of storages, and then these as they lie.
+    """Check that torch may read the file: magic number, protocol, machine, tensors, keys of storages, storages.
 
     Raises as `read_archive`.
     """
@@ -252,7 +255,7 @@ def _check_old_format(file: BinaryIO, size: int) -> None:
 
     load = _old_pickles(file, size, remember)
     if load() != _OLD_MAGIC or load() != _OLD_PROTOCOL:
-        raise BrokenArchive("it does not begin as a file of torch.save does")
+        raise BrokenArchive("it does not begin like a file of torch.save")
     machine = load()
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise MoreThanTensors("it was written on a big-endian machine")
@@ -274,7 +277,7 @@ def _bytes_of(storage: _Storage) -> int:
 
 
 def _old_pickles(file: BinaryIO, size: int, persistent: Callable[[Any], Any]) -> Callable[[], Any]:
-    """Loads one pickle of the file after another."""
+    """A function that loads the next pickle of the file."""
 
     def load() -> Any:
         at, most = file.tell(), _PICKLE_BYTES + size // 16  # a storage of less than 16 bytes is rare

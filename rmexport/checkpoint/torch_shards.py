@@ -1,7 +1,7 @@
-"""Tensors in .bin files of the format before torch 1.6, read by torch into memory.
+"""Reads tensors in .bin files of the format before torch 1.6, by torch and into memory.
 
-It is imported when a checkpoint has such a file, which `torch_archive` has found to hold plain tensors and no more.
-Files are unpickled with `weights_only`, which runs no code.
+It is imported only for such a file, after `torch_archive` has checked that it has plain tensors only. Files are
+unpickled with `weights_only`, which runs no code.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
 from rmexport.errors import CheckpointError
 from rmruntime.errors import listing
 
-_OLDEST_TORCH = (2, 6)  # before, weights_only could be made to run code (CVE-2025-32434)
+_OLDEST_TORCH = (2, 6)  # before 2.6, weights_only could be made to run code (CVE-2025-32434)
 
 _DTYPE_NAMES = {
     torch.bfloat16: "bf16",
@@ -36,14 +36,16 @@ _DTYPE_NAMES = {
 
 
 def file_inventory(folder: Path, files: Iterable[str]) -> list[TensorInfo]:
-    """The tensors of some .bin files. Raises CheckpointError for files that are damaged or hold more than tensors."""
+    """The tensors of some .bin files. Raises CheckpointError for files that are damaged or have more than tensors."""
     return [info for file in files for info in _describe(folder / file, file, _load(folder / file))]
 
 
 def _describe(path: Path, file: str, tensors: Mapping[str, Any]) -> list[TensorInfo]:
     faults = [f"{name} is {found}" for name, value in tensors.items() if (found := _unusable(value))]
     if faults:
-        raise CheckpointError(f"{path}: expected a flat dictionary of plain tensors, but {listing(faults)}")
+        raise CheckpointError(
+            f"{path}: expected a flat dictionary of plain tensors, but {listing(faults)}; save the state dict"
+        )
     return [
         TensorInfo(name, _DTYPE_NAMES[t.dtype], tuple(t.shape), file, None, t.numel() * t.element_size())
         for name, t in tensors.items()
@@ -65,18 +67,20 @@ def _load(path: Path) -> dict[str, Any]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, and reading that could run code: {str(error).splitlines()[0]}. "
+            f"{path} has more than tensors, and reading that could run code: {str(error).splitlines()[0]}. "
             "Ask its publisher for safetensors"
         ) from error
-    except Exception as error:  # damaged pickles make the unpickler fail in any way there is
+    except Exception as error:  # damaged pickles make the unpickler raise errors of any type
         raise CheckpointError(f"{path} is damaged ({error!r:.200}); download it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
-        raise CheckpointError(f"{path} holds a {type(tensors).__name__}, expected a dictionary of tensors by name")
+        raise CheckpointError(
+            f"{path} holds a {type(tensors).__name__}, expected a dictionary of tensors by name; save the state dict"
+        )
     return tensors
 
 
 class TorchReader:
-    """Reads elements of .bin files, shared storages and strided views included."""
+    """Reads elements of .bin files, including shared storages and strided views."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -84,7 +88,7 @@ class TorchReader:
         self._files: dict[str, dict[str, Any]] = {}
 
     def read_into(self, info: TensorInfo, start: int, out: Array) -> None:
-        """See TensorReader. Raises CheckpointError when the file cannot be read any more."""
+        """See TensorReader. Raises CheckpointError when the file can no longer be read."""
         with self._lock:
             tensor = self._tensors(info.file)[info.name].detach()
             np.copyto(out, _as_numpy(_flat_range(tensor, start, start + out.size), info.dtype))
@@ -96,7 +100,7 @@ class TorchReader:
 
 
 def _flat_range(tensor: Any, start: int, stop: int) -> Any:
-    """Elements [start, stop) in row-major order; of a strided view only the rows in question are copied."""
+    """Elements [start, stop) in row-major order; of a strided view only the rows that are needed are copied."""
     if tensor.is_contiguous():
         return tensor.view(-1)[start:stop]
     width = tensor[0].numel()

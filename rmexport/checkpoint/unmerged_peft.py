@@ -1,8 +1,8 @@
-"""The state dict of a PEFT model that was never merged, saved as a whole checkpoint.
+"""Merges the state dict of a PEFT model that was saved as a whole checkpoint without being merged.
 
-Beside the model's own tensors, under `base_layer` where a layer is wrapped, it has those of an adapter, in peft's names
-for them: `MODULE.lora_A.default.weight`; a module that was trained whole is there twice, as it was
-(`original_module`) and as it is (`modules_to_save.default`).
+It has the model's own tensors, under `base_layer` where a layer is wrapped, and those of an adapter, with peft's names:
+`MODULE.lora_A.default.weight`. A module that was trained as a whole is there twice, as it was before
+(`original_module`) and as trained (`modules_to_save.default`).
 """
 
 import re
@@ -25,9 +25,10 @@ _ORIGINAL, _WRAPPED = ".original_module.", ".base_layer."
 
 @dataclass
 class _Parts:
-    """Names that the merged model has to those in the files: of the model as it was, and of what was trained whole.
+    """The tensors by part, each as names in the merged model mapped to names in the files.
 
-    `updates` are the tensors of low-rank updates.
+    The parts are the model's own tensors, and modules that were trained as a whole; `updates` are the names of low-rank
+    updates.
     """
 
     base: dict[str, str] = field(default_factory=dict)
@@ -36,10 +37,10 @@ class _Parts:
 
 
 def merge_unmerged(folder: Path, weights: WeightFiles, config: Mapping[str, Any]) -> WeightFiles:
-    """The weights of the merged model where these are of one that was not merged; else as they are.
+    """The weights of the merged model, where `weights` are of a model that was not merged; else `weights` unchanged.
 
     Raises CheckpointError where they cannot be merged: several adapters, or updates without adapter_config.json, which
-    says how strongly they count.
+    has their scale.
     """
     if not any(_LORA.fullmatch(n) or _TRAINED.fullmatch(n) or _WRAPPED in n or _ORIGINAL in n for n in weights.tensors):
         return weights

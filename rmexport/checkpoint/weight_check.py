@@ -1,4 +1,4 @@
-"""Reads every weight once and reports what is not a number."""
+"""Reads every weight once and reports NaN and infinities."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class WeightFault:
 def check_weights(checkpoint: Checkpoint, advance: Callable[[int], None] | None = None) -> list[WeightFault]:
     """Every NaN and Inf among the checkpoint's floating-point weights, by tensor; empty when all are finite.
 
-    `advance` is told the bytes of each tensor when it has been read. Raises CheckpointError when one cannot be read.
+    `advance` is called with the bytes of each tensor that was read. Raises CheckpointError when one cannot be read.
     """
     names = [name for name, info in checkpoint.tensors.items() if info.dtype in FLOATS]
     faults: list[WeightFault] = []

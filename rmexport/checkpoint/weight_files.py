@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights, and what they hold."""
+"""Finds the weight files of a folder, and lists their tensors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,8 +23,8 @@ _PARTS = ("adapter_model.", "value_head.")  # which are read beside these
 class WeightFiles:
     """The weights of a checkpoint.
 
-    `files` of its folder hold them, `index` is the index file of a sharded one. `notes` say what was decided about
-    files that contradict each other. `settings` are other files that they were read by.
+    They are in `files` of its folder; `index` is the index file of a sharded checkpoint. `notes` tell how files that
+    contradict each other were used. `settings` are other files that decided how they were read.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -36,7 +36,7 @@ class WeightFiles:
 
 
 def renamed_weights(weights: WeightFiles, names: Mapping[str, str], notes: tuple[str, ...] = ()) -> WeightFiles:
-    """Some of the weights under other names: `names` are the new ones, to those that `weights` has."""
+    """Some of the weights under other names; `names` maps a new name to the one in `weights`."""
     held = set(names.values())
     gaps = {info.file for name, info in weights.tensors.items() if name not in held}  # such a file cannot be kept
     infos = {new: weights.tensors[old] for new, old in names.items()}
@@ -48,12 +48,16 @@ def renamed_weights(weights: WeightFiles, names: Mapping[str, str], notes: tuple
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether `find_weights` has anything to read in `folder`."""
+    """Whether `find_weights` has anything to read in `folder`.
+
+    >>> has_weights(Path())
+    False
+    """
     return any((folder / name).is_file() for name in _EXPECTED)
 
 
 def find_weights(folder: Path) -> WeightFiles:
-    """The inventory of the folder's weights.
+    """The weights in `folder`, in the file that transformers would choose.
 
     Raises CheckpointError when there are none or they are damaged, and when torch is needed and not installed.
     """
@@ -69,7 +73,7 @@ def find_weights(folder: Path) -> WeightFiles:
 
 
 def _left_notes(folder: Path, chosen: str, found: WeightFiles) -> tuple[str, ...]:
-    """Other weights of the whole model that lie in the folder."""
+    """A note on other weights of the whole model in the folder, which are not read."""
     there = {path.name for pattern in _WHOLE for path in folder.glob(pattern) if path.is_file()}
     left = sorted(name for name in there - {chosen, *found.files} if not name.startswith(_PARTS))
     if not left:
@@ -78,7 +82,7 @@ def _left_notes(folder: Path, chosen: str, found: WeightFiles) -> tuple[str, ...
 
 
 def read_weights(folder: Path, file: str) -> WeightFiles:
-    """The inventory of one file of weights, .safetensors or a pickle of tensors by name.
+    """The weights in one file, .safetensors or a pickle of tensors by name.
 
     Raises CheckpointError when it is damaged, and when torch is needed and not installed.
     """

@@ -1,8 +1,8 @@
-"""Tensor names without what training put around the model: torch.compile, FSDP, DDP, DeepSpeed, PEFT, TRL.
+"""Removes from tensor names the wrappers of training: torch.compile, FSDP, DDP, DeepSpeed, PEFT, TRL.
 
 A wrapper is a component of a name, at its beginning (`base_model.model.`, `pretrained_model.`) or anywhere (`module.`,
-`_orig_mod.`, `_fsdp_wrapped_module.`), and wrappers come in wrappers. `model.` is one only where it stands before all
-that the model has: backbones have a `model.` of their own.
+`_orig_mod.`, `_fsdp_wrapped_module.`), and wrappers may be nested. `model.` counts as one only where it precedes
+another `model.`, or the head: backbones have a `model.` of their own.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _MODEL = "model."
 
 
 def unwrapped(weights: WeightFiles, *, expected: Collection[str] = ()) -> WeightFiles:
-    """The same weights by their names without wrappers, and a note of these; those `expected` are not noted.
+    """`weights` with names without wrappers, and a note of the wrappers, except for those that are `expected`.
 
     Raises CheckpointError where two tensors would have one name.
     """
@@ -57,7 +57,7 @@ def _bare(name: str, left_out: Counter[str]) -> str:
 
 
 def _around_all(names: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> str | None:
-    """`model.` where it wraps the model: before another `model.`, or before the head too."""
+    """ "model." where it is a wrapper: before another `model.`, or before the head; else None."""
     found = set(names.values())
     inside = {name for name in found if name.startswith(_MODEL)}
     nested = any(name.removeprefix(_MODEL).startswith((_MODEL, *_LEADING)) for name in inside)

@@ -1,25 +1,25 @@
-"""The members of a zip file, within bounds: what is read whole is small, and what lies stored is where it says.
+"""Reads members of a zip file, within limits of size, and finds the places of members that are not compressed.
 
-Python's zipfile reads a directory of any size and inflates without end; here both have a limit, members may not overlap
-or have one name, and a member's local header must agree with the directory.
+Python's zipfile reads a directory and inflates a member of any size; here both have a limit, members may not overlap or
+share a name, and a member's local header must agree with the directory.
 """
 
 import os
 import zipfile
 from typing import BinaryIO
 
-DIRECTORY_BYTES = 8 << 20  # the most of a directory: some 90,000 members
+DIRECTORY_BYTES = 8 << 20  # most bytes of a directory, for some 90,000 members
 _LOCAL_HEADER = 30  # bytes before the name in a local header (APPNOTE.TXT 4.3.7)
 _UTF8 = 1 << 11  # general purpose flag: names are UTF-8
 _ENCRYPTED = 1 << 0
 
 
 class BrokenZip(Exception):
-    """The zip file is damaged, or what it says of itself is not true."""
+    """The zip file is damaged or contradicts itself."""
 
 
 class _Bounded:
-    """A file for zipfile that reads no more than a directory at once."""
+    """A file for zipfile that refuses to read more bytes at once than a directory may have."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class _Bounded:
 
 
 class ZipMembers:
-    """The members of an open file. Raises BrokenZip, and zipfile's errors for what it cannot read."""
+    """The members of an open zip file. Raises BrokenZip, and zipfile's own errors."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -52,7 +52,7 @@ class ZipMembers:
 
     @property
     def names(self) -> list[str]:
-        """Of all members."""
+        """The names of all members."""
         return list(self._members)
 
     def has(self, name: str) -> bool:
@@ -60,7 +60,7 @@ class ZipMembers:
         return name in self._members
 
     def read(self, name: str, *, most: int) -> bytes:
-        """A whole member, which may have `most` bytes, as it says and as it is."""
+        """The content of a member of at most `most` bytes, by its header and in fact."""
         info = self._members[name]
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _ENCRYPTED:
             raise BrokenZip(f"its member {name:.100} is encrypted, or compressed in an unusual way")
@@ -73,7 +73,7 @@ class ZipMembers:
         return data
 
     def place(self, name: str) -> tuple[int, int]:
-        """Where a member's bytes begin in the file, and how many they are. It must lie there as it is."""
+        """The byte where a member's content begins in the file, and its size; the member must not be compressed."""
         info = self._members[name]
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
             raise BrokenZip(f"its member {name:.100} is compressed or encrypted; pack it again without (zip -0)")

@@ -1,6 +1,6 @@
-"""Compiles a bundle's graph into an engine for one kind of GPU, which is kept inside the bundle.
+"""Compiles a bundle's graph into an engine for one kind of GPU, which is stored inside the bundle.
 
-Bundle -> graph in the forms that the parser takes -> profiles from the manifest's limits -> engine and its record.
+The steps: bundle -> graph rewritten for TensorRT's parser -> profiles from the manifest's limits -> engine and record.
 """
 
 from rmexport.compile.compiled import Compiled, compile_bundle

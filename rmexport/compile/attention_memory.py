@@ -1,4 +1,4 @@
-"""The most keys in the attention rows of one pass, by the memory that they take."""
+"""Bounds the keys in the attention rows of one pass by the memory that they take on the GPU."""
 
 from collections.abc import Mapping
 
@@ -9,18 +9,18 @@ from rmexport.errors import ExportError
 from rmruntime.bundle.graph_names import READ_ROWS, row_names
 from rmruntime.bundle.manifest import Graph
 
-MOST_ELEMENTS = (1 << 31) - 1  # of one tensor, TensorRT's limit
-MOST_BYTES = 8 << 30  # for what the attention of one layer gathers and scores
-MEMORY_SHARE = 8  # at most 1 / MEMORY_SHARE of the GPU's memory
+MOST_ELEMENTS = (1 << 31) - 1  # TensorRT's limit of one tensor
+MOST_BYTES = 8 << 30  # for the keys, values and scores of one layer's attention
+MEMORY_SHARE = 8  # and at most 1 / MEMORY_SHARE of the GPU's memory
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 HEAD_SIZE = 64  # of BERT and its relatives
 
 
 def packed_key_slots(graph: Graph, model: ir.Model, shapes: Mapping[str, tuple[int, ...]], device: TargetDevice) -> int:
-    """Keys of all attention rows of one pass of a packed graph together.
+    """The most keys that all attention rows of one pass of a packed graph may have together.
 
-    Each is gathered with its value, [key width] each; where scores are written out, there are query_block of them for
-    each head, twice. `shapes` are those of the values that the graph computes.
+    Each key and its value take [key width] elements; where attention scores are tensors of the graph, there are
+    query_block of them per head, twice. `shapes` are the shapes of the values that the graph computes.
     """
     width, heads = _key_width(model.graph, shapes), _written_heads(model.graph, shapes, graph)
     scores = heads * graph.query_block
@@ -29,7 +29,12 @@ def packed_key_slots(graph: Graph, model: ir.Model, shapes: Mapping[str, tuple[i
 
 
 def padded_key_slots(graph: Graph, hidden_size: int, device: TargetDevice) -> int:
-    """Pairs of a query and a key of all sequences of one pass of a padded graph, whose scores are written out."""
+    """The most pairs of a query and a key that all sequences of one pass of a padded graph may have together.
+
+    >>> graph = Graph(file="model.onnx", dialect="traced", compute_dtype="fp32", layout="padded")
+    >>> padded_key_slots(graph, hidden_size=768, device=TargetDevice(gpu="any", compute_capability="8.9", memory=None))
+    89478485
+    """
     heads = max(1, hidden_size // HEAD_SIZE)
     return min(MOST_ELEMENTS // heads, _bytes(device) // (2 * heads * ITEM_BYTES[graph.compute_dtype]))
 
@@ -39,7 +44,7 @@ def _bytes(device: TargetDevice) -> int:
 
 
 def _key_width(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Features of a token's keys: those of what is gathered by the key indices of attention rows."""
+    """The number of elements in a token's keys: the width of the tensors that key indices gather from."""
     indices = {row_names().key_index, READ_ROWS.key_index}
     widths = [
         shapes[str(node.outputs[0].name)][-1]
@@ -52,7 +57,10 @@ def _key_width(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _written_heads(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]], form: Graph) -> int:
-    """Heads whose scores are tensors: where softmax is an op of its own, and where fp32 has no fused attention."""
+    """The most heads of a layer whose attention scores are tensors, because attention is not one fused kernel.
+
+    That is where the graph has a Softmax of its own, and for Attention in fp32.
+    """
     heads = [0]
     for node in graph:
         if node.op_type == "Attention" and form.compute_dtype == "fp32":

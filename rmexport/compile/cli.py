@@ -1,4 +1,4 @@
-"""`rmexport compile`: its arguments, and what is printed; no decisions beyond reading them."""
+"""`rmexport compile`: reads its arguments and prints its result; decides nothing else."""
 
 import argparse
 import time
@@ -16,34 +16,42 @@ REFRESH = 0.1  # seconds between two states of the bar
 
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `compile`."""
+    """Add the arguments of `compile`.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_compile_arguments(parser)
+    >>> parser.parse_args(["bundle", "--target", "tensorrt"]).max_sequences
+    512
+    """
     defaults = CompileOptions()
     parser.add_argument("bundle", help="folder written by rmexport export")
-    parser.add_argument("--target", choices=TARGETS, required=True, help="what to compile for")
+    parser.add_argument("--target", choices=TARGETS, required=True, help="the kind of engine to compile")
     parser.add_argument(
         "--library", choices=("auto", *LIBRARIES), default=defaults.library,
-        help="which package compiles (default: tensorrt where it is installed, else tensorrt_rtx)",
+        help="the package that compiles (default: auto, tensorrt where it is installed, else tensorrt_rtx)",
     )  # fmt: skip
     parser.add_argument(
-        "--compute-capability", metavar="X.Y", help="of the GPU to compile for, with tensorrt_rtx (default: this GPU's)"
-    )
+        "--compute-capability", metavar="X.Y",
+        help="compute capability of the GPU to compile for, with tensorrt_rtx (default: that of this machine's GPU)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-batch-tokens", type=int, default=defaults.max_batch_tokens,
-        help=f"most tokens of one pass (default: {defaults.max_batch_tokens})",
+        help=f"most tokens in one pass (default: {defaults.max_batch_tokens})",
     )  # fmt: skip
     parser.add_argument(
-        "--max-length", type=int, help="most tokens of one sequence (default: the model's limit, or what memory allows)"
-    )
+        "--max-length", type=int,
+        help="most tokens in one sequence (default: the model's limit, or less where the GPU's memory is small)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-sequences", type=int, default=defaults.max_sequences,
-        help=f"most sequences of one pass (default: {defaults.max_sequences})",
+        help=f"most sequences in one pass (default: {defaults.max_sequences})",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the engine of the same name")
     parser.set_defaults(run=run_compile_command)
 
 
 def run_compile_command(arguments: argparse.Namespace) -> int:
-    """Compile, and say what was made."""
+    """Compile, and print a summary of the engine. Returns the exit status."""
     known = {name: value for name, value in vars(arguments).items() if name in CompileOptions.__dataclass_fields__}
     with _phase_bar() as progress:
         made = compile_bundle(arguments.bundle, CompileOptions(**known), progress)
@@ -63,7 +71,7 @@ def run_compile_command(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _phase_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for the phase that the compiler is in; call it with (phase, steps done, steps in total)."""
+    """A progress bar for the compiler's current phase; call it with (phase, steps done, steps in total)."""
     begin = shown = time.monotonic()
     with tqdm(unit=" steps", disable=None, delay=DELAY, leave=False) as bar:
 

@@ -1,4 +1,4 @@
-"""The steps of a compilation: bundle -> network -> profiles -> engine beside the bundle's graphs."""
+"""The steps of a compilation: bundle -> network -> profiles -> engine in the bundle's folder `engines`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,12 @@ from rmruntime.bundle.graph_check import check_graphs
 from rmruntime.bundle.graph_names import INPUT_IDS
 from rmruntime.bundle.manifest import Graph, Manifest
 
-DIALECTS = ("portable", "traced")  # what TensorRT's parser reads, and its backend runs
+DIALECTS = ("portable", "traced")  # the dialects that TensorRT's parser reads, and that its backend runs
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An engine's folder and record; it takes sequences of up to `max_length` of the model's `model_length` tokens."""
+    """A compiled engine: its folder and record, and the most tokens of a sequence, its own and the model's."""
 
     folder: Path
     record: EngineRecord
@@ -47,10 +47,10 @@ class Compiled:
 def compile_bundle(
     bundle: str | Path, options: CompileOptions | None = None, progress: Progress | None = None
 ) -> Compiled:
-    """Compile an engine into `bundle`/engines; engines of other names stay.
+    """Compile an engine into the folder `engines` of a bundle; engines with other names stay.
 
-    `progress` is told (phase, steps done, steps in total). Raises BundleError, OptionError, CompilerNotInstalled,
-    NotCompilable, CompilationFailed, TargetExists or WriteError; the bundle is then as it was.
+    `progress` is called with (phase, steps done, steps in total). Raises BundleError, OptionError,
+    CompilerNotInstalled, NotCompilable, CompilationFailed, TargetExists or WriteError; the bundle is then unchanged.
     """
     options = options or CompileOptions()
     opened = Bundle.open(bundle)
@@ -89,14 +89,14 @@ def compile_bundle(
 
 
 def _graph(bundle: Bundle) -> Graph:
-    """The graph to compile: of the bundle's own dtype, which is the only one of its dialect."""
+    """The graph to compile. It has the bundle's own dtype, because its dialect has only one graph."""
     graphs = {graph.dialect: graph for graph in bundle.manifest.graphs}
     found = next((graphs[dialect] for dialect in DIALECTS if dialect in graphs), None)
     quantization = bundle.manifest.quantization
     if found is None and quantization is not None:
         raise NotCompilable(
             f"tensorrt cannot read {quantization.scheme} weights as they are stored: export the bundle with another "
-            "--quantize, or without"
+            "--quantize, or without it"
         )
     if found is None:
         raise NotCompilable(
@@ -109,7 +109,7 @@ def _graph(bundle: Bundle) -> Graph:
 def _plan(
     manifest: Manifest, graph: Graph, model: ParserModel, network: Network, device: TargetDevice, o: CompileOptions
 ) -> tuple[Limits, tuple[Profile, ...]]:
-    """What the engine's passes may be. Raises OptionError for lengths that cannot be."""
+    """The limits of the engine's passes, and its profiles. Raises OptionError for a length that is too large."""
     packed, longest = graph.layout == "packed", manifest.backbone.max_length
     if packed:
         slots = packed_key_slots(graph, model.model, network.shapes(), device)

@@ -1,4 +1,4 @@
-"""The GPU that an engine is compiled for: the one that is here, or one that the user names."""
+"""The GPU that an engine is compiled for: this machine's, or one that the user names."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ ANY_GPU = "any GPU"
 
 @dataclass(frozen=True, kw_only=True)
 class TargetDevice:
-    """`gpu` is the model's name, or ANY_GPU for all of one compute capability; `memory` in bytes where known."""
+    """The GPU to compile for: `gpu` is its name, or ANY_GPU for all of one compute capability; `memory` is in bytes."""
 
     gpu: str
     compute_capability: str
@@ -22,12 +22,17 @@ class TargetDevice:
 
 
 def find_device(library: Library, options: CompileOptions) -> TargetDevice:
-    """What to compile for. Raises NotCompilable where the library cannot compile for it, or cannot do so here."""
+    """The GPU to compile for. Raises NotCompilable where the library cannot compile for it, or not on this machine."""
     return _native_device(options) if library.needs_gpu else _rtx_device(library, options)
 
 
 def engine_name(library: Library, device: TargetDevice) -> str:
-    """The name of the engine's folder, such as "sm90-nvidia-h200-tensorrt-10.15.1"."""
+    """The name of the engine's folder.
+
+    >>> h200 = TargetDevice(gpu="NVIDIA H200", compute_capability="9.0", memory=None)
+    >>> engine_name(Library("tensorrt", "10.15.1.2", None), h200)
+    'sm90-nvidia-h200-tensorrt-10.15.1'
+    """
     capability = "sm" + device.compute_capability.replace(".", "")
     model = [] if device.gpu == ANY_GPU else [re.sub(r"[^a-z0-9]+", "-", device.gpu.lower()).strip("-")]
     return "-".join([capability, *model, library.name, ".".join(library.version.split(".")[:3])])
@@ -56,7 +61,7 @@ def _rtx_device(library: Library, options: CompileOptions) -> TargetDevice:
             found = cuda_device(0)
         except EngineUnusable as error:
             raise NotCompilable(
-                f"no GPU can be used here ({error}); say which one to compile for, such as --compute-capability 8.9"
+                f"no GPU can be used here ({error}); name one to compile for, as in --compute-capability 8.9"
             ) from error
         capability, memory = _capability(found), found.total_memory
     known = rtx_capabilities(library)
@@ -70,7 +75,13 @@ def _rtx_device(library: Library, options: CompileOptions) -> TargetDevice:
 
 
 def rtx_capabilities(library: Library) -> dict[str, str]:
-    """Compute capabilities that tensorrt_rtx knows, with the names it has for them: "8.9" is SM89."""
+    """The compute capabilities that tensorrt_rtx compiles for, with its own name for each.
+
+    >>> from types import SimpleNamespace
+    >>> module = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__={"SM89": 1, "CURRENT": 2}))
+    >>> rtx_capabilities(Library("tensorrt_rtx", "1.7.1", module))
+    {'8.9': 'SM89'}
+    """
     names = [name for name in library.module.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", name)]
     return {f"{name[2:-1]}.{name[-1]}": name for name in sorted(names, key=lambda name: int(name[2:]))}
 

@@ -1,4 +1,4 @@
-"""Builds the engine of a network into a file, written as it comes."""
+"""Builds the engine of a network, and writes it to a file while it is built."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,14 +12,14 @@ from rmexport.errors import CompilationFailed, WriteError
 from rmexport.output.deferred_interrupt import Interruption
 from rmruntime.bundle.engine_record import Profile
 
-Progress = Callable[[str, int, int], object]  # a phase's name, its steps done and in total
+Progress = Callable[[str, int, int], object]  # called with a phase's name, its steps done, and those in total
 
 
 @dataclass
 class _Written:
-    """The engine's file while it is written; `error` is what stopped the writing.
+    """The engine's file while it is written; `error` is the exception that stopped the writing.
 
-    The library drops exceptions of its callbacks and goes on.
+    It is kept here because the library ignores exceptions of its callbacks.
     """
 
     file: BinaryIO
@@ -28,10 +28,10 @@ class _Written:
     error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
-        """The number of bytes written, 0 after an error."""
+        """Write `data`; returns the number of bytes written, 0 after an error."""
         try:
             self.file.write(data)
-        except BaseException as error:  # kept, to be raised again
+        except BaseException as error:  # kept, and raised again after the build
             self.error = self.error or error
             return 0
         self.digest.update(data)
@@ -50,7 +50,7 @@ def build_engine(
 ) -> tuple[int, str]:
     """Write the engine to `path`; returns its size in bytes and its sha256.
 
-    The build ends early where `interruption` is requested. Raises CompilationFailed, WriteError, and the errors of
+    The build ends early when a signal sets `interruption`. Raises CompilationFailed, WriteError, and the exceptions of
     `progress`.
     """
     config = _configured(network, profiles, device)
@@ -63,7 +63,7 @@ def build_engine(
         if written.error is not None:
             raise written.error
     except OSError as error:
-        raise WriteError(f"{path} cannot be written: {error.strerror}") from error
+        raise WriteError(f"{path} cannot be written: {error.strerror}; make room or the folder writable") from error
     if monitor.error is not None:
         raise monitor.error
     if not built or not written.size:
@@ -73,7 +73,7 @@ def build_engine(
 
 def _configured(network: Network, profiles: Iterable[Profile], device: TargetDevice) -> Any:
     trt, config = network.library.module, network.builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what heads and fp32 bundles ask for
+    config.clear_flag(trt.BuilderFlag.TF32)  # heads and fp32 bundles need fp32 products
     if not network.library.needs_gpu:
         config.num_compute_capabilities = 1
         name = rtx_capabilities(network.library)[device.compute_capability]
@@ -118,9 +118,9 @@ def _stream(trt: Any, written: _Written) -> Any:
 
 
 def _monitor(trt: Any, interruption: Interruption, progress: Progress | None) -> Any:
-    """Tells `progress` of every phase, and the library when to stop."""
+    """An IProgressMonitor that calls `progress` for every step, and stops the library after an error or a signal."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc] # as above
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc] # the library is untyped
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.error: BaseException | None = None
@@ -142,7 +142,7 @@ def _monitor(trt: Any, interruption: Interruption, progress: Progress | None) ->
                 return
             try:
                 progress(name, done, self._steps[name])
-            except BaseException as error:  # kept, to be raised again
+            except BaseException as error:  # kept, and raised again after the build
                 self.error = error
 
     return Monitor()

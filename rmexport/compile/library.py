@@ -25,12 +25,15 @@ class Library:
 
     @property
     def needs_gpu(self) -> bool:
-        """tensorrt times kernels on the GPU that it compiles for; tensorrt_rtx does so where the engine runs."""
+        """Whether it compiles only on the GPU that it compiles for: tensorrt times kernels there, tensorrt_rtx not."""
         return self.name == NATIVE
 
 
 def find_library(options: CompileOptions) -> Library:
-    """The package that `options` ask for. Raises CompilerNotInstalled where it is missing, broken or too old."""
+    """The package that `options` ask for, imported.
+
+    Raises CompilerNotInstalled, which says what to install, where it is missing, broken or too old.
+    """
     names = _candidates(options)
     name = next((name for name in names if importlib.util.find_spec(name) is not None), None)
     if name is None:

@@ -1,4 +1,4 @@
-"""TensorRT's network of a graph: strongly typed, so that every number has the type it has in the bundle."""
+"""Parses a graph into TensorRT's network, strongly typed, so that every value keeps the type it has in the bundle."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,19 +10,23 @@ from rmexport.errors import CompilationFailed
 
 @dataclass
 class Messages:
-    """What the library logs as errors; one pass of a compilation may log several."""
+    """The errors that the library logs; one step of a compilation may log several.
+
+    >>> str(Messages(["Error Code 2:  out of memory"]).failure("cannot build the engine"))
+    'cannot build the engine: Error Code 2: out of memory'
+    """
 
     errors: list[str] = field(default_factory=list)
 
     def failure(self, what: str) -> CompilationFailed:
-        """An error that quotes the library."""
+        """The error to raise, which quotes the library's messages."""
         words = "; ".join(" ".join(error.split()) for error in self.errors) or "it does not say why"
         return CompilationFailed(f"{what}: {words}")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A parsed network. The weights are the parser's, so it lives as long as the network."""
+    """A parsed network. It keeps the parser, which owns the weights."""
 
     library: Library
     messages: Messages
@@ -37,7 +41,7 @@ class Network:
         return {v.name: tuple(v.get_dimension_name(axis) for axis in range(len(v.shape))) for v in values}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what the layers compute by name, -1 for dimensions that the inputs decide."""
+        """The shapes of the layers' outputs by name, with -1 for dimensions that depend on the inputs."""
         outputs = [layer.get_output(i) for layer in self._layers() for i in range(layer.num_outputs)]
         return {value.name: tuple(value.shape) for value in outputs}
 
@@ -46,7 +50,7 @@ class Network:
 
 
 def parse(library: Library, model: ParserModel) -> Network:
-    """The network of `model`. Raises CompilationFailed with all that the parser says."""
+    """The network of `model`. Raises CompilationFailed with all messages of the parser."""
     trt, messages = library.module, Messages()
     try:
         builder = trt.Builder(_logger(trt, messages))

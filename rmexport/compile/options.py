@@ -1,4 +1,4 @@
-"""What a user may choose for a compilation, as one frozen value."""
+"""The options of a compilation."""
 
 import re
 from dataclasses import dataclass
@@ -18,9 +18,13 @@ class CompileOptions:
     """Options of `rmexport compile`.
 
     `library` "auto" takes tensorrt where it is installed, else tensorrt_rtx. `compute_capability` ("8.9") is for
-    tensorrt_rtx, which needs no GPU to compile for one; None: that of the GPU that is here. The engine's passes compute
-    at most `max_batch_tokens`, of at most `max_sequences` sequences of at most `max_length` tokens each; None: as many
-    tokens as the model and the device's memory allow.
+    tensorrt_rtx, which compiles without the GPU; None is that of this machine's GPU. A pass of the engine computes at
+    most `max_batch_tokens` tokens of at most `max_sequences` sequences, each of at most `max_length` tokens; None is as
+    many as the model and the GPU's memory allow. `overwrite` replaces an engine of the same name.
+
+    >>> CompileOptions(compute_capability="sm89")
+    Traceback (most recent call last):
+    rmexport.errors.OptionError: compute_capability is 'sm89', expected one such as '8.9'
     """
 
     target: Target = "tensorrt"

@@ -1,8 +1,8 @@
 """Optimization profiles: which sizes of a pass an engine takes, and which it is tuned for.
 
-A profile bounds every dimension by itself, and TensorRT sets memory aside for all of them at their most at once. So a
-profile for long sequences cannot have as many attention rows as one for short ones: `throughput` takes usual lengths,
-`long` the rest. What fits into no profile, the runtime cuts in two.
+A profile bounds each dimension separately, and TensorRT allocates memory for the largest sizes of all dimensions at
+once. So a profile for long sequences cannot have as many attention rows as one for short ones: `throughput` takes usual
+lengths, `long` the rest. The runtime splits a pass that fits no profile into two.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,26 @@ from rmexport.errors import OptionError
 from rmruntime.bundle.engine_record import Extent, Profile
 from rmruntime.bundle.graph_names import READ_ROWS, RESULTS, SCORED, TOKENS, row_names
 
-LATENCY_TOKENS = 512  # the conversation that `latency` is tuned for
-USUAL_LENGTH = 2048  # tokens of the sequences that `throughput` takes
-TUNED_LENGTH = 1024  # of the sequences that it is tuned for
-USUAL_PADDED_LENGTH = 512  # as THROUGHPUT's, of padded graphs, where every sequence costs the square of the longest
-LEAST_BLOCK = 16  # the fewest queries that packing puts into full rows
-# Rows of one sequence beyond its full blocks: packing takes smaller blocks where that computes less.
+LATENCY_TOKENS = 512  # tokens of the conversation that `latency` is tuned for
+USUAL_LENGTH = 2048  # most tokens of a sequence in `throughput`
+TUNED_LENGTH = 1024  # tokens of the sequences that `throughput` is tuned for
+USUAL_PADDED_LENGTH = 512  # USUAL_LENGTH of padded graphs, where each sequence costs the square of the longest
+LEAST_BLOCK = 16  # the fewest queries in an attention row that is full
+# Attention rows of one sequence beyond its full blocks, because some rows have smaller blocks where that saves work.
 SPARE_ROWS = 20
 LATENCY_SEQUENCES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a pass may have: `tokens`, `sequences` of up to `length` tokens each.
+    """The limits of a pass: at most `tokens` tokens of at most `sequences` sequences, of up to `length` tokens each.
 
-    `key_slots`: how many keys may stand in all attention rows together; `query_block` and `key_multiple` as in the
+    `key_slots` is the most keys in all attention rows together; `query_block` and `key_multiple` are those of the
     manifest's Graph.
+
+    >>> limits = Limits(tokens=16384, length=1000, sequences=512, key_slots=1 << 20, query_block=128, key_multiple=16)
+    >>> limits.rows(1000), limits.keys(1000)
+    (28, 1008)
     """
 
     tokens: int
@@ -47,9 +51,12 @@ class Limits:
 
 
 def chosen_length(asked: int | None, model: int, possible: int) -> int:
-    """Tokens of the longest sequence: as asked, else the model's limit or, where lower, the memory's.
+    """The most tokens of a sequence: `asked`, else the limit of the model or, where that is lower, of the memory.
 
-    Raises OptionError where more is asked for than is possible.
+    Raises OptionError where `asked` is more than either limit.
+
+    >>> chosen_length(None, model=32768, possible=8192)
+    8192
     """
     if asked is None:
         return min(model, possible)
@@ -64,9 +71,12 @@ def chosen_length(asked: int | None, model: int, possible: int) -> int:
 
 
 def longest_packed(key_slots: int, query_block: int, key_multiple: int) -> int:
-    """The longest sequence, in tokens, whose rows have at most `key_slots` keys together.
+    """The longest sequence, in tokens, whose attention rows have at most `key_slots` keys together.
 
-    Rows are length / query_block + SPARE_ROWS, of up to `length` keys each: a quadratic equation.
+    There are length / query_block + SPARE_ROWS rows, of up to `length` keys each: a quadratic equation.
+
+    >>> longest_packed(key_slots=1 << 20, query_block=128, key_multiple=16)
+    10304
     """
     spare = SPARE_ROWS + 1
     length = query_block * (isqrt(spare * spare + 4 * key_slots // query_block) - spare) // 2
@@ -74,7 +84,12 @@ def longest_packed(key_slots: int, query_block: int, key_multiple: int) -> int:
 
 
 def packed_profiles(limits: Limits) -> tuple[Profile, ...]:
-    """Profiles of a packed graph's dimensions, as `rmruntime.bundle.graph_names` names them."""
+    """The profiles of a packed graph, whose dimensions have the names in `rmruntime.bundle.graph_names`.
+
+    >>> limits = Limits(tokens=16384, length=8192, sequences=512, key_slots=1 << 24, query_block=128, key_multiple=16)
+    >>> [(profile.name, profile.dimensions["Sk"].most) for profile in packed_profiles(limits)]
+    [('latency', 2048), ('throughput', 2048), ('long', 8192)]
+    """
     usual = min(limits.length, USUAL_LENGTH)
     profiles = [_latency(limits, usual), _throughput(limits, "throughput", usual, min(usual, TUNED_LENGTH))]
     if limits.length > usual:
@@ -83,9 +98,13 @@ def packed_profiles(limits: Limits) -> tuple[Profile, ...]:
 
 
 def padded_profiles(limits: Limits, batch: str, sequence: str) -> tuple[Profile, ...]:
-    """Profiles of a padded graph, whose inputs have the dimensions `batch` and `sequence`.
+    """The profiles of a padded graph, whose inputs have the dimensions `batch` and `sequence`.
 
-    `key_slots` are here the most pairs of a query and a key of all sequences together.
+    `limits.key_slots` is the most pairs of a query and a key in all sequences together.
+
+    >>> limits = Limits(tokens=16384, length=512, sequences=64, key_slots=1 << 24, query_block=128, key_multiple=16)
+    >>> [(profile.name, profile.dimensions["B"].most) for profile in padded_profiles(limits, "B", "S")]
+    [('latency', 16), ('throughput', 64)]
     """
 
     def profile(name: str, length: int, tuned: int, sequences: int) -> Profile:
@@ -105,7 +124,7 @@ def padded_profiles(limits: Limits, batch: str, sequence: str) -> tuple[Profile,
 
 
 def _latency(limits: Limits, length: int) -> Profile:
-    """One conversation, or a few short ones."""
+    """The profile for one conversation, or a few short ones."""
     tuned = min(LATENCY_TOKENS, length)
     rows = Extent(least=1, tuned=-(-tuned // limits.query_block), most=limits.rows(length))
     sequences = min(limits.sequences, LATENCY_SEQUENCES)
@@ -113,7 +132,7 @@ def _latency(limits: Limits, length: int) -> Profile:
 
 
 def _throughput(limits: Limits, name: str, length: int, tuned: int) -> Profile:
-    """Passes of `limits.tokens` tokens, of sequences of about `tuned` and at most `length` tokens."""
+    """A profile for passes of `limits.tokens` tokens, with sequences of about `tuned` and at most `length` tokens."""
     tokens = max(limits.tokens, length)
     sequences = max(1, limits.tokens // tuned)
     slots = limits.key_slots // limits.keys(length)
@@ -126,7 +145,7 @@ def _throughput(limits: Limits, name: str, length: int, tuned: int) -> Profile:
 def _profile(
     name: str, limits: Limits, *, tokens: tuple[int, int], rows: Extent, keys: tuple[int, int], reads: tuple[int, int]
 ) -> Profile:
-    """`tokens`, `keys` and `reads` (sequences that are read) are the tuned size and the most."""
+    """The profile `name`; `tokens`, `keys` and `reads` (scored positions) are each the tuned size and the most."""
     least_keys, tuned, most = limits.key_multiple, limits.keys(keys[0]), limits.keys(keys[1])
     read = _extent(2, reads[0], max(tokens[1], reads[1]))
     (n_rows, n_queries), (_, n_keys) = row_names().query_dims, row_names().key_dims
@@ -148,7 +167,7 @@ def _profile(
 
 
 def _extent(least: int, tuned: int, most: int) -> Extent:
-    """With `least` and `tuned` inside what is possible."""
+    """The Extent up to `most`, with `least` and `tuned` moved inside it where they are larger."""
     most = max(1, most)
     least = min(least, most)
     return Extent(least=least, tuned=min(max(tuned, least), most), most=most)

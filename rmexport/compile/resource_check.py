@@ -1,4 +1,4 @@
-"""Whether this machine has the memory and disk space that a compilation takes, before it takes minutes."""
+"""Checks, before a compilation of minutes, that this machine has the memory and disk space that it takes."""
 
 import shutil
 from pathlib import Path
@@ -13,19 +13,23 @@ from rmruntime.devices.host_memory import available_memory
 # the engine is streamed to its file.
 MEMORY_FACTOR = 2.5
 FIXED_MEMORY = 1 << 30
-KERNELS = 128 << 20  # an engine's bytes beyond its weights; 10 to 40 MB were seen
+KERNELS = 128 << 20  # an engine's bytes beyond its weights; 10 to 40 MB were measured
 DEVICE_FACTOR = 1.1
 
 
 def check_room(weights: int, folder: Path, library: Library, device: TargetDevice) -> None:
-    """Raises NotCompilable, saying how much is needed, where memory, disk or the GPU's memory are too small."""
+    """Raises NotCompilable, which states how much is needed, where memory, disk or the GPU's memory is too small.
+
+    `weights` is their size in bytes, `folder` the one that the engine is written to.
+    """
     memory = int(MEMORY_FACTOR * weights) + FIXED_MEMORY
     _require("memory", memory, available_memory(), "compile on a larger machine with the same GPU and copy `engines/`")
     disk = shutil.disk_usage(_existing(folder)).free
-    _require(f"free space in {folder}", weights + KERNELS, disk, "an engine holds its own copy of the weights")
+    _require(f"free space in {folder}", weights + KERNELS, disk, "make room: an engine has its own copy of the weights")
     if library.needs_gpu:
         free = free_memory(0)
-        _require(f"free memory of {device.gpu}", int(DEVICE_FACTOR * weights), free, "stop what else runs on the GPU")
+        advice = "stop other processes on the GPU"
+        _require(f"free memory of {device.gpu}", int(DEVICE_FACTOR * weights), free, advice)
 
 
 def _require(what: str, needed: int, found: int, advice: str) -> None:

@@ -1,6 +1,6 @@
-"""The graph in the forms that TensorRT's parser takes, where it refuses the bundle's: same results, in memory only.
+"""Rewrites nodes of a graph that TensorRT's parser refuses into equivalent ones; in memory only, with the same results.
 
-Found with tensorrt_rtx 1.7.1, whose parser is TensorRT's.
+Tried with tensorrt_rtx 1.7.1, which has the same parser as TensorRT.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rmruntime.bundle.manifest import Graph
 
 @dataclass(frozen=True)
 class ParserModel:
-    """`model` as it is parsed; `weights` bytes of it lie in other files, which are found from `path`."""
+    """The rewritten model; `weights` bytes of it are in other files, whose names are relative to `path`'s folder."""
 
     model: ir.Model
     path: Path
@@ -27,7 +27,7 @@ class ParserModel:
 
 
 def parser_model(path: Path, graph: Graph) -> ParserModel:
-    """The graph file `path` in the forms that the parser takes."""
+    """The graph in the file `path`, rewritten for the parser."""
     model = ir.load(path)
     for node in list(model.graph):
         if node.op_type == "Attention" and graph.compute_dtype == "fp32":
@@ -41,12 +41,12 @@ def parser_model(path: Path, graph: Graph) -> ParserModel:
 
 
 def _allow_decomposition(node: ir.Node) -> None:
-    """There are no fused kernels for fp32; without this attribute, which is TensorRT's own, the build fails."""
+    """Let TensorRT split fp32 attention into several kernels: it has no fused ones, and the build would fail."""
     node.attributes["TRT_decomposable"] = ir.AttrInt64("TRT_decomposable", 1)
 
 
 def _give_state(graph: ir.Graph, node: ir.Node) -> None:
-    """A Scan without a state is no valid node for the parser: this one passes a state on unchanged."""
+    """Add a state that nothing uses to a Scan without one, which the parser refuses."""
     if len(node.inputs) != node.attributes["num_scan_inputs"].as_int():
         return
     body = node.attributes["body"].as_graph()
@@ -67,7 +67,7 @@ def _give_state(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _add_axis(graph: ir.Graph, node: ir.Node) -> None:
-    """The parser's ArgMin takes no vectors: a last axis of size 1 is added, and removed from the result."""
+    """Add a last axis of size 1 to the input of ArgMin, which may not be a vector, and remove it from the result."""
     axis, keep = node.attributes["axis"].as_int(), node.attributes["keepdims"].as_int()
     last = _constant(graph, "last_axis", [-1])
     wider = ir.node("Unsqueeze", [node.inputs[0], last], name=f"{node.name}_column")
@@ -84,7 +84,7 @@ def _replace(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], results: list[
 
 
 def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
-    """A vector of integers, made once."""
+    """The initializer `name`, a vector of integers; added to the graph where it is not there yet."""
     if name not in graph.initializers:
         tensor = ir.tensor(values, dtype=ir.DataType.INT64, name=name)
         graph.register_initializer(

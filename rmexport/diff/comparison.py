@@ -1,4 +1,4 @@
-"""Compares two bundles or checkpoints: settings, small files, and tensors as far as hashes do not tell."""
+"""Compares two bundles or checkpoints: settings, small files, and tensors unless hashes show that they are the same."""
 
 import os
 import threading
@@ -17,23 +17,27 @@ from rmruntime.option_checks import check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions:
-    """Options of `rmexport diff`. The revisions are those of checkpoints from the Hub, or from its cache."""
+    """Options of `rmexport diff`: the revisions of A and B, for checkpoints from the Hub or its cache.
+
+    >>> DiffOptions(revision_a="main").revision_b is None
+    True
+    """
 
     revision_a: str | None = None
     revision_b: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value that is no text."""
+        """Raises OptionError for a value that is not a text."""
         check_fields(self, {}, error=OptionError)
 
 
-_WORKERS = 4  # at most; each holds a megabyte of either tensor
+_WORKERS = 4  # threads at most; each has a megabyte of either tensor in memory
 _MISSING = "(none)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingDifference:
-    """A setting by its path, such as positions.score.rule, and its two values; "(none)" where there is none."""
+    """A setting that differs: its path, such as positions.score.rule, and both values; "(none)" for a missing one."""
 
     name: str
     a: Any
@@ -42,7 +46,7 @@ class SettingDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class FileDifference:
-    """A graph, a tokenizer's file or a template. `how` is "content", "only in A" or "only in B"."""
+    """A graph, a tokenizer's file or a template that differs. `how` is "content", "only in A" or "only in B"."""
 
     name: str
     how: str
@@ -50,9 +54,9 @@ class FileDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDifference:
-    """A tensor that both hold. `values` counts nothing where only the dtypes differ.
+    """A tensor that both have and that differs. `values` has no differing elements where only the dtypes differ.
 
-    It is None where they cannot be compared: the shapes differ, or one holds the codes of quantized weights.
+    It is None where values cannot be compared: the shapes differ, or only one tensor is quantized.
     """
 
     name: str
@@ -63,9 +67,10 @@ class TensorDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What differs. `same` tensors are the same, `unread` of them known to be by hashes or links, without reading.
+    """The result of a comparison. `same` counts tensors that are the same, `unread` those known to be without reading.
 
-    `settings_compared` is False between a bundle and a checkpoint, whose settings and files cannot be compared.
+    The latter are in files with the same hash, or in one file. `settings_compared` is False between a bundle and a
+    checkpoint, whose settings and files cannot be compared.
     """
 
     a: Operand
@@ -88,8 +93,8 @@ class Difference:
 def diff(a: str, b: str, options: DiffOptions | None = None, progress: Progress | None = None) -> Difference:
     """Compare two bundles or checkpoints (folders or Hub ids).
 
-    Memory stays at a few megabytes. `progress` is told (bytes done, bytes in total) while tensors are read, from worker
-    threads, one at a time. Raises BundleError, CheckpointError or OptionError.
+    Takes a few megabytes of memory. `progress` is called with (bytes done, bytes in total) while tensors are read, from
+    worker threads, but never from two at once. Raises BundleError, CheckpointError or OptionError.
     """
     options = options or DiffOptions()
     left, right = open_operand(a, options.revision_a), open_operand(b, options.revision_b)
@@ -120,7 +125,7 @@ def _setting_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value inside, by its path; empty lists and objects are values."""
+    """Every value inside nested objects and lists, by its path; empty ones count as values."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from _flat(item, f"{name}.{key}" if name else str(key))
@@ -145,7 +150,7 @@ def _is_same_graph(a: Operand, b: Operand, name: str) -> bool:
 
 
 def _compare(a: Operand, b: Operand, names: Sequence[str], progress: Progress | None) -> tuple[TensorDifference, ...]:
-    """The tensors among `names` that differ, in the order in which they lie in A's files."""
+    """The tensors among `names` that differ, in their order in A's files."""
     ordered = sorted(names, key=lambda name: (a.tensors[name].file, a.tensors[name].offset or 0))
     readable = [name for name in ordered if _is_comparable(a, b, name)]
     counter = _Counter(sum(a.tensors[name].nbytes + b.tensors[name].nbytes for name in readable), progress)
@@ -154,7 +159,7 @@ def _compare(a: Operand, b: Operand, names: Sequence[str], progress: Progress | 
         futures = [pool.submit(_compare_one, a, b, name, stop, counter) for name in ordered]
         try:
             found = [future.result() for future in futures]
-        finally:  # an interrupt ends up here too, while the workers are still at it
+        finally:  # also after an interrupt, while the workers are still running
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
     return tuple(difference for difference in found if difference is not None)
@@ -171,9 +176,9 @@ def _compare_one(
 
 
 def _is_comparable(a: Operand, b: Operand, name: str) -> bool:
-    """Whether both tensors have one shape, and both hold values or both the codes of a quantized weight."""
-    codes = [name + SCALE_SUFFIX in side.tensors for side in (a, b)]
-    return a.tensors[name].shape == b.tensors[name].shape and codes[0] == codes[1]
+    """Whether both tensors have the same shape, and both or neither are quantized."""
+    quantized = [name + SCALE_SUFFIX in operand.tensors for operand in (a, b)]
+    return a.tensors[name].shape == b.tensors[name].shape and quantized[0] == quantized[1]
 
 
 class _Counter:

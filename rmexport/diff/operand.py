@@ -1,4 +1,4 @@
-"""One of the two that are compared: a bundle, or a checkpoint."""
+"""An operand of a comparison: a bundle or a checkpoint, in the form in which they can be compared."""
 
 import hashlib
 import os
@@ -22,10 +22,11 @@ _SETTINGS = ("backbone", "head", "dtype", "quantization", "format", "positions",
 
 @dataclass(frozen=True, kw_only=True)
 class Operand:
-    """`settings` are JSON-ready, `files` are the small ones with their sha256, `graphs` those among them.
+    """A bundle or checkpoint to compare.
 
-    `hashes` are the sha256 of files of weights, where somebody has stated them. The tensors of a `merged` adapter are
-    not what any one file holds.
+    `settings` are ready for JSON; `files` are the small files with their sha256, `graphs` the names of graphs among
+    them; `hashes` are the known sha256 of weight files. `merged`: an adapter is merged into the tensors, so that they
+    differ from those in the files.
     """
 
     path: Path
@@ -41,7 +42,7 @@ class Operand:
     merged: bool = False
 
     def holds_same_file(self, info: TensorInfo, other: "Operand", theirs: TensorInfo) -> bool:
-        """Whether both tensors lie in files that are known to be the same, without reading them."""
+        """Whether both tensors are in files that are known to be the same, without reading them."""
         if self.merged or other.merged:
             return False
         ours, stated = self.hashes.get(info.file), other.hashes.get(theirs.file)
@@ -51,18 +52,23 @@ class Operand:
 
 
 def open_operand(path: str, revision: str | None) -> Operand:
-    """A bundle folder, or a checkpoint's folder or Hub id. Raises BundleError, CheckpointError or OptionError."""
+    """The operand at `path`: a bundle folder, or a checkpoint's folder or Hub id.
+
+    Raises BundleError, CheckpointError, or OptionError for a revision of a bundle.
+    """
     if (Path(path) / MANIFEST_NAME).is_file():
         if revision is not None:
-            raise OptionError(f"{path} is a bundle, whose manifest says its revision; leave {revision} out")
-        return _bundle_side(Bundle.open(path))
-    return _checkpoint_side(open_checkpoint(path, revision=revision))
+            raise OptionError(
+                f"{path} is a bundle, found the revision {revision}, expected none: its manifest has one; leave it out"
+            )
+        return _bundle_operand(Bundle.open(path))
+    return _checkpoint_operand(open_checkpoint(path, revision=revision))
 
 
 def graph_digest(path: Path) -> str:
-    """sha256 of a graph without its weights' places: bundles whose shards differ may compute the same.
+    """sha256 of a graph without the places of its weights, which differ between bundles with different shards.
 
-    Without the manifest's settings too, which are compared one by one.
+    The manifest's values in its metadata are left out too, because they are compared one by one.
     """
     model = ir.load(path)
     model.metadata_props.pop(SEAL_KEY, None)
@@ -72,10 +78,10 @@ def graph_digest(path: Path) -> str:
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _bundle_side(bundle: Bundle) -> Operand:
+def _bundle_operand(bundle: Bundle) -> Operand:
     manifest = bundle.manifest
     weights = [record for record in manifest.files if record.role == "weights"]
-    stages = {stage.file for graph in manifest.graphs for stage in graph.stages}  # parts of what is compared whole
+    stages = {stage.file for graph in manifest.graphs for stage in graph.stages}  # the whole graphs are compared
     small = [record for record in manifest.files if record.role != "weights" and record.name not in stages]
     return Operand(
         path=bundle.folder,
@@ -99,7 +105,7 @@ def _settings(manifest: Manifest) -> Mapping[str, Any]:
     return {name: held[name] for name in _SETTINGS} | {"graphs": graphs}
 
 
-def _checkpoint_side(checkpoint: Checkpoint) -> Operand:
+def _checkpoint_operand(checkpoint: Checkpoint) -> Operand:
     sources = checkpoint.source_files
     return Operand(
         path=checkpoint.folder,
@@ -117,10 +123,10 @@ def _checkpoint_side(checkpoint: Checkpoint) -> Operand:
 
 
 def _is_index(name: str) -> bool:
-    """Which shard a tensor lies in makes no difference, and config.json is compared value by value."""
+    """Whether a file is left out: an index of shards, which makes no difference, or config.json, which is a setting."""
     return name.endswith((".index.json", "config.json")) and not name.endswith("tokenizer_config.json")
 
 
 def _is_same(a: Path, b: Path) -> bool:
-    """Hard links to one file, or one file by two ways."""
+    """Whether two paths lead to one file, by hard or symbolic links or other paths."""
     return a.exists() and b.exists() and os.path.samefile(a, b)

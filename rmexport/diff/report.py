@@ -1,4 +1,4 @@
-"""A difference as text for people, and as JSON-ready data."""
+"""Shows a difference as text for people, or as data for JSON."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +12,11 @@ _SHOWN = 60  # characters of a setting's value
 
 
 def facts(found: Difference) -> dict[str, Any]:
-    """Everything, as data."""
+    """The whole difference as data that is ready for JSON."""
     return {
         "same": not found.differs,
-        "a": _side_facts(found.a),
-        "b": _side_facts(found.b),
+        "a": _operand_facts(found.a),
+        "b": _operand_facts(found.b),
         "settings_compared": found.settings_compared,
         "settings": [asdict(setting) for setting in found.settings],
         "files": [asdict(file) for file in found.files],
@@ -28,8 +28,8 @@ def facts(found: Difference) -> dict[str, Any]:
     }
 
 
-def _side_facts(side: Operand) -> dict[str, Any]:
-    return {"path": str(side.path), "kind": side.kind, "repo": side.repo, "revision": side.revision}
+def _operand_facts(operand: Operand) -> dict[str, Any]:
+    return {"path": str(operand.path), "kind": operand.kind, "repo": operand.repo, "revision": operand.revision}
 
 
 def _tensor_facts(tensor: TensorDifference) -> dict[str, Any]:
@@ -45,12 +45,12 @@ def _tensor_facts(tensor: TensorDifference) -> dict[str, Any]:
 
 
 def text(found: Difference) -> str:
-    """What differs, as lines; tensors that differ most come first."""
+    """The difference as lines of text; tensors that differ most come first."""
     return "\n".join(_lines(found))
 
 
 def _lines(found: Difference) -> Iterator[str]:
-    yield from (_side_line(name, side) for name, side in (("A", found.a), ("B", found.b)))
+    yield from (_operand_line(name, operand) for name, operand in (("A", found.a), ("B", found.b)))
     if not found.settings_compared:
         yield "a bundle and a checkpoint: their tensors are compared, not their settings and files"
     elif not found.settings and not found.files:
@@ -65,9 +65,9 @@ def _lines(found: Difference) -> Iterator[str]:
         yield from _table([_HEADINGS, *map(_row, sorted(found.tensors, key=_weight, reverse=True))])
 
 
-def _side_line(name: str, side: Operand) -> str:
-    origin = f", {side.repo or 'no repository'} at {side.revision}" if side.revision else ""
-    return f"{name}: {side.path} ({side.kind}{origin})"
+def _operand_line(name: str, operand: Operand) -> str:
+    origin = f", {operand.repo or 'no repository'} at {operand.revision}" if operand.revision else ""
+    return f"{name}: {operand.path} ({operand.kind}{origin})"
 
 
 def _shown(value: Any) -> str:

@@ -20,10 +20,15 @@ class Stopped(Exception):
 
 @dataclass(kw_only=True)
 class ValueDifference:
-    """How two tensors of one shape differ, by value: elements that do, and those of them that are NaN or Inf in one.
+    """How the values of two tensors of one shape differ.
 
-    `max_abs` is the largest |a - b| of finite elements, `relative` is ||a - b|| / ||a|| over the finite ones; infinite
-    where a is zero.
+    `elements` counts those that differ, `not_finite` those of them that are NaN or infinite in either tensor. `max_abs`
+    is the largest |a - b| of finite elements, `relative` is ||a - b|| / ||a|| over these; infinite where a is zero.
+
+    >>> found = ValueDifference()
+    >>> found.add(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    >>> found.elements, found.max_abs, found.relative
+    (1, 0.5, 0.1)
     """
 
     elements: int = 0
@@ -34,24 +39,24 @@ class ValueDifference:
 
     @property
     def relative(self) -> float:
-        """Of the norms."""
+        """||a - b|| / ||a|| over finite elements."""
         if not self._difference:
             return 0.0
         return math.sqrt(self._difference / self._reference) if self._reference else math.inf
 
     def add(self, a: Array, b: Array) -> None:
-        """Count the elements of two chunks."""
+        """Add two chunks with the same elements of both tensors."""
         for start in range(0, a.size, _BLOCK):
             self._add(a[start : start + _BLOCK], b[start : start + _BLOCK])
 
     def add_same(self, a: Array) -> None:
-        """Count a chunk that is the same in both."""
+        """Add a chunk that is the same in both tensors."""
         for start in range(0, a.size, _BLOCK):
             x = _wide(a[start : start + _BLOCK])
             self._reference += _square(np.where(np.isfinite(x), x, 0))
 
     def _add(self, a: Array, b: Array) -> None:
-        """A block of floats; nearly every one is finite in both, which sums that are finite show at little cost."""
+        """Add a block of floats. Nearly always all are finite, which the finite sums of squares show at little cost."""
         x, y = _wide(a), _wide(b)
         with np.errstate(all="ignore"):
             apart = x - y
@@ -65,7 +70,7 @@ class ValueDifference:
         self._reference += squares[1]
 
     def _add_any(self, a: Array, b: Array) -> None:
-        """A block of integers, of complex numbers, or with values that are not finite or whose squares are not."""
+        """Add a block of any numbers: integers, complex ones, or with values or squares that are not finite."""
         x, y = (values.astype(np.complex128 if values.dtype.kind == "c" else np.float64) for values in (a, b))
         unequal = (a != b) if _is_exact(a, b) else (x != y) & ~(np.isnan(x) & np.isnan(y))
         finite = np.isfinite(x) & np.isfinite(y)
@@ -79,14 +84,19 @@ class ValueDifference:
 
 
 def _is_exact(a: Array, b: Array) -> bool:
-    """Whether values must not be compared as floats: integers of 64 bits do not fit, complex numbers are two."""
+    """Whether values must be compared as they are, not as floats: integers, of which those of 64 bits do not fit, and
+    complex numbers.
+    """
     return a.dtype == b.dtype and a.dtype.kind in "iuc"
 
 
 def compare_values(
     a: tuple[TensorReader, TensorInfo], b: tuple[TensorReader, TensorInfo], stop: threading.Event, advance: Advance
 ) -> ValueDifference:
-    """Read two tensors of the same shape. `advance` is told the bytes read. Raises CheckpointError and Stopped."""
+    """Read and compare two tensors of the same shape, each given as its reader and its entry.
+
+    `advance` is called with the bytes read; `stop` ends it early. Raises CheckpointError and Stopped.
+    """
     dtypes = [NUMPY_DTYPES[info.dtype] for _, info in (a, b)]
     step = max(1, _CHUNK // max(dtype.itemsize for dtype in dtypes))
     buffers = [np.empty(min(step, info.size), dtype) for (_, info), dtype in zip((a, b), dtypes, strict=True)]
@@ -102,7 +112,7 @@ def compare_values(
         else:
             found.add(x, y)
         advance(x.nbytes + y.nbytes)
-    for start in same if found.elements else ():  # their share of the norm is needed after all
+    for start in same if found.elements else ():  # the norm of A includes the chunks that are the same
         x = buffers[0][: a[1].size - start]
         a[0].read_into(a[1], start, x)
         found.add_same(x)
@@ -110,7 +120,7 @@ def compare_values(
 
 
 def _wide(values: Array) -> Array:
-    """Floats of 16 bits and less in fp32, which holds them exactly, all else in fp64."""
+    """`values` in fp32 for floats of 16 bits or less, which are exact there; others in fp64 or complex128."""
     if values.dtype == NUMPY_DTYPES["bf16"]:  # three times as fast as the cast
         return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     small = values.itemsize < 4 and values.dtype.kind not in "iu"

@@ -1,4 +1,4 @@
-"""What turns hidden states into rewards, one file each, found by tensor inventory; a file here is named nowhere else.
+"""Heads, which turn hidden states into rewards, one file each, found by tensor names; no other code names a file here.
 
 A head module has HEAD, a `ScoringHead`, or a `RefusedHead` where it is known but has no score of one conversation.
 """
@@ -41,12 +41,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Head(ABC):
-    """A checkpoint's head: which tokens it reads, what it returns, and in its own class how that is computed.
+    """A checkpoint's head: the positions that it scores, its outputs, and in each subclass how they are computed.
 
-    `score` names the output that is the score, None when no single number is defined. `derived` are weights that the
-    checkpoint does not hold as such. `ignored` are checkpoint tensors (or, ending in `*`, their beginnings) that this
-    head knowingly leaves out. `prefixes` say where the family's weights lie when the head's class keeps them under
-    another name: {"model.": "transformer."}. `append` are token ids that every sequence must end in: the reward token.
+    `score` names the output that is the score, None when no single number is defined. `derived` are weights that are
+    made from other tensors of the checkpoint. `ignored` are names of checkpoint tensors (prefixes, where they end in
+    `*`) that this head leaves out on purpose. `prefixes` map the family's prefixes of weights to those of the head's
+    class: {"model.": "transformer."}. `append` are token ids that every sequence must end in: the reward token.
     """
 
     positions: Mapping[str, PositionRule]
@@ -108,7 +108,11 @@ class RefusedHead(HeadKind):
 
 @cache
 def heads() -> dict[str, ScoringHead | RefusedHead]:
-    """Every head by its name."""
+    """Every head by its name.
+
+    >>> "sequence_classification" in heads()
+    True
+    """
     kinds: list[ScoringHead | RefusedHead] = discover_values(__name__, "HEAD", ScoringHead, RefusedHead)
     return {kind.name: kind for kind in kinds}
 
@@ -128,12 +132,12 @@ HEAD_FIELDS = (
 
 
 def check_recipe(head: HeadKind, recipe: Recipe, options: ExportOptions) -> None:
-    """Raise OptionError for a recipe or an option that sets what the head would not read."""
+    """Raises OptionError for a recipe or an option with a setting that the head does not use."""
     asked = [name for name in HEAD_FIELDS if getattr(recipe, name) and name not in head.recipe_fields]
     if asked:
         raise OptionError(
-            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.name} does not know; take it out "
-            f"(it reads {', '.join(head.recipe_fields)})"
+            f"recipe {recipe.name!r} sets {', '.join(asked)}, which the head {head.name} does not use; take it out "
+            f"(it uses {', '.join(head.recipe_fields)})"
         )
     if options.score_label is not None and "score_label" not in head.recipe_fields:
         raise OptionError(f"the head {head.name} has one score: leave out --score-label {options.score_label}")
@@ -141,7 +145,7 @@ def check_recipe(head: HeadKind, recipe: Recipe, options: ExportOptions) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenHead:
-    """A head, why it is this one, and the facts that it reads: under its own recipe where nobody chose one."""
+    """The head of a checkpoint, why it is this one, and the facts, with the head's default recipe where needed."""
 
     kind: ScoringHead | RefusedHead
     reason: str
@@ -151,8 +155,8 @@ class ChosenHead:
 def head_of(facts: HeadFacts) -> ChosenHead:
     """The one head that a checkpoint has: the recipe's, else the one that accounts for most of the tensors.
 
-    A head whose claimed tensors are all among another's gives way to it. Raises UnsupportedModel when none is left or
-    several, naming the candidates and `--recipe`; OptionError for a recipe that names no head.
+    A head whose claimed tensors are all claimed by another gives way to it. Raises UnsupportedModel when none or
+    several are left, naming the candidates and `--recipe`; OptionError for a recipe that names an unknown head.
     """
     name, reason = _chosen(facts)
     kind = heads()[name]
@@ -160,7 +164,7 @@ def head_of(facts: HeadFacts) -> ChosenHead:
 
 
 def read_head(chosen: ChosenHead) -> Head:
-    """A chosen head with its settings. Raises as `check_recipe` does, and what the head says of what it cannot use."""
+    """A chosen head with its settings. Raises as `check_recipe` does, and the head's own errors for wrong tensors."""
     kind, facts = chosen.kind, chosen.facts
     check_recipe(kind, facts.recipe or PLAIN, facts.options)
     if isinstance(kind, RefusedHead):
@@ -169,7 +173,7 @@ def read_head(chosen: ChosenHead) -> Head:
 
 
 def _chosen(facts: HeadFacts) -> tuple[str, str]:
-    """The name of the head, and why it is this one."""
+    """The name of the head, and the reason why it is this one."""
     if facts.recipe is not None and facts.recipe.head is not None:
         return _named(facts.recipe, facts.recipe.head), f"the recipe {facts.recipe.name} says so"
     named = facts.recipe is not None and facts.recipe.head_tensor is not None
@@ -182,14 +186,14 @@ def _chosen(facts: HeadFacts) -> tuple[str, str]:
 
 
 def _claims(facts: HeadFacts, *, fallback: bool) -> dict[str, frozenset[str]]:
-    """What each head claims, of those that claim anything."""
+    """The claims of each head that has any, by the head's name."""
     asked = [head for head in heads().values() if head.fallback == fallback]
     found = {head.name: frozenset(head.claims(facts)) for head in asked}
     return {name: claimed for name, claimed in found.items() if claimed}
 
 
 def refuse_known(candidate: Candidate) -> None:
-    """Raise the UnsupportedModel of a head that is known and gives no score of one conversation."""
+    """Raises the UnsupportedModel of a head that is known but does not score single conversations."""
     for head in heads().values():
         if isinstance(head, RefusedHead) and head.claims(candidate):
             head.refuse(candidate)
@@ -197,7 +201,9 @@ def refuse_known(candidate: Candidate) -> None:
 
 def _named(recipe: Recipe, name: str) -> str:
     if name not in heads():
-        raise OptionError(f"recipe {recipe.name!r} names the head {name!r}; known: {', '.join(sorted(heads()))}")
+        raise OptionError(
+            f"recipe {recipe.name!r} names the head {name!r}, expected one of {', '.join(sorted(heads()))}"
+        )
     return name
 
 
@@ -223,7 +229,7 @@ def _no_single_head(facts: HeadFacts, matching: list[str]) -> str:
 
 
 def _outside(facts: HeadFacts) -> list[str]:
-    """The tensors that are not the backbone's, wherever the checkpoint keeps that."""
+    """The tensors outside the backbone, whatever prefix the checkpoint has for that."""
     prefixes = found_prefix(facts.embedding, facts.tensors)
     stem = ".".join(rename(facts.embedding, prefixes).split(".")[:-2])
     if stem:
@@ -233,7 +239,7 @@ def _outside(facts: HeadFacts) -> list[str]:
 
 
 def _candidates(facts: HeadFacts) -> str:
-    """What could be a head by its shape, and how to name it."""
+    """A sentence that lists the tensors which could be a head by their shape, and how to name one in a recipe."""
     found = facts.one_row_layers.values()
     if not found:
         return ""

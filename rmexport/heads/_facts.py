@@ -1,4 +1,4 @@
-"""A checkpoint as it becomes known: a `Candidate` of any backbone, and `HeadFacts` once its family is known."""
+"""The facts by which heads are found: a `Candidate` before the family is known, and `HeadFacts` with the family's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from rmruntime.bundle.manifest import Per, PositionRule
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What a checkpoint's files and the user say, whatever its family.
+    """A checkpoint's files and the user's options, before its family is known.
 
     `recipe` is the one that the user or the repository chose, None where neither did; `tokenizer_files` are the
     checkpoint's own.
@@ -50,27 +50,29 @@ class Candidate:
 
     @property
     def architecture(self) -> str:
-        """The class that config.json names, "?" where it names none."""
+        """The class name in config.json, "?" where there is none."""
         return (*architectures(self.config), "?")[0]
 
     def tensor(self, name: str) -> TensorInfo:
-        """A tensor that the head cannot do without; raises UnsupportedModel when a recipe chose the wrong head."""
+        """A tensor that the head needs. Raises UnsupportedModel where it is missing: a recipe may name a wrong head."""
         if name not in self.tensors:
             asked = f"recipe {self.recipe.name!r}" if self.recipe else "this head"
-            raise UnsupportedModel(f"{asked} needs the tensor {name}, which the checkpoint does not have")
+            raise UnsupportedModel(
+                f"{asked} needs the tensor {name}, which the checkpoint does not have; choose another with --recipe"
+            )
         return self.tensors[name]
 
     def with_default_recipe(self, name: str | None) -> Self:
-        """The same under the recipe of this name, where nobody chose one."""
+        """This candidate with the recipe `name`, where neither the user nor the repository chose one."""
         return self if self.recipe is not None or name is None else replace(self, recipe=recipes()[name])
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFacts(Candidate):
-    """What a head may look at to recognise itself and to read its settings: a candidate whose family is known.
+    """The facts from which a head recognises a checkpoint and reads its settings: a candidate whose family is known.
 
-    `embedding` and `lm_head` are the family's names of those two weights; `tied` says that they are one.
-    `pad_id` is what config.json, or transformers where it is silent, takes for padding.
+    `embedding` and `lm_head` are the family's names of these two weights; `tied` tells that they are the same.
+    `pad_id` is the pad token's id in config.json, else the default of transformers.
     """
 
     hidden_size: int
@@ -81,16 +83,16 @@ class HeadFacts(Candidate):
 
     @property
     def one_row_layers(self) -> dict[str, TensorInfo]:
-        """What could be a head by its shape: weights of one row outside the backbone, by layer."""
+        """The layers that could be a head by their shape: weights of one row outside the backbone, by layer's name."""
         return one_row_layers(self.tensors, self.hidden_size, self.embedding)
 
     @property
     def unit(self) -> Per:
-        """What the recipe has a score for, a whole conversation where there is none."""
+        """What the recipe scores, steps or whole conversations; the latter without a recipe."""
         return self.recipe.unit if self.recipe else "sequence"
 
     def score_rule(self, default: EndRule) -> PositionRule:
-        """Where the score is read; `default` for whole conversations, when the recipe does not say."""
+        """The rule for the scored position: the recipe's, else `default` for whole conversations."""
         joiner = self.options.step_joiner
         return score_position(self.recipe, self.text, self.pad_id, default, step_joiner=joiner)
 
@@ -99,8 +101,11 @@ class HeadFacts(Candidate):
         return linear_value(layer, self.hidden_size, bias=f"{layer}.bias" in self.tensors)
 
     def objective_names(self, count: int, *, stem: str, published: Sequence[str] = ()) -> tuple[str, ...]:
-        """Names of `count` objectives; those of a recipe that was asked for must be as many, those of one that was
-        found count where they are. Raises CheckpointError."""
+        """Names of `count` objectives, as from `label_names`.
+
+        A recipe that the user chose must have `count` names; the names of one that was found by itself are used only
+        where there are as many. Raises CheckpointError.
+        """
         named = self.recipe.objectives if self.recipe else ()
         asked = named if self.options.recipe else ()
         return label_names(self.config, count, stem=stem, stated=asked, published=named or published)

@@ -1,4 +1,4 @@
-"""The commonest head: the one value that a linear layer, or several in a row, makes of the token that is read."""
+"""The most common head: one value, from a linear layer, or several in sequence, on the scored token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rmexport.heads import Head
 
 @dataclass(frozen=True, kw_only=True)
 class LinearHead(Head):
-    """`value` ends in one output, which is the score as it is."""
+    """A head of linear layers, `value`, whose single output is the score, without an activation."""
 
     value: FeedForward
 
@@ -22,5 +22,5 @@ class LinearHead(Head):
         h.w.output("score", self.value.build_value(h, hidden), ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
-        """The layers in a row, on torch tensors; the dtype is the caller's."""
+        """The layers in sequence, on torch tensors; the dtype is the caller's."""
         return {"score": self.value.reference(hidden["score"], weights)[:, 0]}

@@ -10,7 +10,7 @@ from rmexport.heads._linear import LinearHead
 from rmexport.prompt.score_position import EndRule
 
 LAYERS = ("score.0", "score.2")
-BEFORE_FIRST_PAD = "INFORMForSequenceClassification"  # the class that reads there
+BEFORE_FIRST_PAD = "INFORMForSequenceClassification"  # the class that scores the token before the first pad
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ PUBLISHED_OBJECTIVES = (  # in the order of the checkpoint's rows (RLHFlow/RLHF-
 
 @dataclass(frozen=True, kw_only=True)
 class GatedObjectives(Head):
-    """`gate` ends in one output an objective."""
+    """ArmoRM's settings: `gate` are its layers, which end in one output per objective."""
 
     objectives: int
     hidden_size: int
@@ -77,7 +77,7 @@ class GatedObjectives(Head):
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
-    """Gate, regression layer with one row an objective (quantile heads have many), and the transform matrix."""
+    """Gate, regression layer with one row per objective (quantile heads have several), and the transform matrix."""
     needed = (REGRESSION, TRANSFORM, SCALE)
     if not all(name in facts.tensors for name in needed) or "num_quantiles" in facts.config:
         return ()
@@ -113,7 +113,10 @@ def _gate_layers(facts: HeadFacts) -> FeedForward:
     names = [f"gating.layers.{i}" for i in range(max(1, count))]
     gate, rows = read_feed_forward(facts.tensors, names, facts.hidden_size), facts.tensors[REGRESSION].shape[0]
     if gate.layers[-1].outputs != rows:
-        raise CheckpointError(f"the gate ends in {gate.layers[-1].outputs} outputs, expected {rows}, one an objective")
+        raise CheckpointError(
+            f"the gate ends in {gate.layers[-1].outputs} outputs, expected {rows}, one per objective: do config and "
+            "weights belong together?"
+        )
     return gate
 
 

@@ -1,4 +1,4 @@
-"""InternLM2's reward models: one linear layer, read at a reward token that is put behind the conversation.
+"""InternLM2's reward models: one linear layer on a reward token that is appended to the conversation.
 
 Source: internlm/internlm2-*-reward, modeling_internlm2.py (`get_score`); reward-bench, rewardbench/models/internlm.py:
 `reward_token_id` is appended where it is not last already, score = v_head(h[last]), no bias.

@@ -22,12 +22,12 @@ from rmruntime.bundle.manifest import Output
 
 LEVELS = 10
 REGRESSION = tuple(f"regression_layer.network.{i}" for i in (0, 2, 4))
-GATING = tuple(f"gating_layer.network.{i}" for i in (0, 3, 6))  # a dropout stands behind each activation
+GATING = tuple(f"gating_layer.network.{i}" for i in (0, 3, 6))  # a dropout follows each activation
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelDistribution(Head):
-    """`regression` ends in ten outputs an objective, `gate` in one; `temperature` None where no softmax is taken."""
+    """`regression` ends in ten outputs per objective, `gate` in one; `temperature` is None without a softmax."""
 
     objectives: int
     regression: FeedForward
@@ -64,14 +64,14 @@ class LabelDistribution(Head):
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
-    """Both networks, which the published checkpoint keeps in files of their own."""
+    """Both networks, which the published checkpoint has in files of their own."""
     if not {f"{REGRESSION[0]}.weight", f"{GATING[0]}.weight"} <= set(facts.tensors):
         return ()
     return tuple(name for name in facts.tensors if name.startswith(("regression_layer.", "gating_layer.")))
 
 
 def read(facts: HeadFacts) -> LabelDistribution:
-    """Layers from the tensors there are. Raises CheckpointError where the two disagree about the objectives."""
+    """The layers, as the tensors have them. Raises CheckpointError where the two networks differ in the objectives."""
     regression = read_feed_forward(facts.tensors, REGRESSION, facts.hidden_size, "leaky_relu")
     gate = read_feed_forward(facts.tensors, GATING, facts.hidden_size, "leaky_relu")
     objectives, outputs = gate.layers[-1].outputs, regression.layers[-1].outputs

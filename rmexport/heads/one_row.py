@@ -10,7 +10,7 @@ from rmexport.heads import HeadFacts, ScoringHead
 from rmexport.heads._linear import LinearHead
 from rmruntime.bundle.manifest import Output
 
-UNDESCRIBED = "LlamaRewardModel"  # Ziya's class, whose scores nobody has described, has UltraRM's name
+UNDESCRIBED = "LlamaRewardModel"  # the class of Ziya, whose scores are not documented, and of UltraRM
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 def read(facts: HeadFacts) -> LinearHead:
     """One value; other layers of one row and the language model's head are left out.
 
-    Raises CheckpointError where the layer that a recipe names is no such layer, or none is named and several are there.
+    Raises CheckpointError where a recipe names another kind of layer, or names none and there are several.
     """
     layer = _layer(facts)
     bias = f"{layer}.bias" in facts.tensors
@@ -48,7 +48,7 @@ def _layers(facts: HeadFacts) -> list[str]:
 
 
 def _layer(facts: HeadFacts) -> str:
-    """The layer's name, which is that of its weight less `.weight`."""
+    """The layer's name: that of its weight without `.weight`."""
     found = _layers(facts)
     named = facts.recipe.head_tensor if facts.recipe else None
     if named is not None:

@@ -24,7 +24,7 @@ FOREIGN_CLASS = "LlamaRewardModel"  # UltraRM's and Ziya's, never OpenRLHF's
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizedValue(Head):
-    """`mean` and `std` are 0 and 1 where the raw reward is wanted."""
+    """A linear layer whose output is normalised with `mean` and `std`, which are 0 and 1 for the raw reward."""
 
     value: FeedForward
     mean: float
@@ -55,7 +55,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 
 
 def read(facts: HeadFacts) -> NormalizedValue:
-    """One value at the last token; raises CheckpointError where normalising it needs numbers that config.json lacks."""
+    """One value at the last token. Raises CheckpointError where config.json lacks the mean and std to normalise it."""
     facts.tensor(f"{_layer(facts)}.weight")
     normalize = flag(facts.config, "normalize_reward") or (facts.recipe is not None and facts.recipe.normalize)
     mean, std = _statistics(facts) if normalize else (0.0, 1.0)

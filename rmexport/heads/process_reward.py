@@ -48,9 +48,9 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 
 
 def read(facts: HeadFacts) -> ProcessReward:
-    """The layers; where steps end is the recipe's to say. The unused language model's head is left out.
+    """The layers; the recipe tells where steps end. The unused language model's head is left out.
 
-    Raises CheckpointError for a tag that the tokenizer makes several tokens of: its last one may stand elsewhere too.
+    Raises CheckpointError for a tag of several tokens, because its last one may also occur elsewhere.
     """
     if facts.recipe and facts.recipe.layout == "tagged_steps":
         facts.text.single_token(facts.recipe.step_tag or "")

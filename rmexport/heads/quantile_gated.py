@@ -28,7 +28,7 @@ EPSILON = 1e-5  # torch's for BatchNorm1d, which the published class leaves as i
 
 @dataclass(frozen=True, kw_only=True)
 class GateStage:
-    """A linear layer of the gate, and the name of the BatchNorm behind its ReLU, if there is one."""
+    """A linear layer of the gate, and the name of the BatchNorm after its ReLU, if there is one."""
 
     linear: FeedForward
     norm: str | None
@@ -36,7 +36,7 @@ class GateStage:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantileGated(Head):
-    """`gate` ends in one output an objective; its last stage has neither ReLU nor norm."""
+    """QRM's settings: `gate` ends in one output per objective; its last stage has neither ReLU nor norm."""
 
     objectives: int
     quantiles: int
@@ -54,7 +54,7 @@ class QuantileGated(Head):
         h.w.output("gating", gating, ["P", self.objectives])
 
     def _means(self, h: HeadWriter, read: ir.Value) -> ir.Value:
-        """The mean of each objective's quantiles, [P, objectives]; the rows of the layer are objective by objective."""
+        """The mean of each objective's quantiles, [P, objectives]; the layer's rows are grouped by objective."""
         quantiles = h.linear(
             read, REGRESSION.removesuffix(".weight"), (self.objectives * self.quantiles, self.hidden_size)
         )
@@ -98,7 +98,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 def read(facts: HeadFacts) -> QuantileGated:
     """Quantiles and objectives from config.json, gate stages from the tensors, its position from the chat template.
 
-    Raises CheckpointError where the regression layer has not a row for every quantile of every objective.
+    Raises CheckpointError where the regression layer does not have one row per quantile of each objective.
     """
     objectives = optional_integer(facts.config, "num_objectives", LABELS) or 19  # as the published class takes it
     quantiles = integer(facts.config, "num_quantiles", LABELS)
@@ -130,7 +130,7 @@ def read(facts: HeadFacts) -> QuantileGated:
 
 
 def _batch_norm(h: HeadWriter, x: ir.Value, name: str, size: int) -> ir.Value:
-    """With the statistics of the training, as BatchNorm1d does it in eval mode."""
+    """BatchNorm1d in evaluation mode: `x` normalised with the statistics of the training."""
     mean, variance, scale, shift = (
         h.weight(f"{name}.{part}", (size,)) for part in ("running_mean", "running_var", "weight", "bias")
     )
@@ -139,7 +139,7 @@ def _batch_norm(h: HeadWriter, x: ir.Value, name: str, size: int) -> ir.Value:
 
 
 def _gate_stages(facts: HeadFacts, objectives: int) -> tuple[GateStage, ...]:
-    """The linear layers in order, each with the norm that stands before the next one."""
+    """The linear layers in order, each with the norm between it and the next one."""
     weights = sorted(
         (int(found[1]), info)
         for name, info in facts.tensors.items()
@@ -157,7 +157,7 @@ def _gate_stages(facts: HeadFacts, objectives: int) -> tuple[GateStage, ...]:
     if not stages or inputs != objectives or stages[-1].norm is not None:
         raise CheckpointError(
             f"the gate ends in {inputs if stages else 'no layer'}, expected a linear layer of {objectives} outputs, "
-            "one an objective: do config and weights belong together?"
+            "one per objective: do config and weights belong together?"
         )
     return tuple(stages)
 
@@ -167,7 +167,7 @@ def _checked_norm(tensors: Mapping[str, TensorInfo], name: str, size: int) -> st
         info = tensors.get(f"{name}.{part}")
         if info is None or info.shape != (size,):
             found = "missing" if info is None else f"of shape {list(info.shape)}"
-            raise CheckpointError(f"{name}.{part} is {found}, expected [{size}], a BatchNorm behind a layer of {size}")
+            raise CheckpointError(f"{name}.{part} is {found}, expected [{size}], a BatchNorm after a layer of {size}")
     return name
 
 

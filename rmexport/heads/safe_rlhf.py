@@ -25,7 +25,7 @@ _BY_SCORE_TYPE: Mapping[str, Normalize] = {"reward": "affine", "cost": "scale", 
 
 @dataclass(frozen=True, kw_only=True)
 class BeaverScore(Head):
-    """`mean` and `variance` are the config's, None where the checkpoint has them as tensors."""
+    """A linear layer with a normaliser: `mean` and `variance` from config.json, None where they are tensors."""
 
     value: FeedForward
     normalize: Normalize
@@ -87,7 +87,10 @@ def _number(h: HeadWriter, name: str, stated: float | None) -> ir.Value:
 
 
 def _stated(facts: HeadFacts, field: str, tensor: str, within: Range, *, default: float) -> float | None:
-    """None where the checkpoint has the tensor, which `from_pretrained` prefers; the config has lists of one number."""
+    """The number in a config.json field, a list of one; None where the checkpoint has `tensor`, which takes precedence.
+
+    `from_pretrained` prefers the tensor too.
+    """
     if tensor in facts.tensors:
         return None
     value = facts.config.get(field)
@@ -95,7 +98,9 @@ def _stated(facts: HeadFacts, field: str, tensor: str, within: Range, *, default
     if value is None:
         return default
     if not within.holds(value):
-        raise CheckpointError(f"config.json: {field} is {shown(value)}, expected one number {within}")
+        raise CheckpointError(
+            f"config.json: {field} is {shown(value)}, expected one number {within}; restore the original"
+        )
     return float(value)
 
 

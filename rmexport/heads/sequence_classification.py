@@ -18,9 +18,9 @@ WEIGHT, BIAS = "score.weight", "score.bias"
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassification(Head):
-    """`labels` rows of the score matrix; `score_row` is the one that is the score, None when nobody said.
+    """A classifier with `labels` rows; `score_row` is the index of the one that is the score, None where not chosen.
 
-    `bias`: the checkpoint has one, as no class of transformers saves it, and it counts.
+    `bias`: the checkpoint has a bias, which no class of transformers saves, and it is used.
     """
 
     labels: int
@@ -67,7 +67,7 @@ def read(facts: HeadFacts) -> SequenceClassification:
         hidden_size=facts.hidden_size,
         score_row=score_row,
         bias=bias,
-        ignored=(facts.lm_head, BIAS),  # some trainers leave the first in the file
+        ignored=(facts.lm_head, BIAS),  # some trainers leave the lm_head in the file
         notes=_notes(facts, rows, score_row),
     )
 
@@ -77,7 +77,7 @@ def _score_row(facts: HeadFacts, names: tuple[str, ...]) -> int | None:
     if wanted is None:
         return 0 if len(names) == 1 else None
     if wanted not in names:
-        raise OptionError(f"score label {wanted!r} is none of this head's labels: {', '.join(names)}")
+        raise OptionError(f"score label {wanted!r} is unknown, expected one of this head's labels: {', '.join(names)}")
     return names.index(wanted)
 
 

@@ -22,7 +22,7 @@ LAYERS = ("score", "classifier")  # families of transformers name it one way or 
 
 @dataclass(frozen=True, kw_only=True)
 class StepClassification(Head):
-    """The linear layer's name and whether it has a bias, as transformers' generic class does by default."""
+    """A token classifier: its linear layer's name, and whether that has a bias, as transformers' class by default."""
 
     layer: str
     hidden_size: int

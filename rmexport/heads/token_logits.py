@@ -23,7 +23,7 @@ WEIGHT = "token_logits.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogits(Head):
-    """The ids of the good and the bad token, or of the only one, for the record; what bounds logits (Gemma 2)."""
+    """The ids of the good and the bad token, or of the only one, and the bound of logits (Gemma 2's softcap)."""
 
     hidden_size: int
     token_ids: tuple[int, ...]
@@ -76,7 +76,7 @@ def read(facts: HeadFacts) -> TokenLogits:
 
 
 def _compared(facts: HeadFacts, ids: tuple[int, ...]) -> str:
-    """What the ids are in this tokenizer: ids of another one would read other tokens."""
+    """A note with the texts of the ids in this tokenizer; in another tokenizer they would be other tokens."""
     named = [f"{facts.text.tokenizer.id_to_token(token)!r} (id {token})" for token in ids]
     return f"the score is the logit of {named[0]}" if len(named) == 1 else f"the score is {named[0]} against {named[1]}"
 
@@ -105,7 +105,7 @@ def _check_rows(facts: HeadFacts, recipe: str, ids: tuple[int, ...]) -> None:
 
 
 def _softcap(facts: HeadFacts) -> float | None:
-    """Of the last logits; in transformers a classifier's logits never pass it, a causal LM's do."""
+    """The softcap of the final logits; transformers applies it to a causal LM's logits, not to a classifier's."""
     name = "final_logit_softcapping"
     return number(facts.config, name, FACTOR, default=0.0) if facts.config.get(name) else None
 
@@ -117,7 +117,8 @@ def _source(facts: HeadFacts) -> str:
     if facts.tied:
         return facts.embedding
     raise CheckpointError(
-        f"no {facts.lm_head} and tie_word_embeddings is not set: this is not a causal LM's checkpoint"
+        f"found no {facts.lm_head}, and tie_word_embeddings is not set: this is not a causal LM's checkpoint; choose "
+        "another recipe"
     )
 
 

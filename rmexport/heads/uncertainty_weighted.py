@@ -23,7 +23,7 @@ WEIGHTING = ("weights.fc.0", "weights.fc.2", "weights.fc.4")
 
 @dataclass(frozen=True, kw_only=True)
 class UncertaintyWeighted(Head):
-    """`weighting` ends in one output an attribute; the score layer has two rows for each, mean and spread."""
+    """`weighting` ends in one output per attribute; the score layer has two rows for each, mean and spread."""
 
     attributes: int
     hidden_size: int
@@ -53,13 +53,13 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 
 
 def read(facts: HeadFacts) -> UncertaintyWeighted:
-    """Attributes by the layers' widths. Raises CheckpointError where the two layers disagree about their number."""
+    """The number of attributes from the layers' widths. Raises CheckpointError where the two layers differ in it."""
     rows = facts.tensor(f"{SCORE}.weight").shape[0]
     weighting = read_feed_forward(facts.tensors, WEIGHTING, facts.hidden_size, "selu")
     if rows != 2 * (attributes := weighting.layers[-1].outputs):
         raise CheckpointError(
             f"{SCORE}.weight has {rows} rows and {WEIGHTING[-1]} {attributes} outputs, expected {2 * attributes} "
-            "rows: a mean and a spread an attribute"
+            "rows: a mean and a spread per attribute"
         )
     names = facts.objective_names(attributes, stem="attribute")
     return UncertaintyWeighted(

@@ -50,7 +50,7 @@ def claims(facts: HeadFacts) -> tuple[str, ...]:
 
 
 def read(facts: HeadFacts) -> ValueHead:
-    """Layers from the tensors there are; a recipe says whether steps are judged, and whether by a probability.
+    """The layers, as the tensors have them; a recipe tells whether steps are scored, and whether as a probability.
 
     Raises CheckpointError where the last layer has more than one output.
     """
@@ -58,7 +58,10 @@ def read(facts: HeadFacts) -> ValueHead:
         facts.tensor("v_head.summary.weight")
     value = read_feed_forward(facts.tensors, names, facts.hidden_size)
     if value.layers[-1].outputs != 1:
-        raise CheckpointError(f"{names[-1]}.weight has {value.layers[-1].outputs} rows, expected 1: a value head's")
+        raise CheckpointError(
+            f"{names[-1]}.weight has {value.layers[-1].outputs} rows, expected 1, as of a value head; choose "
+            "another head with --recipe"
+        )
     sigmoid = facts.recipe is not None and facts.recipe.activation == "sigmoid"
     outputs = (Output(name="score", per=facts.unit), *((Output(name="logit", per=facts.unit),) if sigmoid else ()))
     unasked = "the value at the last token is the score; a process reward model needs --recipe skywork-o1-prm or a file"
@@ -73,7 +76,7 @@ def read(facts: HeadFacts) -> ValueHead:
 
 
 def _layer_names(facts: HeadFacts) -> list[str]:
-    """Full names less `.weight`, in order: `v_head.summary`, or `v_head.summary.0`, `.2`, ..."""
+    """The layers' names without `.weight`, in order: `v_head.summary`, or `v_head.summary.0`, `.2`, ..."""
     names = [found[1] for name in facts.tensors if (found := re.fullmatch(LAYER, name))]
     return sorted(names, key=lambda name: int(name.rpartition(".")[2]) if name[-1].isdigit() else -1)
 

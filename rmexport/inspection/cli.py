@@ -12,8 +12,13 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     from rmexport.arguments import add_checkpoint_arguments
 
     parser.add_argument("path", help="checkpoint folder, Hub id, or bundle folder")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--check", choices=("fast", "full"), default="fast", help="full reads all weights")
+    parser.add_argument("--json", action="store_true", help="print the description as JSON")
+    parser.add_argument(
+        "--check",
+        choices=("fast", "full"),
+        default="fast",
+        help="how to check the files: full also reads all weights (default: fast)",
+    )
     add_checkpoint_arguments(parser)
     parser.set_defaults(run=run_inspect_command)
 

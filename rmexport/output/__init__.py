@@ -1,1 +1,1 @@
-"""Folders that are there whole or not at all, and what a command shows while it writes them."""
+"""Writes folders so that they appear complete or not at all, and shows the progress of a command."""

@@ -1,4 +1,4 @@
-"""Writes folders that are there whole or not at all."""
+"""Writes folders that appear complete or not at all."""
 
 import hashlib
 import os
@@ -30,25 +30,30 @@ def new_folder(
     overwrite: bool,
     kind: str,
     marker: Callable[[Path], bool],
-    settle: KeepReusable = nothing_to_keep,
+    keep_reusable: KeepReusable = nothing_to_keep,
     restart: bool = False,
     notify: Notify = ignore,
 ) -> Iterator[Path]:
     """A temporary folder beside `target` to write into; it becomes `target` when the block ends without an error.
 
-    `marker` tells whether a folder is of the `kind` that `overwrite` may replace. What `settle` leaves of an attempt
-    that failed is kept, with the temporary folder, and is what the next one finds there, unless it is to `restart`; of
-    one that lost to another nothing is.
-    Whatever happens, `target` is then the complete new folder, or what it was before, or (when the process is killed
-    between two renames of an overwrite) absent. A killed process leaves its temporary folder, which the next export to
-    the same target continues or removes. Raises TargetExists when there is something at `target` that must not be
-    replaced, and WriteError when folders cannot be made or renamed.
+    `marker` tells whether a folder is of the `kind` that `overwrite` may replace. When the block fails, `keep_reusable`
+    removes the files that cannot be used again, and the next attempt at the same target continues with the rest, unless
+    it is to `restart`. Nothing is kept where another process finished the target first.
+    In the end `target` is the complete new folder, or as it was before, or (when the process is killed between two
+    renames of an overwrite) absent. A killed process leaves its temporary folder, which the next attempt at the same
+    target continues or removes. Raises TargetExists when `target` must not be replaced, and WriteError when folders
+    cannot be created or renamed.
+
+    >>> with new_folder(Path("bundle"), overwrite=False, kind="bundle", marker=lambda folder: True) as folder:
+    ...     _ = write_file(folder, "manifest.json", b"{}")
+    >>> [path.name for path in Path("bundle").iterdir()]
+    ['manifest.json']
     """
     target = Path(os.path.realpath(target))  # through a link, the folder it points to is replaced
     _check_target(target, overwrite, kind, marker)
     with _translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = take_folder(target, nothing_to_keep if restart else settle, notify)
+        folder = take_folder(target, nothing_to_keep if restart else keep_reusable, notify)
     try:
         yield folder.path
         with _translated(target):
@@ -58,18 +63,18 @@ def new_folder(
                 _replace(target, folder.path)
                 (target / LOCK).unlink()
     except BaseException:
-        # Where another export to the same target was faster, the next one is refused: nothing is worth keeping.
-        _abandon(folder, settle if overwrite or not os.path.lexists(target) else nothing_to_keep, notify)
+        # Where another process finished the same target first, a next attempt is refused, so nothing need be kept.
+        _abandon(folder, keep_reusable if overwrite or not os.path.lexists(target) else nothing_to_keep, notify)
         raise
     finally:
         os.close(folder.lock)
 
 
-def _abandon(folder: UnfinishedFolder, settle: KeepReusable, notify: Notify) -> None:
-    """Remove the folder, or all of it but what the next attempt can take over. Without locks it could not know."""
+def _abandon(folder: UnfinishedFolder, keep_reusable: KeepReusable, notify: Notify) -> None:
+    """Remove the folder, except for files that the next attempt can use; all of it where there are no file locks."""
     try:
-        kept = settle(folder.path) if folder.locked else None
-    except OSError:  # what made the attempt fail may be in its way too: the next one tidies up
+        kept = keep_reusable(folder.path) if folder.locked else None
+    except OSError:  # the failure may prevent this too: the next attempt tidies up
         return
     if kept is None:
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -80,7 +85,11 @@ def _abandon(folder: UnfinishedFolder, settle: KeepReusable, notify: Notify) -> 
 
 
 def write_file(folder: Path, name: str, data: bytes, role: FileRole | None = None) -> FileRecord:
-    """Write a small new file of a bundle and give its record. Raises WriteError."""
+    """Write a small new file into a folder; returns its record for the manifest. Raises WriteError.
+
+    >>> write_file(Path("new"), "notes.txt", b"abc").size
+    3
+    """
     with _translated(folder / name):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -88,7 +97,13 @@ def write_file(folder: Path, name: str, data: bytes, role: FileRole | None = Non
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
-    """Write a small file into a finished bundle; readers see the old content or the new. Raises WriteError."""
+    """Write a small file into a finished folder, so that readers see the old content or the new. Raises WriteError.
+
+    >>> _ = Path("notes.txt").write_bytes(b"old")
+    >>> replace_file(Path(), "notes.txt", b"new")
+    >>> Path("notes.txt").read_bytes()
+    b'new'
+    """
     temporary = folder / f".{name}.partial-{secrets.token_hex(4)}"
     with _translated(folder / name):
         try:
@@ -117,11 +132,13 @@ def _translated(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{target} cannot be written: {error.strerror}") from error
+        raise WriteError(
+            f"{target} cannot be written: {error.strerror}; make room, or choose another target"
+        ) from error
 
 
 def _sync_tree(folder: Path) -> None:
-    """Everything reaches the disk before the rename does: a name must never come to stand for half a bundle."""
+    """Flush all files of a folder to the disk, so that its new name can never appear there without its content."""
     for path, _, files in os.walk(folder):
         for name in files:
             _sync(Path(path) / name)
@@ -137,7 +154,7 @@ def _sync(path: Path) -> None:
 
 
 def _replace(target: Path, folder: Path) -> None:
-    """Rename `folder` to `target`. An old bundle steps aside first and comes back if that fails."""
+    """Rename `folder` to `target`. An old folder there is renamed first, and renamed back if that fails."""
     old = target.with_name(f".{target.name}.replaced-{secrets.token_hex(4)}")
     replacing = os.path.lexists(target)
     if replacing:

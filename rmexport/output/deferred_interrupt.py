@@ -1,4 +1,4 @@
-"""What must not stop half-way: two renames, or a library that loses what its callbacks raise."""
+"""Defers Ctrl-C and other stop signals while something runs that must not be interrupted, such as two renames."""
 
 import signal
 import threading
@@ -12,17 +12,21 @@ from rmruntime.commands.stop_signals import SIGNALS
 
 @dataclass
 class Interruption:
-    """`requested` is the first signal that came, once one has: Ctrl-C, or what else ends a command."""
+    """`requested` is the first stop signal that came, such as Ctrl-C; None until then."""
 
     requested: int | None = None
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interruption]:
-    """A signal inside the block sets `requested`, and has its effect where the block ends, in whatever way.
+    """A context in which stop signals only set `requested`; they take effect when it ends, however it ends.
 
-    Of Ctrl-C that is KeyboardInterrupt. Other threads than the main one get none; a signal that is ignored, or that
-    ends the process without a word, is left as it is.
+    Ctrl-C then raises KeyboardInterrupt. Only the main thread gets signals. Signals that are ignored, or that have no
+    handler and end the process, are not deferred.
+
+    >>> with deferred_interrupt() as interruption:
+    ...     interruption.requested is None
+    True
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

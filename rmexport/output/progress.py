@@ -1,4 +1,4 @@
-"""Progress bars on stderr: none when it is no terminal, none for short work."""
+"""Progress bars on stderr: none when it is not a terminal, none for short work."""
 
 import sys
 import time
@@ -19,7 +19,10 @@ Bars = Callable[[str, int, str], AbstractContextManager[Advance]]
 def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar of bytes with rate and time left; call it with (done, total).
 
-    What is done already at the first call counts neither for the rate nor for the time left.
+    Bytes that are done at the first call do not count for the rate and the time left.
+
+    >>> with byte_bar("weights") as show:  # on a terminal: "weights: 40% ... 400/1000 [...]"
+    ...     show(400, 1000)
     """
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, desc=description, disable=None, delay=DELAY) as bar:
 
@@ -34,19 +37,27 @@ def byte_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def count_bar(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """A bar of things; call it with how many more are done."""
+    """A bar of `total` items, such as conversations; call it with how many more are done.
+
+    >>> with count_bar("scoring", total=256, unit="conversations") as advance:
+    ...     _ = advance(32)
+    """
     with tqdm(total=total, unit=f" {unit}", desc=description, disable=None, delay=DELAY) as bar:
         yield bar.update
 
 
 def no_bar(description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-    """For those who do not watch; as `count_bar`."""
+    """A `count_bar` that shows nothing.
+
+    >>> with no_bar("scoring", total=256, unit="conversations") as advance:
+    ...     advance(32)
+    """
     return nullcontext(lambda count: None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watcher:
-    """Who follows a long piece of work: told lines by `notify`, shown counts by `bars`, timed by `clock` in seconds."""
+    """How a long piece of work reports its progress: lines to `notify`, counts to `bars`; `clock` returns seconds."""
 
     notify: Notify = ignore
     bars: Bars = no_bar
@@ -54,5 +65,5 @@ class Watcher:
 
 
 def notify(line: str) -> None:
-    """A line on stderr that does not run into a bar."""
+    """Print a line to stderr, above a progress bar if there is one."""
     tqdm.write(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The temporary folder beside a target: made, locked, and found again when the process that wrote into it is gone."""
+"""The temporary folder beside a target: created and locked, and found again after its process was killed."""
 
 import fcntl
 import os
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOCK = ".writing"
-Notify = Callable[[str], None]  # told, in words, what the user should know before there is a result
-# Leaves in an unfinished folder only what a later attempt can take over, and says what that is; None for nothing.
+Notify = Callable[[str], None]  # called with a message for the user
+# Removes from an unfinished folder all files that a later attempt cannot use; returns what is left, for a message, or
+# None where nothing is.
 KeepReusable = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
 class UnfinishedFolder:
-    """`lock` is an open file, whose lock ends with this process however that ends.
+    """A temporary folder; `lock` is the descriptor of a file in it, whose lock ends when this process ends.
 
-    `locked` is False where the file system has no locks: nobody can then know later whether this process is gone.
+    `locked` is False where the file system has no locks: another process cannot know then whether this one is running.
     """
 
     path: Path
@@ -28,25 +29,35 @@ class UnfinishedFolder:
 
 
 def nothing_to_keep(folder: Path) -> str | None:
-    """The `KeepReusable` of folders whose writing starts over each time."""
+    """The `KeepReusable` of folders that are always written from the beginning.
+
+    >>> nothing_to_keep(Path(".bundle.partial-0")) is None
+    True
+    """
     return None
 
 
 def ignore(message: str) -> None:
-    """The `Notify` of callers that do not listen."""
+    """The `Notify` that drops messages.
+
+    >>> ignore("continuing an earlier export")
+    """
 
 
-def take_folder(target: Path, settle: KeepReusable, notify: Notify) -> UnfinishedFolder:
-    """The folder in which an interrupted attempt left what `settle` finds worth continuing, or else a new one.
+def take_folder(target: Path, keep_reusable: KeepReusable, notify: Notify) -> UnfinishedFolder:
+    """The folder of an interrupted attempt that `keep_reusable` can continue, else a new one.
 
-    Other leftovers of attempts at the same target are removed, except those of processes that may be alive.
+    Other folders of attempts at the same target are removed, unless their process may be running.
+
+    >>> take_folder(Path("bundle").resolve(), nothing_to_keep, ignore).path.name.startswith(".bundle.partial-")
+    True
     """
     taken: UnfinishedFolder | None = None
     for path in sorted(siblings(target, "partial"), key=_age):
         lock = _free_lock(path, notify)
         if lock is None:
             continue
-        if taken is None and settle(path) is not None:
+        if taken is None and keep_reusable(path) is not None:
             taken = UnfinishedFolder(path, lock, locked=True)
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -55,7 +66,12 @@ def take_folder(target: Path, settle: KeepReusable, notify: Notify) -> Unfinishe
 
 
 def siblings(target: Path, kind: str) -> list[Path]:
-    """The hidden folders beside `target` that belong to it."""
+    """The hidden folders beside `target` that attempts at it made; `kind` is "partial" or "replaced".
+
+    >>> Path(".bundle.partial-0").mkdir()
+    >>> siblings(Path("bundle"), "partial")
+    [PosixPath('.bundle.partial-0')]
+    """
     prefix = f".{target.name}.{kind}-"
     return [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
 
@@ -68,7 +84,7 @@ def _age(path: Path) -> float:
 
 
 def _free_lock(folder: Path, notify: Notify) -> int | None:
-    """The lock of a folder whose process is gone; None while one may be alive, or has not got to the lock yet."""
+    """The lock of a folder whose process has ended; None where one may be running, or has not locked it yet."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR)
     except OSError:

@@ -17,19 +17,29 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
     add_engine_arguments(parser, without=("threads", "check"))
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
-    parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
-    parser.add_argument("--reference-device", default="cpu", help="of the reference: cpu, cuda, cuda:N (default: cpu)")
+    parser.add_argument(
+        "--max-batch-tokens", type=int, help="most tokens computed in one pass (default: the engine's choice)"
+    )
+    parser.add_argument(
+        "--reference-device", default="cpu", help="device of transformers: cpu, cuda or cuda:N (default: cpu)"
+    )
     parser.add_argument(
         "--reference-cache",
         metavar="DIR|off",
-        help="folder that keeps what transformers computed, so that it is computed once; remove it to empty it "
+        help="folder that keeps the scores of transformers for later runs; remove it to compute them anew "
         "(default: rmexport/reference in $XDG_CACHE_HOME, else in ~/.cache)",
     )
     parser.add_argument(
-        "--quality", help="what quantization may cost: strict, normal (default), loose, or error=,spearman=,flips="
+        "--quality",
+        help="how much quantization may change the scores: strict, normal or loose (default: normal), or limits of "
+        "your own as error=,spearman=,flips=",
     )
-    parser.add_argument("--against", help="unquantized bundle, or 'reference' (default: one exported meanwhile)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--against",
+        help="what a quantized bundle is compared with: an unquantized bundle, or 'reference' for transformers "
+        "(default: an unquantized bundle that is exported for the run)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run_verify_command)
 
 

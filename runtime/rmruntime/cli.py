@@ -1,11 +1,11 @@
-"""`rmruntime score`: the scoring command, which `rmexport score` shares; no decisions beyond reading arguments.
+"""`rmruntime score`: the scoring command, which `rmexport score` shares; reads arguments and decides nothing else.
 
-Everything else is imported in the functions: `main` heeds signals first.
+Everything else is imported in the functions, so that `main` handles Ctrl-C before the slow imports.
 """
 
 from __future__ import annotations
 
-from rmruntime.commands.stop_signals import heeded
+from rmruntime.commands.stop_signals import install_stop_signals
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
@@ -16,25 +16,49 @@ if TYPE_CHECKING:
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `score`, for both command lines."""
+    """Add the arguments of `score`, for both command lines.
+
+    >>> import argparse
+    >>> parser = argparse.ArgumentParser()
+    >>> add_score_arguments(parser)
+    >>> arguments = parser.parse_args(["bundle", "records.jsonl", "--truncate", "left"])
+    >>> arguments.input, arguments.truncate, arguments.on_error
+    ('records.jsonl', 'left', 'stop')
+    """
     from rmruntime.cluster.cli import add_cluster_arguments
     from rmruntime.commands.engine_arguments import add_engine_arguments
 
     parser.add_argument("bundle", help="folder written by rmexport export")
-    parser.add_argument("input", help="JSON lines (.jsonl, - for stdin) or Parquet")
-    parser.add_argument("-o", "--output", help="where to write records (.jsonl or .parquet); default: stdout")
+    parser.add_argument("input", help="file of records: JSON lines (.jsonl, - for stdin), a JSON array, or Parquet")
+    parser.add_argument(
+        "-o", "--output", help="file for the scores, .jsonl or .parquet; a folder with --engine ray (default: stdout)"
+    )
     add_engine_arguments(parser)
-    parser.add_argument("--max-batch-tokens", type=int, help="tokens of one pass (default: the engine's choice)")
-    parser.add_argument("--max-length", type=int, help="limit of one sequence in tokens (default: the bundle's)")
-    parser.add_argument("--truncate", choices=("left", "right"), help="cut over-long input on this side")
-    parser.add_argument("--aggregate", choices=("mean", "min", "last", "prod"), default="mean", help="of step scores")
+    parser.add_argument(
+        "--max-batch-tokens", type=int, help="most tokens computed in one pass (default: the engine's choice)"
+    )
+    parser.add_argument("--max-length", type=int, help="limit of one sequence, in tokens (default: the bundle's)")
+    parser.add_argument(
+        "--truncate", choices=("left", "right"), help="cut over-long sequences on this side (default: an error)"
+    )
+    parser.add_argument(
+        "--aggregate",
+        choices=("mean", "min", "last", "prod"),
+        default="mean",
+        help="how the scores of an answer's steps become one score (default: mean)",
+    )
     parser.add_argument("--strict-content", action="store_true", help="refuse messages that spell a special token")
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="what a bad record does")
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="whether a record that cannot be scored ends the run, or gets an error in the output (default: stop)",
+    )
     add_cluster_arguments(parser)
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    """Score a file and print the summary to stderr; skipped records were asked for, so they are no failure."""
+    """Score a file and print the summary to stderr. Returns 0, also where records were skipped, as the user asked."""
     from rmruntime.cluster.cli import cluster_options, run_on_cluster
     from rmruntime.commands.command import note
     from rmruntime.commands.engine_arguments import engine_options
@@ -66,8 +90,8 @@ def run_score(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `rmruntime` command; 2 for errors, 130 for Ctrl-C."""
-    stops = heeded(argv)
+    """Entry point of the `rmruntime` command; returns its exit status: 0, 2 for errors, 130 for Ctrl-C."""
+    stops = install_stop_signals(argv)
     from rmruntime.commands.command import run_command
     from rmruntime.errors import RewardModelError
 
@@ -78,7 +102,7 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     from functools import partial
 
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
-    from rmruntime.commands import progress_bars  # noqa: F401 # as above
+    from rmruntime.commands import progress_bars  # noqa: F401 # for the same reason
     from rmruntime.commands.command import CommandParser
     from rmruntime.version import __version__
 

@@ -1,25 +1,26 @@
 """The rule by which `auto`, or another general device name, chooses among the engines that can run a bundle here.
 
-An engine states facts, and this file names none. Of those whose weights fit into the free memory, the fastest is taken;
-where none fits, the one that takes least. Facts follow from the bundle, the options, the processor and the memory that
-is free when the model is loaded: the same machine in the same state gives the same engine.
+Of the engines whose weights fit into the free memory, the fastest is taken; where none fits, the one that needs least.
+Each engine reports its own facts, so this file names no engine. They depend on the bundle, the options, the processor
+and the memory that is free when the model is loaded: the same machine in the same state chooses the same engine.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rmruntime.options import shown_bytes
+from rmruntime.options import format_bytes
 
 NAMED = "it was asked for by name"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """What an engine would do with a graph, known without loading it.
+    """How an engine would run a graph, known without loading it.
 
-    `precision` is the arithmetic that would run. `speed` says about how fast: 1 for fp32 products on a CPU from packed
-    weights. `memory` is what the weights take of the host's memory, in bytes beyond the page cache; 0 where they lie on
-    a device of their own. `because` is a clause that says what the speed comes from, where that is not plain.
+    `precision` is the arithmetic that would run. `speed` is a rough relative speed: 1 for fp32 matrix products on a CPU
+    with weights packed in memory. `memory` is the host memory that the weights take, in bytes beyond the page cache; 0
+    where they are in a device's own memory. `because` is a clause with the reason for the speed; empty where none is
+    needed.
     """
 
     precision: str
@@ -30,7 +31,11 @@ class EngineFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An engine that can run the bundle here."""
+    """An engine that can run the bundle here.
+
+    >>> str(Candidate(name="ort_cpu", facts=EngineFacts(precision="fp32", speed=1.0, memory=4 * 10**9)))
+    'ort_cpu in fp32'
+    """
 
     name: str
     facts: EngineFacts
@@ -48,14 +53,16 @@ class Preference:
 
 
 def preferred(candidates: Sequence[Candidate], free: int, missing: Sequence[str] = ()) -> Preference:
-    """The engine to take where weights may have `free` bytes of memory; `candidates` has some, the first wins ties.
+    """The engine to take where `free` bytes of memory are left for weights; the first of `candidates` wins ties.
 
-    `missing` are engines that could be asked too, were they installed.
+    `candidates` must not be empty. `missing` names engines that are not installed, for the reason that is returned.
 
-    >>> slow = Candidate(name="slow", facts=EngineFacts(precision="fp32", speed=0.5, memory=0))
-    >>> fast = Candidate(name="fast", facts=EngineFacts(precision="fp32", speed=1.0, memory=2_000_000))
-    >>> preferred([slow, fast], free=1_000_000_000)
-    Preference(name='fast', reason='it is faster here than slow in fp32')
+    >>> small = Candidate(name="small", facts=EngineFacts(precision="bf16", speed=1.0, memory=2 * 10**9))
+    >>> fast = Candidate(name="fast", facts=EngineFacts(precision="bf16", speed=3.0, memory=4 * 10**9))
+    >>> preferred([small, fast], free=8 * 10**9).name
+    'fast'
+    >>> preferred([small, fast], free=3 * 10**9).reason
+    'fast in bf16, which is faster, needs 4.0 GB for its weights where 3.0 GB are free'
     """
     if len(candidates) == 1:
         return Preference(name=candidates[0].name, reason=_alone(missing))
@@ -79,7 +86,7 @@ def _alone(missing: Sequence[str]) -> str:
 
 
 def _needs(candidate: Candidate, free: int) -> str:
-    return f"needs {shown_bytes(candidate.facts.memory)} for its weights where {shown_bytes(free)} are free"
+    return f"needs {format_bytes(candidate.facts.memory)} for its weights where {format_bytes(free)} are free"
 
 
 def _faster(best: Candidate, others: Sequence[Candidate]) -> str:

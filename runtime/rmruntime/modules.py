@@ -1,7 +1,7 @@
-"""Modules that nothing imports by name: a package's own when they are first used, and those found in its folder.
+"""Modules that no code imports by name: those found in a package's folder, and those imported when first used.
 
-Importing a package takes no time then, so that a command handles signals before what it needs is imported. For the same
-reason this imports nothing else.
+A package with lazy names is imported in no time, so that a command handles Ctrl-C before its slow imports. For the same
+reason this module imports nothing else of the project.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ else:
 
 
 def discover(package: str, *contracts: Collection[str]) -> list[Any]:
-    """The modules in the folder of `package`, one a choice, in the order of their names.
+    """The modules in the folder of `package` (families, backends and the like, one per file), sorted by name.
 
-    Each must have every attribute of one of the `contracts`. Raises ModuleError, which names the file and what it
-    lacks.
+    Each must have every attribute that one of the `contracts` names. Raises ModuleError, which names the file and the
+    attributes that it lacks.
+
+    >>> import rmruntime.text.layouts
+    >>> [module.LAYOUT for module in discover("rmruntime.text.layouts", ("LAYOUT", "check", "lay_out"))][:2]
+    ['chat', 'graded_turns']
     """
     import pkgutil
 
@@ -54,12 +58,24 @@ def discover_values(package: str, name: str, *kinds: type[T]) -> list[T]:
 
 
 def is_choice(name: str) -> bool:
-    """Whether a file in a folder of choices is one, not a helper of theirs, nor `base`, which says what they are."""
+    """Whether the module `name` in such a folder is one of its choices: not a helper (`_name`), nor `base`.
+
+    >>> is_choice("openvino"), is_choice("_cuda_memory"), is_choice("base")
+    (True, False, False)
+    """
     return not name.startswith("_") and name != "base"
 
 
 def members(contract: type) -> tuple[str, ...]:
-    """What a module has that is a `contract`, a Protocol: its variables and functions."""
+    """The names of the variables and functions that a module must have to be a `contract`, which is a Protocol.
+
+    >>> from typing import Protocol
+    >>> class Contract(Protocol):
+    ...     NAME: str
+    ...     def load(self) -> None: ...
+    >>> members(Contract)
+    ('NAME', 'load')
+    """
     functions = [name for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]
     return (*contract.__annotations__, *functions)
 
@@ -76,7 +92,7 @@ def _check(module: ModuleType, package: str, contracts: Collection[Collection[st
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package; `homes` says in which of its modules a name is."""
+    """The `__getattr__` of a package whose names are imported when first used; `homes` maps a name to its module."""
     module = sys.modules[package]
 
     def find(name: str) -> Any:
@@ -91,7 +107,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 class _Package(ModuleType):
-    """Importing a module binds it in its package, over what the package itself has under that name."""
+    """A package whose public names win over submodules of the same name, which importing them would bind instead."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, ModuleType) and name in self.__dict__.get("__all__", ())):

@@ -1,6 +1,6 @@
-"""Checks the values of every options class in one way: by their annotations, and by the limits of its numbers.
+"""Checks the values of every options class: against the fields' annotations, and against limits for its numbers.
 
-Options come from people, so a value of any type may stand in any field, and each wrong one is told by its name.
+Options come from people, so any field may hold a value of any type; the message names the field that is wrong.
 """
 
 import numbers
@@ -15,7 +15,7 @@ from rmruntime.errors import OptionError
 
 
 class Limit(NamedTuple):
-    """The least and the most that a number may be, what it is in words, and why it may not be more."""
+    """The least and the most that a number may be; for messages, what is expected (`noun`) and why not more (`why`)."""
 
     least: float
     most: float
@@ -29,7 +29,7 @@ TOKENS = Limit(1, 1 << 40, why="more than any memory holds")
 COUNT = Limit(1, 1_000_000_000)
 
 Limits = Mapping[str, Limit]
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
 
 
 def check_fields(
@@ -37,13 +37,21 @@ def check_fields(
 ) -> None:
     """Raises `error` for a field of the dataclass `options` whose value its annotation or its limit does not allow.
 
-    `limits` are those of numbers, by field; `label` is what a field is called where people set it.
+    `limits` are those of numbers, by field; `label` turns a field's name into the name that people know it by.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Options:
+    ...     repeats: int
+    >>> check_fields(Options(repeats=0), {"repeats": COUNT}, label="--{}".format)
+    Traceback (most recent call last):
+    rmruntime.errors.OptionError: --repeats is 0, expected at least 1
     """
     hints = _hints(type(options))  # type: ignore[arg-type] # mypy takes no dataclass for Hashable
     for field in fields(options):
         name, value = field.name, getattr(options, field.name)
         if isinstance(value, numbers.Integral) and not isinstance(value, int):
-            value = int(value)  # numpy's whole numbers are welcome, and go no further: JSON has no word for them
+            value = int(value)  # numpy's integers are accepted, and become Python's, which JSON can hold
             object.__setattr__(options, name, value)
         check_value(label(name), value, hints[name], limits.get(name), error=error)
 
@@ -51,8 +59,11 @@ def check_fields(
 def check_value(
     name: str, value: object, hint: Any, limit: Limit | None = None, *, error: type[Exception] = OptionError
 ) -> None:
-    """The same for one value, which people call `name`, and the annotation `hint`."""
-    if not _fits(hint, value) or (limit is not None and _strays(value, limit)):
+    """Raises `error` for a value that the annotation `hint` or the limit does not allow; `name` is for the message.
+
+    >>> check_value("threads", 4, int, THREADS)
+    """
+    if not _fits(hint, value) or (limit is not None and _is_outside(value, limit)):
         raise error(f"{name} is {_shown(value)}, expected {_expected(hint, value, limit)}")
 
 
@@ -80,14 +91,14 @@ def _fits(hint: Any, value: object) -> bool:
     return isinstance(value, hint)
 
 
-def _strays(value: object, limit: Limit) -> bool:
-    """Whether a number, or one of several, is outside its limit; what is no number has none."""
+def _is_outside(value: object, limit: Limit) -> bool:
+    """Whether a number, or one of a list of numbers, is outside its limit; False for other values."""
     several = value if isinstance(value, (tuple, list)) else (value,)
     return not all(limit.least <= number <= limit.most for number in several if isinstance(number, (int, float)))
 
 
 def _expected(hint: Any, value: object, limit: Limit | None) -> str:
-    """What the annotation and the limit allow, in words; of a number's limits the one that `value` is beyond."""
+    """What the annotation and the limit allow, as a phrase; for a number, the limit that `value` is beyond."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         several = [_expected(choice, value, limit) for choice in arguments]
@@ -100,7 +111,7 @@ def _expected(hint: Any, value: object, limit: Limit | None) -> str:
         return f"a list, each {_expected(arguments[0], value[0] if value else value, limit)}"  # type: ignore[index]
     if origin is Mapping:
         return "names with their values"
-    word = _WORDS.get(hint) or f"a {hint.__name__}"
+    word = _TYPE_NAMES.get(hint) or f"a {hint.__name__}"
     return _number(value, limit, word) if limit and hint in (int, float) else word
 
 

@@ -1,4 +1,4 @@
-"""How to score and on which engine, as frozen values passed whole; and sizes as people write them: 5GB, 2GiB."""
+"""The options of scoring and of the engine, as frozen dataclasses; and sizes in bytes as people write them (5GB)."""
 
 import re
 from collections.abc import Callable
@@ -19,10 +19,14 @@ PRECISIONS = get_args(Precision)
 class ScoreOptions:
     """Options of `RewardModel.score` and `rmexport score`.
 
-    `truncate` says which side loses tokens of an over-long sequence; None makes it an error. `max_length` lowers the
-    bundle's own limit, in tokens. `aggregate` makes one value of step scores. `strict_content` refuses messages that
-    spell a special token. `max_batch_tokens` bounds the tokens computed in one pass, after prefix sharing; None is the
-    engine's own choice.
+    `truncate` is the side on which an over-long sequence loses tokens; None makes it an error. `max_length` lowers the
+    bundle's own limit, in tokens. `aggregate` is how the scores of steps become one. `strict_content` refuses messages
+    that spell a special token. `max_batch_tokens` bounds the tokens computed in one pass, after prefix sharing; None is
+    the engine's own choice.
+
+    >>> ScoreOptions(max_length=0)
+    Traceback (most recent call last):
+    rmruntime.errors.OptionError: max_length is 0, expected at least 1 or None
     """
 
     truncate: Literal["left", "right"] | None = None
@@ -38,14 +42,20 @@ class ScoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Options of `RewardModel.load`: the engine that computes, and with what.
+    """Options of `RewardModel.load`: the engine that computes, and its settings.
 
-    `device` is auto, cpu, cuda, cuda:1, or a backend's name; several, with commas between, run one stage after another.
-    `stage_memory`, bytes or "auto" (half of the memory there is), has one device run the stages in turn, holding no
-    more weights than that. `precision` "auto" is the engine's best that has no fewer mantissa bits than the bundle's
-    dtype; otherwise that arithmetic or an error. `dialect` names the graph to run, where an engine reads several; None:
-    the engine's best. `check` "full" hashes the weights, and compiled engines. `threads` 0 lets the engine decide.
-    `memory_limit`, bytes, is what the weights should stay under.
+    - `device`: auto, cpu, cuda, cuda:1, or a backend's name. Several, separated by commas, share the bundle's stages.
+    - `stage_memory`: run the bundle's stages in turn on one device, with at most this many bytes of weights loaded at a
+      time; "auto" is half of the available memory.
+    - `precision`: the arithmetic, which the engine must have; "auto" is the engine's fastest that has no fewer mantissa
+      bits than the bundle's dtype.
+    - `dialect`: the graph to run, where an engine reads several; None is the engine's best.
+    - `check`: "full" hashes the weights and compiled engines before they are used.
+    - `threads`: 0 lets the engine decide.
+    - `memory_limit`: bytes that the weights should stay under.
+
+    >>> EngineOptions(device="cuda:0, cuda:1").devices
+    ('cuda:0', 'cuda:1')
     """
 
     device: str = "auto"
@@ -63,7 +73,7 @@ class EngineOptions:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Each of the devices."""
+        """The names in `device`, which commas separate."""
         return tuple(part.strip() for part in self.device.split(","))
 
     @property
@@ -73,17 +83,17 @@ class EngineOptions:
 
     @property
     def device_index(self) -> int:
-        """The number behind the colon, 0 without one."""
+        """The number after the colon in `device`, 0 without one."""
         number = self.device.partition(":")[2]
         return int(number) if is_index(number) else 0
 
     @property
     def stages_in_turn(self) -> bool:
-        """Whether one device runs the stages, in turn."""
+        """Whether one device runs the stages in turn."""
         return self.stage_memory is not None
 
     def unstaged(self) -> "EngineOptions":
-        """The same for a graph that is loaded whole."""
+        """These options without `stage_memory`, for a graph that is loaded whole."""
         return replace(self, stage_memory=None)
 
 
@@ -91,10 +101,18 @@ Holder = TypeVar("Holder")
 
 
 def takes_engine_fields(error: type[Exception] = OptionError) -> Callable[[type[Holder]], type[Holder]]:
-    """For options that hold an `engine`: its fields may be given, and read, as if they were theirs.
+    """A class decorator for options with a field `engine`: the engine's fields may be given and read directly.
 
-    `FileOptions(input="a", threads=4)` is `FileOptions(input="a", engine=EngineOptions(threads=4))`. A wrong value
-    given so raises `error`.
+    A wrong value of such a field raises `error`.
+
+    >>> @takes_engine_fields()
+    ... @dataclass(frozen=True, kw_only=True)
+    ... class FileOptions:
+    ...     input: str
+    ...     engine: EngineOptions
+    >>> options = FileOptions(input="a.jsonl", threads=4)
+    >>> options.engine.threads, options.threads
+    (4, 4)
     """
     names = [field.name for field in fields(EngineOptions)]
 
@@ -120,7 +138,11 @@ def takes_engine_fields(error: type[Exception] = OptionError) -> Callable[[type[
 
 
 def is_index(text: str) -> bool:
-    """Whether `text` is the number of a device: decimal, and none that no machine has."""
+    """Whether `text` can be the number of a device: decimal, of at most five digits.
+
+    >>> is_index("1"), is_index("one")
+    (True, False)
+    """
     return text.isdecimal() and len(text) < 6
 
 
@@ -133,7 +155,11 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes. Raises ValueError for anything that is no positive size."""
+    """The number of bytes that a text such as "500MB" means. Raises ValueError for anything but a positive size.
+
+    >>> parse_bytes("2.5GB"), parse_bytes("2GiB")
+    (2500000000, 2147483648)
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * _UNITS.get(found[2].upper(), 0)) if found else 0
     if size <= 0:
@@ -141,8 +167,12 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def shown_bytes(size: int) -> str:
-    """A size for messages, in the unit that shows it: 12.3 GB, 2.1 MB, 400 bytes."""
+def format_bytes(size: int) -> str:
+    """A size in bytes for messages, in a unit that suits it.
+
+    >>> format_bytes(12_300_000_000), format_bytes(400)
+    ('12.3 GB', '400 bytes')
+    """
     for unit, one in (("GB", 10**9), ("MB", 10**6)):
         if size >= one // 10:
             return f"{size / one:.1f} {unit}"

@@ -106,9 +106,9 @@ CASES: list[tuple[Any, Any, dict[str, Any], str, str]] = [
      "openvino in bf16, which is faster, needs 16.0 GB for its weights where 12.0 GB are free"),
     # What ort-cpu would pack does not fit, and openvino's weights do.
     ((4e9, "fp32"), {"bf16": False, "free": 20}, {}, "openvino in fp32",
-     "it is faster here than ort-cpu in fp32: ort-cpu has no room for 16.0 GB of packed weights"),
+     "it is faster here than ort-cpu in fp32: ort-cpu lacks memory for 16.0 GB of packed weights"),
     ((8e9, "bf16", "int8"), {"bf16": False, "free": 20}, {}, "openvino in fp32",
-     "it is faster here than ort-cpu in fp32: ort-cpu has no room for 32.0 GB of packed weights"),
+     "it is faster here than ort-cpu in fp32: ort-cpu lacks memory for 32.0 GB of packed weights"),
     ((8e9, "bf16", "int8"), {"bf16": False, "free": 60}, {}, "ort-cpu in fp32", "it is faster here"),
     # openvino would widen all weights and then pack them; ort-cpu reads them where they are.
     ((8e9, "bf16"), {"bf16": False, "free": 22}, {}, "ort-cpu in fp32",

@@ -362,7 +362,7 @@ def test_operators_of_others(bundle: Path, domain: str, op_type: str) -> None:
 def test_a_graph_in_another_format(bundle: Path) -> None:
     for name in graph_names(bundle):
         rewrite_file(bundle, name, b"<?xml version='1.0'?><net name='x' version='11'><layers/></net>")
-    assert "it is no ONNX model" in refused(bundle)
+    assert "it is not an ONNX model" in refused(bundle)
 
 
 def _pipe(path: Path) -> None:

@@ -1,6 +1,7 @@
-"""What `rmexport bench` compares with, one file each, found by their NAME; a file here is named nowhere else.
+"""The contestants of `rmexport bench`, one file each, found by their NAME; no other code names a file in this folder.
 
-Each runs in a process and, where the user says so, a Python of its own: rmexport.bench.worker.scorer has the contract.
+Each runs in a process of its own and, where the user gives one, in another Python. rmexport.bench.worker.scorer
+defines what a module must have.
 """
 
 from functools import cache
@@ -13,10 +14,18 @@ from rmruntime.modules import discover, members
 
 @cache
 def peers() -> dict[str, PeerModule]:
-    """Every peer module by NAME."""
+    """Every peer module by NAME.
+
+    >>> sorted(peers())[:2]
+    ['bundle', 'optimum-intel']
+    """
     return {module.NAME: module for module in discover(__name__, members(PeerModule))}
 
 
 def file_of(module: Any) -> Path:
-    """The source of a peer module, which the worker reads."""
+    """The file of a peer module, which the contestant's process imports.
+
+    >>> file_of(peers()["bundle"]).name
+    'bundle.py'
+    """
     return Path(module.__file__)

@@ -1,4 +1,4 @@
-"""A bundle through rmruntime: ours, and with `bundle:PATH` any other one; the only contestant given whole records."""
+"""A bundle, run by rmruntime: ours, and with `bundle:PATH` any other; the only contestant that gets whole records."""
 
 import importlib
 import threading
@@ -30,14 +30,14 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
 
 
 class PartClock:
-    """Seconds by part; a part that runs inside another is taken out of it."""
+    """Measures the seconds of each part; the time of a part that runs inside another counts for the inner one only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._inside = threading.local()  # tokenization may run on a thread of its own
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, its time counted as `part`."""
+        """The function `call`, with its time counted for `part`."""
 
         def timed_call(*args: Any, **kwargs: Any) -> Any:
             before = getattr(self._inside, "seconds", 0.0)
@@ -54,7 +54,7 @@ class PartClock:
 
 
 class Watched:
-    """An object some of whose methods are timed."""
+    """An object with timers around some of its methods: `parts` maps a method's name to its part."""
 
     def __init__(self, target: Any, clock: PartClock, parts: Mapping[str, str]) -> None:
         self._target = target
@@ -65,7 +65,7 @@ class Watched:
 
 
 class BundleScorer:
-    """Scores records; says where the time went."""
+    """Scores records, and reports the time of each part."""
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         self._model, self._clock = model, PartClock()
@@ -98,7 +98,7 @@ class BundleScorer:
 
 
 def watch(model: Any, clock: PartClock) -> None:
-    """Put timers around the parts of a RewardModel: in this process alone, and none of its own code changes."""
+    """Put timers around the parts of a RewardModel, in this process only; the runtime's own code has none."""
     name = "_request_tokenizer" if hasattr(model, "_request_tokenizer") else "_encoder"  # as older versions have it
     encoder = getattr(model, name)
     encoder._tokenizer = Watched(encoder._tokenizer, clock, {"encode_batch": "tokenize"})
@@ -116,9 +116,18 @@ def watch(model: Any, clock: PartClock) -> None:
 
 
 def values_of(result: Any, number: int = 0) -> list[float]:
-    """The scores of record `number`, one per sequence. Raises its error, and ValueError where it has no score."""
+    """The scores of the record number `number`, one per sequence.
+
+    Raises the record's own error, and ValueError where it has no score.
+
+    >>> from types import SimpleNamespace
+    >>> values_of(SimpleNamespace(value=0.5, steps=None)), values_of(SimpleNamespace(value=0.5, steps=(0.25, 0.75)))
+    ([0.5], [0.25, 0.75])
+    """
     if isinstance(result, Exception):
         raise type(result)(f"record {number}: {result}") from result
     if result.value is None:
-        raise ValueError("this bundle defines no single score (a classifier of several labels): export --score-label")
+        raise ValueError(
+            "this bundle defines no single score (its classifier has several labels); export it with --score-label"
+        )
     return list(result.steps) if result.steps is not None else [result.value]

@@ -15,7 +15,7 @@ HEADS = ("sequence_classification",)
 
 
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
-    """The classifier in `dtype`; its first passes compile."""
+    """The classifier in `dtype`; its first passes are slow, because they compile."""
     torch: Any = importlib.import_module("torch")
     model = load_classifier(folder, dtype, threads, options)
     pad_id = pad_id_of(model, options)

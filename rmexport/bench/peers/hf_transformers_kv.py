@@ -1,4 +1,4 @@
-"""transformers as an expert writes it for best-of-N: the common prefix of a request once, its KV cache repeated."""
+"""transformers as an expert uses it for best-of-N: computes the common prefix once, and repeats its KV cache."""
 
 import importlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "transformers")
 DISTRIBUTIONS = ("torch", "transformers")
 DTYPES = ("bf16", "fp32", "fp16")
 HEADS = ("sequence_classification",)
-WORTH_CACHING = 16  # tokens of a prefix: below that a second call costs more than it saves
+WORTH_CACHING = 16  # tokens; for a shorter prefix the second call costs more than it saves
 
 
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
@@ -56,7 +56,7 @@ class PrefixScorer:
         pass
 
     def _score_group(self, sequences: Sequence[Sequence[int]]) -> tuple[list[float], int]:
-        """Scores, and the tokens computed for them."""
+        """The scores of sequences with a common prefix, and how many tokens were computed for them."""
         length = prefix_length(sequences)
         with self._torch.inference_mode():
             prefix = self._torch.tensor([sequences[0][:length]], device=self._model.device)
@@ -81,7 +81,11 @@ class PrefixScorer:
 
 
 def prefix_length(sequences: Sequence[Sequence[int]]) -> int:
-    """Tokens that all begin with, leaving every sequence at least one of its own; 0 for a lone sequence."""
+    """How many tokens all sequences have in common at their beginning, without the last token of any; 0 for one alone.
+
+    >>> prefix_length([[5, 6, 7], [5, 6, 8, 9]]), prefix_length([[5, 6, 7]])
+    (2, 0)
+    """
     if len(sequences) < 2:
         return 0
     first, last = (
@@ -96,7 +100,7 @@ def prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def repeated(cache: Any, count: int) -> Any:
-    """A copy of the cache for `count` rows: the forward pass appends to what it is given."""
+    """A copy of the cache for `count` rows; a copy, because the forward pass appends to the cache that it gets."""
     import copy
 
     own = copy.deepcopy(cache)

@@ -18,7 +18,7 @@ HINTS = {"bf16": "bf16", "fp32": "f32"}
 
 
 def prepare(folder: str, options: LoadOptions) -> str:
-    """The folder with the exported model; optimum's own compression to int8 of large models is switched off."""
+    """Export the classifier, unless an earlier run did; returns its folder. Optimum's int8 of large models is off."""
     intel: Any = importlib.import_module("optimum.intel")
 
     def export(target: Path) -> None:

@@ -17,7 +17,7 @@ HEADS = ("sequence_classification",)
 
 
 def prepare(folder: str, options: LoadOptions) -> str:
-    """The folder with the exported model."""
+    """Export the classifier to ONNX, unless an earlier run did; returns its folder."""
     optimum: Any = importlib.import_module("optimum.onnxruntime")
 
     def export(target: Path) -> None:
@@ -27,7 +27,7 @@ def prepare(folder: str, options: LoadOptions) -> str:
 
 
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
-    """The exported model."""
+    """The exported classifier, in fp32."""
     torch: Any = importlib.import_module("torch")
     optimum: Any = importlib.import_module("optimum.onnxruntime")
     session = importlib.import_module("onnxruntime").SessionOptions()

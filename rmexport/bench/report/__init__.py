@@ -1,4 +1,4 @@
-"""Pages of `rmexport bench`: the JSON report as a table for the terminal, plots, and one self-contained HTML page."""
+"""Shows the report of `rmexport bench`: as a table for the terminal, as plots, and as one self-contained HTML page."""
 
 from rmexport.bench.report.reading import read_report
 from rmexport.bench.report.text_table import table

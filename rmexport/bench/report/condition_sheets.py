@@ -1,4 +1,4 @@
-"""The page's tables of what the figures rest on: machine, bundle, workload, load, software and commands."""
+"""The page's tables of the conditions of a run: machine, bundle, workload, settings, contestants and software."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,21 @@ _RAW = ("samples", "repeats")  # per-request samples, which only report.json hol
 
 
 def condition_sheets(report: Report) -> list[Sheet]:
-    """Every table of conditions that has a row."""
-    made = (machine(report), bundle(report), workload(report), settings(report), how(report), software(report))
+    """Every table of conditions that has a row.
+
+    >>> [sheet.title for sheet in condition_sheets({"machine": {"cpu": "EPYC"}})]
+    ['Machine', 'Run']
+    """
+    made = (machine(report), bundle(report), workload(report), settings(report), setups(report), software(report))
     return [sheet for sheet in made if sheet.rows]
 
 
 def machine(report: Report) -> Sheet:
-    """Hardware, system, its load, and its measured Gemm peak."""
+    """The table of the machine: hardware, system, load, and the measured peak of matrix products.
+
+    >>> [cell.text for cell in machine({"machine": {"cpu": "EPYC", "cores": 2}}).rows[0]]
+    ['CPU', 'EPYC']
+    """
     m = at(report, "machine")
     facts = [
         ("CPU", text(m, "cpu")),
@@ -35,7 +43,11 @@ def machine(report: Report) -> Sheet:
 
 
 def peaks(report: Report) -> list[Mapping[str, Any]]:
-    """The measured Gemm peaks: the list, or else the single one."""
+    """The report's measured peaks of matrix products: `gemm_peaks`, or else the single `gemm_peak`.
+
+    >>> peaks({"gemm_peak": {"dtype": "bf16"}})
+    [{'dtype': 'bf16'}]
+    """
     single = at(report, "gemm_peak")
     return records(report, "gemm_peaks") or ([single] if isinstance(single, Mapping) else [])
 
@@ -48,7 +60,11 @@ def _peak(peak: Mapping[str, Any]) -> str:
 
 
 def bundle(report: Report) -> Sheet:
-    """The model: names, sizes, hash and where it came from."""
+    """The table of the bundle: name, hash, sizes and source.
+
+    >>> [cell.text for cell in bundle({"bundle": {"parameters": 8.03e9}}).rows[0]]
+    ['parameters', '8.03B']
+    """
     b = at(report, "bundle")
     facts = [
         ("name", text(b, "name")),
@@ -64,7 +80,11 @@ def bundle(report: Report) -> Sheet:
 
 
 def workload(report: Report) -> Sheet:
-    """The conversations: hash, seed, size, how much they share."""
+    """The table of the workload: name, hash, seed, sizes, and the share of tokens in shared prefixes.
+
+    >>> [cell.text for cell in workload({"workload": {"tokens": 4096}}).rows[0]]
+    ['tokens', '4,096']
+    """
     w = at(report, "workload")
     lengths = [
         f"{p} {figure(v)}" for p in ("min", "p50", "mean", "p90", "max") if (v := at(w, "lengths", p)) is not None
@@ -85,7 +105,11 @@ def workload(report: Report) -> Sheet:
 
 
 def settings(report: Report) -> Sheet:
-    """The rules of the run."""
+    """The table of the run: when, how long, and its options.
+
+    >>> [cell.text for cell in settings({"settings": {"repeats": 3}}).rows[1]]
+    ['repeats', '3']
+    """
     s = at(report, "settings")
     named = {
         "warmup": "requests of a warm-up window, not counted",
@@ -107,8 +131,12 @@ def settings(report: Report) -> Sheet:
     return facts_sheet("Run", [*facts, *known, *others])
 
 
-def how(report: Report) -> Sheet:
-    """How each contestant was set up."""
+def setups(report: Report) -> Sheet:
+    """The table of the contestants: precision, settings and error message.
+
+    >>> [cell.text for cell in setups({"contestants": [{"name": "rmexport", "precision": "bf16"}]}).rows[0]]
+    ['rmexport', 'bf16', '–', '–']
+    """
     rows = tuple(
         (name_cell(c), text_cell(text(c.record, "precision")), long_cell(text(c.record, "settings")),
          long_cell(text(c.record, "message")))
@@ -119,7 +147,11 @@ def how(report: Report) -> Sheet:
 
 
 def software(report: Report) -> Sheet:
-    """One row per contestant, one column per package."""
+    """The table of package versions: one row per contestant, one column per package.
+
+    >>> software({"contestants": [{"name": "rmexport", "versions": {"numpy": "2.4"}}]}).columns
+    ('contestant', 'Python', 'numpy')
+    """
     found = contestants(report)
     packages = sorted({p for c in found for p in at(c.record, "versions") or {}})
     rows = tuple(
@@ -135,7 +167,11 @@ def software(report: Report) -> Sheet:
 
 
 def flat(record: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested objects as dotted names and values."""
+    """The values of nested objects, each with its dotted name.
+
+    >>> flat({"source": {"repo": "org/model"}, "files": ["a", "b"]})
+    [('source.repo', 'org/model'), ('files', 'a b')]
+    """
     found: list[tuple[str, str]] = []
     for key, value in record.items() if isinstance(record, Mapping) else ():
         if isinstance(value, Mapping):
@@ -146,7 +182,11 @@ def flat(record: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def without_samples(report: Any) -> Any:
-    """The report without its per-request samples, for the page's last section."""
+    """The report without its per-request samples, for the page's last section.
+
+    >>> without_samples({"rate": 2.0, "samples": [[0.0, 0.5]]})
+    {'rate': 2.0}
+    """
     if isinstance(report, Mapping):
         kept = {key: value for key, value in report.items() if key not in _RAW or not isinstance(value, list)}
         return {key: without_samples(value) for key, value in kept.items()}
@@ -154,7 +194,11 @@ def without_samples(report: Any) -> Any:
 
 
 def fields_text(report: Report) -> str:
-    """The report as indented JSON, without samples."""
+    """The report as indented JSON, without its samples.
+
+    >>> fields_text({"seconds": 1.5, "repeats": []})
+    '{\\n "seconds": 1.5\\n}'
+    """
     return json.dumps(without_samples(report), indent=1, ensure_ascii=False)
 
 

@@ -31,7 +31,7 @@ MARKERS = (
     "X",
     "*",
 )  # a second mark, for colour-blind readers and more than eight contestants
-# The parts of the time are no contestants and have colours of their own.
+# Colours of the parts of the time, which differ from those of contestants.
 PART_COLOURS = {
     "template": "#332288",
     "tokenize": "#44aa99",
@@ -73,7 +73,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Width of a plot in inches at 9 points of text, and whether panels lie below each other."""
+    """A format of a plot: its width in inches, at 9 points of text, and whether its panels are below each other."""
 
     name: str
     width: float
@@ -85,7 +85,7 @@ NARROW = Shape(name="narrow", width=3.5, narrow=True)  # a phone in portrait
 
 
 def require_matplotlib() -> None:
-    """Raises ReportError, with what to install, where matplotlib is missing."""
+    """Raises ReportError, which says what to install, where matplotlib is missing."""
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401 # asked for, not used
@@ -98,7 +98,7 @@ def require_matplotlib() -> None:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Inside, figures are made in the report's style; matplotlib's own settings come back afterwards."""
+    """A context in which figures have the report's style; matplotlib's own settings are restored afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
@@ -108,7 +108,7 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(shape: Shape, height: float) -> "Figure":
-    """An empty figure of the shape's width and `height` inches."""
+    """An empty figure of the shape's width and of `height` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -118,17 +118,25 @@ def new_figure(shape: Shape, height: float) -> "Figure":
 
 
 def colour(place: int) -> str:
-    """The colour of the contestant in `place`."""
+    """The colour of the contestant with the place `place`.
+
+    >>> colour(0), colour(8)
+    ('#0072b2', '#0072b2')
+    """
     return PALETTE[place % len(PALETTE)]
 
 
 def marker(place: int) -> str:
-    """The marker of the contestant in `place`; differs from that of the contestant whose colour is the same."""
+    """The marker of the contestant with the place `place`; contestants of one colour have different markers.
+
+    >>> marker(0), marker(8)
+    ('o', 's')
+    """
     return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
 
 def bar_axes(axes: "Axes", label: str) -> None:
-    """Axes of horizontal bars, the first on top: names stand above the bars, so there is no y axis."""
+    """Set axes up for horizontal bars, the first on top, without a y axis: names are written above the bars."""
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -137,23 +145,24 @@ def bar_axes(axes: "Axes", label: str) -> None:
 
 
 def group_name(axes: "Axes", y: float, name: str) -> None:
-    """A name above a bar whose upper edge is at `y`."""
+    """Write a name above a bar whose upper edge is at `y`."""
     transform = axes.get_yaxis_transform()
     text = axes.text(0.0, y, name, transform=transform, ha="left", va="bottom", fontweight="bold")
     text.set_in_layout(False)  # a long name must not squeeze the bars
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as PNG on white, 150 pixels per inch."""
+    """The figure as a PNG with a white background, 150 pixels per inch."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
     return out.getvalue()
 
 
 def inline_svg(figure: "Figure", name: str, label: str) -> str:
-    """The figure as an <svg> element for the page; colours are CSS variables, so that it follows the theme.
+    """The figure as an <svg> element for the page; its colours are CSS variables, so that it follows the theme.
 
-    `name` makes its ids unique on the page; `label`, which is escaped here, is what a screen reader says.
+    `name` makes its ids unique on the page; `label`, which is escaped here, is the text for screen readers. Raises
+    ReportError for an SVG of an unknown form.
     """
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -171,7 +180,11 @@ def inline_svg(figure: "Figure", name: str, label: str) -> str:
 
 
 def theme_variables(*, dark: bool) -> Mapping[str, str]:
-    """CSS variables of the contestants and the parts of the time, by name without the leading dashes."""
+    """The CSS variables with the colours of contestants and of the parts of the time, by name without leading dashes.
+
+    >>> theme_variables(dark=False)["c0"]
+    '#0072b2'
+    """
     palette, parts = (DARK_PALETTE, DARK_PART_COLOURS) if dark else (PALETTE, PART_COLOURS)
     return {f"c{i}": c for i, c in enumerate(palette)} | {f"part-{name}": c for name, c in parts.items()}
 

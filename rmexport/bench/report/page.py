@@ -1,4 +1,4 @@
-"""The report as one HTML page: no scripts, no files beside it, readable in light and dark."""
+"""The report as one HTML page, without scripts or other files, in a light and a dark theme."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -26,7 +26,7 @@ _DARK = {
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPlot:
-    """A plot as two <svg> elements, for wide and for narrow screens."""
+    """A plot as two <svg> elements, for wide and for narrow screens; `file` is the stem of its PNG."""
 
     file: str
     title: str
@@ -37,7 +37,7 @@ class DrawnPlot:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A scenario's headline."""
+    """A scenario's headline on the page: its ratio, and what it is compared with."""
 
     scenario: str
     ratio: str
@@ -47,7 +47,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that the template shows; every plain text is escaped there."""
+    """Everything that the page's template shows; it escapes every plain text."""
 
     title: str
     css: Markup
@@ -64,11 +64,15 @@ class Page:
 
 
 def html(report: Report, plots: list[DrawnPlot]) -> str:
-    """The page's text."""
+    """The HTML of the page.
+
+    >>> html({"bundle": {"name": "reward"}}, []).splitlines()[0]
+    '<!DOCTYPE html>'
+    """
     name = text(report, "bundle", "name") or "unnamed bundle"
     page = Page(
         title=f"rmexport bench: {name}",
-        css=Markup(style()),  # our own file
+        css=Markup(style()),  # not escaped: it comes from this package
         name=name,
         facts=facts(report),
         notices=notices(report),
@@ -91,7 +95,11 @@ def html(report: Report, plots: list[DrawnPlot]) -> str:
 
 
 def facts(report: Report) -> str:
-    """One line on model, machine, workload and time."""
+    """One line with model, machine, workload and time.
+
+    >>> facts({"bundle": {"model_type": "qwen3"}, "machine": {"cores": 2}})
+    'qwen3 · 2 cores'
+    """
     bundle, machine, workload = at(report, "bundle"), at(report, "machine"), at(report, "workload")
     words = (
         text(bundle, "model_type"),
@@ -107,7 +115,11 @@ def facts(report: Report) -> str:
 
 
 def style() -> str:
-    """The style sheet: colours of both themes, then the rules."""
+    """The style sheet: the colours of both themes, then the rules of page.css.
+
+    >>> style().splitlines()[0][:32]
+    ':root { color-scheme: light dark'
+    """
     light = _block({**_LIGHT, **theme_variables(dark=False)})
     dark = _block({**_DARK, **theme_variables(dark=True)})
     swatches = "\n".join(f".swatch.c{i} {{ background: var(--c{i}); }}" for i in range(len(PALETTE)))

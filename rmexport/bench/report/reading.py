@@ -1,4 +1,4 @@
-"""Reads report.json back, for `--from-json`."""
+"""Reads and checks report.json, for `--from-json`."""
 
 import json
 from collections.abc import Mapping
@@ -28,23 +28,24 @@ def read_report(path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise ReportError(f"{path} cannot be read: {error.strerror}") from error
+        raise ReportError(f"{path} cannot be read: {error.strerror}; give the report.json of an earlier run") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(
             f"{path} is not valid JSON ({error}); expected the report.json of `rmexport bench`"
         ) from error
     if not isinstance(data, dict):
-        raise ReportError(
-            f"{path} holds a JSON {type(data).__name__}, expected the object that `rmexport bench` writes"
-        )
+        raise ReportError(f"{path} holds a JSON {type(data).__name__}, expected the report.json of `rmexport bench`")
     check_version(data, str(path))
     if found := faults(data):
-        raise ReportError(f"{path} is not a report of `rmexport bench`: {'; '.join(found)}")
+        raise ReportError(f"{path} is not a report of `rmexport bench`: {'; '.join(found)}; measure again")
     return data
 
 
 def check_version(report: Report, name: str) -> None:
-    """Raises ReportError unless the report has the schema version that is known here."""
+    """Raises ReportError unless the report has this version's schema; `name` is the report's, for the message.
+
+    >>> check_version({"schema_version": 1}, "report.json")
+    """
     version = report.get("schema_version")
     if version == SCHEMA_VERSION and not isinstance(version, bool):
         return
@@ -54,11 +55,15 @@ def check_version(report: Report, name: str) -> None:
         raise ReportError(
             f"{name} has schema_version {version}, this rmexport reads {SCHEMA_VERSION}; use the rmexport that wrote it"
         )
-    raise ReportError(f"{name} has schema_version {version!r}, expected {SCHEMA_VERSION}")
+    raise ReportError(f"{name} has schema_version {version!r}, expected {SCHEMA_VERSION}; measure again")
 
 
 def faults(report: Report) -> list[str]:
-    """Faults for which `report` cannot be drawn, each as a clause; empty for a good one."""
+    """The faults for which a report cannot be drawn, each as a clause; empty for a valid report.
+
+    >>> faults({"complete": True, "machine": {}, "bundle": {}, "settings": {}, "workload": {}})
+    ["'contestants' is missing"]
+    """
     found = []
     for key, kinds in _NEEDED.items():
         if key not in report:

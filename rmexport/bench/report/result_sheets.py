@@ -1,4 +1,4 @@
-"""The page's tables of what was measured: one per scenario, the time's parts, scores, start and memory."""
+"""The page's tables of results: one per scenario, the parts of the time, scores, cold start and memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,11 @@ _NEEDS = {"p99": 100, "p99.9": 1000}
 
 
 def result_sheets(report: Report) -> list[Sheet]:
-    """Every table of results that has a row."""
+    """Every table of results that has a row.
+
+    >>> [sheet.title for sheet in result_sheets({"contestants": [{"name": "rmexport", "status": "ok"}]})]
+    ['Scores', 'Cold start and memory']
+    """
     made = (
         single_stream(report),
         server(report),
@@ -44,7 +48,12 @@ def result_sheets(report: Report) -> list[Sheet]:
 
 
 def ratio_column(report: Report, scenario: str) -> tuple[str, dict[str, str]]:
-    """The head of a column of ratios, and each contestant's."""
+    """The head of the scenario's column of ratios, and the ratio of each contestant by name.
+
+    >>> record = {"scenario": "offline", "measure": "tokens_per_s", "contestant": "vllm", "ratio": 2.0}
+    >>> ratio_column({"comparisons": [record]}, "offline")
+    ('ratio by tokens/s', {'vllm': '2.00×'})
+    """
     found = main_comparisons(report, scenario)
     measure = next((measure_text(c.measure) for c in found.values()), "")
     return f"ratio by {measure}" if measure else "ratio", {n: ratio_text(c.ratio) for n, c in found.items()}
@@ -55,13 +64,17 @@ def _ratio(contestant: Contestant, ratios: Mapping[str, str]) -> Cell:
 
 
 def percentile_cells(latency: Any) -> list[Cell]:
-    """p50 to p99.9 of a STATS object; those with too few samples get a star."""
+    """Cells with p50 to p99.9 of a latency's statistics; percentiles of too few samples get a star.
+
+    >>> [cell.text for cell in percentile_cells({"count": 64, "p50": 12.0, "p99": 20.0})]
+    ['12.0', '–', '–', '20.0*', '–*']
+    """
     count = number(latency, "count") or 0
     return [number_cell(figure(at(latency, p)) + ("*" if 0 < count < _NEEDS.get(p, 0) else "")) for p in PERCENTILES]
 
 
 def single_stream(report: Report) -> Sheet:
-    """Latency in ms of one request at a time."""
+    """The table of the scenario single-stream: latency of one request at a time, in ms."""
     head, ratios = ratio_column(report, "single-stream")
     rows = tuple(
         (
@@ -86,7 +99,7 @@ def single_stream(report: Report) -> Sheet:
 
 
 def server(report: Report) -> Sheet:
-    """Every load point of every contestant."""
+    """The table of the scenario server: every rate of every contestant."""
     rows = []
     for contestant, scenario in with_scenario(report, "server"):
         knee = knee_point(scenario)
@@ -128,7 +141,7 @@ def _slo(report: Report) -> str:
 
 
 def offline(report: Report) -> Sheet:
-    """Throughput of the whole workload at once."""
+    """The table of the scenario offline: throughput of the whole workload at once."""
     head, ratios = ratio_column(report, "offline")
     rows = tuple(
         (
@@ -151,7 +164,7 @@ def offline(report: Report) -> Sheet:
 
 
 def split(report: Report) -> Sheet:
-    """The parts of the time, where a contestant reports them."""
+    """The table of the parts of the time, for contestants that report them."""
     rows = tuple(
         (
             name_cell(s.contestant),
@@ -171,7 +184,7 @@ def split(report: Report) -> Sheet:
 
 
 def scores(report: Report) -> Sheet:
-    """Parity: whether all contestants computed the same scores in this run."""
+    """The table of scores: how well each contestant's agree with the reference's, in the same run."""
     rows = tuple(
         (
             name_cell(c),
@@ -190,7 +203,11 @@ def scores(report: Report) -> Sheet:
 
 
 def score_cell(report: Report, contestant: Contestant) -> Cell:
-    """The parity flag."""
+    """The cell that tells whether a contestant's scores are the same as the reference's.
+
+    >>> score_cell({}, Contestant(name="vllm", place=1, record={"parity": {"same": False}})).text
+    'WRONG SCORES'
+    """
     if contestant.same_scores is None:
         return Cell(text="reference" if contestant.name in reference_names(report) else "not compared")
     same = contestant.same_scores
@@ -208,7 +225,7 @@ def _flipped(contestant: Contestant) -> str:
 
 
 def start(report: Report) -> Sheet:
-    """Cold start and memory of every contestant, also of those that failed."""
+    """The table of cold start and memory of every contestant, also of those that failed."""
     rows = tuple(
         (
             name_cell(c),
@@ -234,7 +251,7 @@ def start(report: Report) -> Sheet:
 
 
 def warm_up(report: Report) -> Sheet:
-    """The figures of the warm-up, where the report has them: it ends when two successive figures agree."""
+    """The table of the warm-up, which ends when two successive figures agree."""
     rows = tuple(
         (
             name_cell(c),

@@ -1,4 +1,4 @@
-"""Tables of the page as plain values, between the report and the template."""
+"""The page's tables as plain values, which the template turns into HTML."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Kind = Literal["text", "long", "number", "good", "bad"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell; `place` puts the colour of that contestant before the text."""
+    """One cell of a table; `place` shows the colour of that contestant before the text."""
 
     text: str
     kind: Kind = "text"
@@ -20,7 +20,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """One table: a title, column names, rows of as many cells, and notes on the figures."""
+    """One table: a title, column names, rows with one cell per column, and a note on its figures."""
 
     title: str
     columns: tuple[str, ...]
@@ -29,31 +29,55 @@ class Sheet:
 
 
 def name_cell(contestant: Contestant) -> Cell:
-    """A contestant's name in its colour."""
+    """A cell with a contestant's name and colour.
+
+    >>> name_cell(Contestant(name="rmexport", place=0, record={}))
+    Cell(text='rmexport', kind='text', place=0)
+    """
     return Cell(text=contestant.name, place=contestant.place)
 
 
 def number_cell(value: str) -> Cell:
-    """Figures, aligned to the right."""
+    """A cell with a number, aligned to the right.
+
+    >>> number_cell("4,096").kind
+    'number'
+    """
     return Cell(text=value, kind="number")
 
 
 def text_cell(value: str | None) -> Cell:
-    """Text, or a dash where there is none."""
+    """A cell with text, or a dash where there is none.
+
+    >>> text_cell(None).text
+    '–'
+    """
     return Cell(text=value or MISSING)
 
 
 def long_cell(value: str | None) -> Cell:
-    """Text that may take several lines."""
+    """A cell with text that may take several lines, or a dash where there is none.
+
+    >>> long_cell("out of memory").kind
+    'long'
+    """
     return Cell(text=value or MISSING, kind="long")
 
 
 def errors_cell(count: int) -> Cell:
-    """A count of failed requests, loud unless it is zero."""
+    """A cell with a count of failed requests, marked as bad unless it is zero.
+
+    >>> errors_cell(0).kind, errors_cell(3).kind
+    ('number', 'bad')
+    """
     return Cell(text=f"{count:,}", kind="bad" if count else "number")
 
 
 def facts_sheet(title: str, facts: list[tuple[str, str | None]], note: str = "") -> Sheet:
-    """Names and values, without those that are not known."""
+    """A table of names and values, without values that are not known.
+
+    >>> len(facts_sheet("Machine", [("CPU", "EPYC"), ("GPUs", None)]).rows)
+    1
+    """
     rows = tuple((Cell(text=name), Cell(text=value)) for name, value in facts if value and value != MISSING)
     return Sheet(title=title, columns=(), rows=rows, note=note)

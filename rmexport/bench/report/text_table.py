@@ -35,7 +35,7 @@ _ASCII = str.maketrans({TIMES: "x", MISSING: "-", "…": "~", "·": "|"})  # for
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A figure of one scenario."""
+    """A column of one scenario: its head, and its text for a scenario's record."""
 
     head: str
     read: Callable[[Mapping[str, Any]], str]
@@ -59,7 +59,15 @@ _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
 
 
 def table(report: Report) -> str:
-    """The report for a terminal, lines joined by newlines, about 100 columns wide; needs no matplotlib."""
+    """The report as text for a terminal, about 100 columns wide; needs no matplotlib.
+
+    >>> contestant = {"name": "rmexport", "status": "ok", "peak_bytes": {"anonymous": 2_500_000_000}}
+    >>> for line in table({"complete": True, "contestants": [contestant]}).splitlines()[-5:-2]:
+    ...     print(line)
+    <BLANKLINE>
+    contestant   memory  scores
+    rmexport    2.50 GB  not compared
+    """
     lines = [_title(report), _machine(report), ""]
     if contestants(report):
         lines += [*_rows(report), "", *_engine(report), *_legend(report)]
@@ -92,7 +100,7 @@ def _machine(report: Report) -> str:
 
 
 def _rows(report: Report) -> list[str]:
-    """Two lines of heads, then one line per contestant."""
+    """The lines of the table: two with heads, then one per contestant."""
     scenarios = [s for s in SCENARIOS if with_scenario(report, s)]
     names = ["contestant", *(middle_elided(c.name, 28) for c in contestants(report))]
     blocks = [_block(["", *names], left=True)]
@@ -105,7 +113,7 @@ def _rows(report: Report) -> list[str]:
 
 
 def _scenario_block(report: Report, scenario: str) -> list[str]:
-    """A scenario's columns, as lines of one width: its name, the columns' heads, the rows."""
+    """The columns of a scenario, as lines of one width: its name, the columns' heads, one line per contestant."""
     ratios = main_comparisons(report, scenario)
     found = contestants(report)
     columns = [_block([c.head, *(c.read(r) if (r := k.scenario(scenario)) else "-" for k in found)])
@@ -138,7 +146,7 @@ def _engine(report: Report) -> list[str]:
 
 
 def _legend(report: Report) -> list[str]:
-    """What the ratios are of."""
+    """The line that explains the ratios."""
     measures = [(s, next(iter(main_comparisons(report, s).values()), None)) for s in SCENARIOS]
     words = ", ".join(f"{s} by {measure_text(c.measure)}" for s, c in measures if c is not None)
     return [f"ratio: how many times as fast rmexport is ({words})", ""] if words else []

@@ -1,4 +1,4 @@
-"""What a reader must know before any figure: partial runs, wrong scores, missing contestants; then who is faster."""
+"""The verdict on a run: warnings of partial runs, wrong scores and missing contestants; then who is faster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from rmexport.bench.report.fields import (
 )
 from rmexport.bench.report.quantities import figure, middle_elided, ratio_text
 
-_MESSAGE = 500  # characters of a failed contestant's words; the page and the JSON hold them all
+_MESSAGE = 500  # characters of a failed contestant's message; the page's table and the JSON have all of it
 MEASURES = {
     "latency_ms": "p50 latency",
     "conversations_per_s": "conversations/s",
@@ -42,7 +42,7 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """How rmexport stands in one scenario: against the fastest peer of equal scores first, then all others."""
+    """How rmexport compares in one scenario: with the fastest peer whose scores agree, and with all others."""
 
     scenario: str
     measure: str
@@ -52,14 +52,22 @@ class Headline:
 
 
 def measure_text(measure: str) -> str:
-    """A measure's name in words: latency_ms.p50 is "p50 latency"."""
+    """A measure's name in words.
+
+    >>> measure_text("latency_ms.p50"), measure_text("knee_rate")
+    ('p50 latency', 'rate at the knee')
+    """
     if measure.startswith("latency_ms."):
         return f"{measure.removeprefix('latency_ms.')} latency"
     return MEASURES.get(measure, measure.replace("_", " "))
 
 
 def notices(report: Report) -> list[Notice]:
-    """The warnings of a report, the worst first."""
+    """The warnings of a report, the worst first.
+
+    >>> [notice.title for notice in notices({"contestants": [{"name": "vllm", "status": "failed"}]})]
+    ['PARTIAL REPORT', 'FAILED: vllm']
+    """
     found = _partial(report)
     for contestant in contestants(report):
         if contestant.same_scores is False:
@@ -73,7 +81,12 @@ def notices(report: Report) -> list[Notice]:
 
 
 def parity_text(contestant: Contestant) -> str:
-    """How far the scores are from the reference's, as one line."""
+    """How far a contestant's scores are from the reference's, as one line.
+
+    >>> parity = {"max_abs": 0.5, "tolerance": 0.05, "reference": "rmexport"}
+    >>> parity_text(Contestant(name="vllm", place=1, record={"parity": parity}))
+    'max abs difference 0.500 from rmexport, tolerance 0.0500'
+    """
     parity = at(contestant.record, "parity")
     if number(parity, "max_abs") is None:
         return f"scores are missing or not finite; compared with {text(parity, 'reference') or 'the reference'}"
@@ -87,7 +100,13 @@ def parity_text(contestant: Contestant) -> str:
 
 
 def headlines(report: Report) -> list[Headline]:
-    """One for each scenario with comparisons; only contestants whose scores agree with ours count."""
+    """One headline for each scenario with comparisons; only contestants whose scores agree with ours count.
+
+    >>> comparison = {"scenario": "offline", "measure": "tokens_per_s", "contestant": "vllm", "ratio": 2.0}
+    >>> peer = {"name": "vllm", "parity": {"same": True}}
+    >>> [(h.peer, h.ratio) for h in headlines({"contestants": [peer], "comparisons": [comparison]})]
+    [('vllm', 2.0)]
+    """
     same = {c.name: c.same_scores for c in contestants(report)}
     if same.get(OWN) is False:
         return []
@@ -106,7 +125,11 @@ def headlines(report: Report) -> list[Headline]:
 
 
 def summary(report: Report) -> str:
-    """One sentence on the whole run."""
+    """One sentence on the whole run.
+
+    >>> summary({})
+    'Nothing to compare with: no other contestant has results.'
+    """
     lines = [
         f"{ratio_text(h.ratio)} as fast as {h.peer} in {h.scenario} ({measure_text(h.measure)})"
         for h in headlines(report)
@@ -164,6 +187,10 @@ def _errors(contestant: Contestant) -> list[Notice]:
 
 
 def error_count(scenario: Mapping[str, Any]) -> int:
-    """Requests that failed in a scenario; what a saturated load point leaves unfinished is no error."""
+    """How many requests failed in a scenario; those that a saturated rate leaves unfinished do not count.
+
+    >>> error_count({"errors": 1, "points": [{"errors": 5, "saturated": True}, {"errors": 2, "saturated": False}]})
+    3
+    """
     points = [p for p in records(scenario, "points") if not p.get("saturated")]
     return int(sum(number(part, "errors") or 0 for part in (scenario, *points)))

@@ -1,4 +1,4 @@
-"""Writes the page and the plots beside the JSON report."""
+"""Writes the HTML page and the plots into the folder of the JSON report."""
 
 import os
 from pathlib import Path
@@ -21,15 +21,15 @@ PAGE = "report.html"
 
 
 def write_report(report: Report, folder: str | Path) -> None:
-    """Write report.html and one PNG per plot into `folder`, which is made if need be.
+    """Write report.html and one PNG per plot into `folder`, which is created if needed.
 
-    Only plots whose data the report holds are drawn; one left by an earlier report in the same folder is removed.
+    Plots without data in the report are left out, and their PNGs of an earlier report in the same folder removed.
     Raises ReportError when matplotlib is missing, the report cannot be drawn, or the files cannot be written.
     """
     require_matplotlib()
     check_version(report, "the report")
     if found := faults(report):
-        raise ReportError(f"the report cannot be drawn: {'; '.join(found)}")
+        raise ReportError(f"the report cannot be drawn: {'; '.join(found)}; measure again")
     images: dict[str, bytes] = {}
     drawn = []
     with drawing():
@@ -55,7 +55,7 @@ def _drawn(plot: Plot, wide: "Figure", narrow: "Figure") -> DrawnPlot:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Each file under a temporary name first: a reader never sees half of one."""
+    """Write each file under a temporary name and rename it, so that a reader never sees half a file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -67,4 +67,6 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ReportError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+        raise ReportError(
+            f"{error.filename or folder} cannot be written: {error.strerror}; make room, or choose another --output"
+        ) from error

@@ -1,1 +1,1 @@
-"""What runs inside a contestant's own Python, which may have neither rmexport nor numpy: standard library only."""
+"""The code that runs in a contestant's process; standard library only, as its Python may lack rmexport and numpy."""

@@ -1,7 +1,7 @@
-"""Starts a contestant: `PYTHON rmexport/bench/worker FILE`, FILE being a module of rmexport/bench/peers or like one.
+"""Starts a contestant: `PYTHON rmexport/bench/worker FILE`, where FILE is a peer module such as those in bench/peers.
 
-Run as a folder, so that the contestant's Python needs no rmexport: the packages on the way here are stood in for by
-empty ones, whose own `__init__` (which needs rmexport's dependencies) never runs.
+Run as a folder, so that the contestant's Python needs no rmexport: the packages that contain this one are replaced by
+empty ones, because their own `__init__` needs rmexport's dependencies.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""JSON lines between the benchmark and a contestant, kept apart from whatever an engine prints."""
+"""JSON lines between the benchmark and a contestant's process, kept apart from whatever an engine prints."""
 
 import json
 import os
@@ -10,25 +10,31 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class Channel:
-    """Commands in, replies out."""
+    """The two ends of a contestant's process: commands come in, replies go out, each as one line of JSON.
+
+    >>> import io
+    >>> channel = Channel(commands=io.StringIO('{"do": "hello"}\\n'), replies=io.StringIO())
+    >>> list(channel.read())
+    [{'do': 'hello'}]
+    """
 
     commands: TextIO
     replies: TextIO
 
     @classmethod
     def take_over(cls) -> "Channel":
-        """Standard input and output for ourselves; what engines write to file descriptor 1 goes to standard error."""
+        """A channel over standard input and output; what engines print goes to standard error from now on."""
         replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         sys.stdout = sys.stderr
         return cls(sys.stdin, replies)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Commands until the benchmark closes its end."""
+        """Every command, until the benchmark closes its end."""
         for line in self.commands:
             yield json.loads(line)
 
     def write(self, reply: dict[str, Any]) -> None:
-        """One reply. Raises ValueError for a number that JSON cannot hold."""
+        """Send one reply. Raises ValueError for NaN and infinity, which JSON cannot hold."""
         self.replies.write(json.dumps(reply, allow_nan=False) + "\n")
         self.replies.flush()

@@ -1,4 +1,4 @@
-"""Checkpoints converted for an engine, kept in a folder so that a second benchmark need not convert again."""
+"""Converts checkpoints for peers that need it, and keeps the result so that a second benchmark can use it."""
 
 import hashlib
 import secrets
@@ -10,9 +10,18 @@ from rmexport.bench.worker.scorer import LoadOptions
 
 
 def converted(folder: str, name: str, options: LoadOptions, convert: Callable[[Path], None]) -> str:
-    """The folder that `convert` has filled, now or in an earlier run; it is there whole or not at all."""
+    """The folder with the checkpoint `folder` as the peer `name` needs it.
+
+    `convert(target)` makes it, unless an earlier run did; a conversion that fails leaves no folder. Raises ValueError
+    where the options have no cache folder.
+
+    >>> Path("checkpoint").mkdir()
+    >>> made = converted("checkpoint", "optimum-onnx", LoadOptions(cache="."), lambda target: target.mkdir())
+    >>> Path(made).name.startswith("optimum-onnx-")
+    True
+    """
     if options.cache is None:
-        raise ValueError("a converted checkpoint needs a cache folder")
+        raise ValueError("found no cache folder for the converted checkpoint, expected one; set LoadOptions.cache")
     target = Path(options.cache) / f"{name}-{_identity(Path(folder))}"
     if not target.is_dir():
         partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(8)}")
@@ -27,7 +36,7 @@ def converted(folder: str, name: str, options: LoadOptions, convert: Callable[[P
 
 
 def _identity(folder: Path) -> str:
-    """Of names, sizes and times: another checkpoint at the same place is another one."""
+    """A digest of the folder's path and its files' names, sizes and times, which changes with the checkpoint."""
     facts = [str(folder.resolve())]
     for path in sorted(folder.iterdir()):
         found = path.stat()

@@ -1,4 +1,4 @@
-"""Carries out the benchmark's commands on one contestant; every clock runs here, around the scoring alone."""
+"""Carries out the benchmark's commands on one contestant. All times are measured here, around scoring only."""
 
 import importlib
 import importlib.metadata
@@ -16,13 +16,13 @@ from rmexport.bench.worker.open_loop import Policy, WallClock, poisson_arrivals,
 from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 
 MOST_WINDOWS = 5
-AGREEMENT = 0.10  # of the p50 of two successive windows
+AGREEMENT = 0.10  # the p50 of two successive windows agree when they differ by less than this share
 
 Reply = dict[str, Any]
 
 
 def serve_commands(channel: Channel, file: Path) -> None:
-    """Answer commands until the benchmark closes its end; an error is an answer too."""
+    """Answer commands with the peer module in `file`, until the benchmark closes its end; errors are replies too."""
     contestant = Contestant(load_module(file))
     for command in channel.read():
         try:
@@ -33,7 +33,12 @@ def serve_commands(channel: Channel, file: Path) -> None:
 
 
 def load_module(file: Path) -> Any:
-    """The peer's module, from its file."""
+    """The peer module in `file`, imported.
+
+    >>> _ = Path("mine.py").write_text('NAME = "mine"')
+    >>> load_module(Path("mine.py")).NAME
+    'mine'
+    """
     spec = importlib.util.spec_from_file_location(f"rmexport_bench_peer_{file.stem}", file)
     assert spec is not None and spec.loader is not None  # the benchmark has seen the file
     module = importlib.util.module_from_spec(spec)
@@ -70,7 +75,7 @@ class Contestant:
         return {"missing": missing, "versions": found, "python": platform.python_version(), "converts": converts}
 
     def _prepare(self, folder: str, options: Mapping[str, Any]) -> Reply:
-        """Convert the checkpoint, where the engine needs that: no part of the time to load."""
+        """Convert the checkpoint, for peers that need it; reported apart from the time to load."""
         begin = time.perf_counter()
         converted = self._module.prepare(folder, LoadOptions(**options))
         return {"folder": converted, "seconds": time.perf_counter() - begin}
@@ -98,9 +103,12 @@ class Contestant:
         return {"latency_ms": latencies, "split_ms": joined_splits(splits)}
 
     def _warm_up(self, order: Sequence[int], window: int, limit_s: float) -> Reply:
-        """Windows of the same requests until the p50 of the last two agree within 10 %, five at most."""
+        """Score the same `window` requests until the p50 of two successive windows agree within 10 %.
+
+        At most five windows; none begins after `limit_s` seconds.
+        """
         begin, middles = time.perf_counter(), []
-        chosen = [order[i * len(order) // window] for i in range(window)]  # from all over the workload
+        chosen = [order[i * len(order) // window] for i in range(window)]  # spread over the workload
         for _ in range(MOST_WINDOWS):
             middles.append(statistics.median(self._timed([i])[0] for i in chosen))
             if settled(middles) or time.perf_counter() - begin > limit_s:
@@ -108,7 +116,7 @@ class Contestant:
         return {"p50_ms": [m * 1e3 for m in middles], "settled": settled(middles)}
 
     def _offline(self) -> Reply:
-        """All requests at once."""
+        """Score all requests at once; a score that is not finite is None in the reply."""
         self._scorer.reset()
         seconds, scores = self._timed(range(len(self._requests)))
         return {
@@ -144,12 +152,20 @@ class Contestant:
 
 
 def settled(middles: Sequence[float]) -> bool:
-    """Whether the last two windows agree."""
+    """Whether the last two of the windows' p50 agree within 10 %.
+
+    >>> settled([1.0]), settled([1.5, 1.0, 1.05])
+    (False, True)
+    """
     return len(middles) > 1 and abs(middles[-1] - middles[-2]) <= AGREEMENT * middles[-2]
 
 
 def joined_splits(splits: Sequence[Mapping[str, float] | None]) -> dict[str, list[float]] | None:
-    """Milliseconds of every part, a value a request; None where the contestant does not say."""
+    """The milliseconds of every part of the time, one per request, from seconds; None where no request has parts.
+
+    >>> joined_splits([{"engine": 0.5}, {"engine": 0.25}])
+    {'engine': [500.0, 250.0]}
+    """
     known = [split for split in splits if split is not None]
     if not known:
         return None
@@ -157,7 +173,11 @@ def joined_splits(splits: Sequence[Mapping[str, float] | None]) -> dict[str, lis
 
 
 def is_installed(name: str) -> bool:
-    """Whether `name` can be found; a dotted name imports its parents."""
+    """Whether the module `name` can be imported; a dotted name imports its parents.
+
+    >>> is_installed("json"), is_installed("no_such_package.module")
+    (True, False)
+    """
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
@@ -165,7 +185,11 @@ def is_installed(name: str) -> bool:
 
 
 def version_of(distribution: str) -> str | None:
-    """The installed version."""
+    """The installed version of a distribution; None where it is not installed.
+
+    >>> version_of("no-such-distribution") is None
+    True
+    """
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

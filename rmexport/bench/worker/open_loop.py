@@ -1,4 +1,4 @@
-"""The server scenario: arrivals that do not wait for answers, and the one queue policy that every contestant has."""
+"""The server scenario: requests arrive whether or not earlier ones are done; every contestant has the same queue."""
 
 import random
 import time
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-MOST_ARRIVALS = 200_000  # of one run: a rate nothing can reach must not fill the memory
+MOST_ARRIVALS = 200_000  # in one run, so that a very high rate does not fill the memory
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """Request number `request`, due `at` seconds after the start."""
+    """The request number `request`, which arrives `at` seconds after the start."""
 
     at: float
     request: int
@@ -20,9 +20,10 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Policy:
-    """All waiting requests, oldest first, go into the next pass as long as their weights fit in `budget`.
+    """How requests are batched: a pass takes waiting requests, oldest first, while their weights fit in `budget`.
 
-    The run is given up after `stop_s` seconds, whatever still waits, but not before something was scored.
+    `weights` has the weight of every request. The run stops after `stop_s` seconds, even where requests still wait, but
+    not before one pass was scored.
     """
 
     weights: Sequence[int]
@@ -32,7 +33,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Served:
-    """`samples` are (scheduled, done) in seconds; `last_pass_s` is when the last pass began."""
+    """The result of a run: `samples` are (scheduled, done) of every scored request, in seconds after the start.
+
+    `unfinished` counts requests without a score; `last_pass_s` is when the last pass began.
+    """
 
     samples: list[tuple[float, float]]
     unfinished: int
@@ -40,6 +44,8 @@ class Served:
 
 
 class Clock(Protocol):
+    """Time in seconds; tests have a clock of their own."""
+
     def now(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
 
@@ -55,7 +61,14 @@ class WallClock:
 
 
 def poisson_arrivals(rate: float, duration_s: float, requests: int, seed: int) -> list[Arrival]:
-    """Seeded arrivals at `rate` a second within [0, duration), requests drawn uniformly; at least one."""
+    """Poisson arrivals at `rate` per second, within `duration_s` seconds; at least one.
+
+    Each is one of `requests` requests, drawn uniformly; the same seed and rate make the same arrivals.
+
+    >>> found = poisson_arrivals(rate=10.0, duration_s=1.0, requests=4, seed=0)
+    >>> all(0 <= arrival.at < 1 and arrival.request in range(4) for arrival in found)
+    True
+    """
     rng = random.Random(f"{seed}/{rate!r}")
     arrivals: list[Arrival] = []
     at = rng.expovariate(rate)
@@ -66,7 +79,12 @@ def poisson_arrivals(rate: float, duration_s: float, requests: int, seed: int) -
 
 
 def serve(arrivals: Sequence[Arrival], score: Callable[[list[int]], object], policy: Policy, clock: Clock) -> Served:
-    """Score arrivals in their order; a pass that is running delays those that come meanwhile."""
+    """Score arrivals in their order with `score(request numbers)`; requests that arrive during a pass wait for its end.
+
+    >>> policy = Policy(weights=[1], budget=8, stop_s=1.0)
+    >>> serve([Arrival(at=0.0, request=0)], lambda numbers: None, policy, WallClock()).unfinished
+    0
+    """
     waiting: deque[Arrival] = deque()
     samples: list[tuple[float, float]] = []
     coming, last_pass_s, begin = 0, 0.0, clock.now()
@@ -88,7 +106,12 @@ def serve(arrivals: Sequence[Arrival], score: Callable[[list[int]], object], pol
 
 
 def take(waiting: deque[Arrival], policy: Policy) -> list[Arrival]:
-    """The next pass; at least one request, however large."""
+    """Take the requests of the next pass out of `waiting`; at least one, however large.
+
+    >>> waiting = deque([Arrival(0.0, 0), Arrival(0.1, 1), Arrival(0.2, 2)])
+    >>> [arrival.request for arrival in take(waiting, Policy(weights=[3, 4, 5], budget=8, stop_s=1.0))]
+    [0, 1]
+    """
     batch = [waiting.popleft()]
     room = policy.budget - policy.weights[batch[0].request]
     while waiting and policy.weights[waiting[0].request] <= room:

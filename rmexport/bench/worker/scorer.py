@@ -1,4 +1,4 @@
-"""The contract of a contestant: its input and its output."""
+"""The interface of contestants: what a peer module must have, its input and its output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,24 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Request:
-    """What one user asks at once: `sequences` of token ids, and the same as `records` for contestants that encode."""
+    """The sequences that one user sends at once: token ids, and the same as `records` for contestants that tokenize."""
 
     sequences: Sequence[Sequence[int]]
     records: Sequence[Mapping[str, Any]] = ()
 
     @property
     def tokens(self) -> int:
-        """Of all sequences, without sharing."""
+        """The number of tokens in all sequences, shared prefixes counted each time."""
         return sum(map(len, self.sequences))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One score per sequence, requests in order; `computed` tokens, padding included; `split` seconds by part."""
+    """One score per sequence, in the order of the requests.
+
+    `computed` is how many tokens were computed, padding included, `padded` how many of them are padding; `split` is the
+    time in seconds by part. None where the contestant does not know.
+    """
 
     values: list[float]
     computed: int | None = None
@@ -30,11 +34,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the command line says to every contestant.
+    """The options of the command line that contestants need.
 
-    `batch` is the most sequences a peer puts in one batch; `label` the row of a classifier's logits that is the score;
-    `spare_id` a token that occurs in no sequence, for padding where a checkpoint names none; `cache` a folder for
-    converted checkpoints.
+    `batch` is the most sequences in a peer's batch; `max_batch_tokens` bounds the tokens of a bundle's pass; `label` is
+    the index of the classifier's logit that is the score; `spare_id` is a token id that occurs in no sequence, for
+    padding where a checkpoint has no pad token; `cache` is the folder for converted checkpoints.
     """
 
     device: str = "cpu"
@@ -50,8 +54,8 @@ class LoadOptions:
 class Scorer(Protocol):
     """A loaded contestant.
 
-    `budget` bounds what one pass of the server scenario takes, each request counting `weight`; `settings` is one line
-    for the report.
+    `precision` is its arithmetic, `settings` one line for the report. In the server scenario a pass takes requests
+    whose `weight`s add up to at most `budget`, in a unit of the contestant's choice.
     """
 
     precision: str
@@ -61,15 +65,16 @@ class Scorer(Protocol):
     def weight(self, request: Request) -> int: ...
     def score(self, requests: Sequence[Request]) -> Scores: ...
     def reset(self) -> None:
-        """Forget what earlier passes left in caches: the same workload is scored again and again."""
+        """Empty caches that earlier passes filled, because the same workload is scored many times."""
         ...
 
 
 class PeerModule(Protocol):
-    """A module of rmexport.bench.peers; it imports nothing but the standard library and this package at its top.
+    """What a module of rmexport.bench.peers must have; its top imports only the standard library and this package.
 
-    `PACKAGES` must be importable, `DISTRIBUTIONS` are reported with their versions, the first of `DTYPES` is the
-    default, `HEADS` are those it can score (empty: any).
+    `PACKAGES` are the modules that it needs, `DISTRIBUTIONS` are reported with their versions, the first of `DTYPES` is
+    the default, `HEADS` are the heads that it can score (empty: any). A module may also have
+    `prepare(folder, options)`, which converts the checkpoint and returns the folder to load.
     """
 
     NAME: str

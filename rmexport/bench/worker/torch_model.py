@@ -1,4 +1,4 @@
-"""A sequence classifier of transformers, loaded as the peers that run torch want it."""
+"""Loads a sequence classifier of transformers for the peers that run torch, and computes its scores."""
 
 import importlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def load_classifier(folder: str, dtype: str, threads: int, options: LoadOptions) -> Any:
-    """The model in evaluation mode; `threads` 0 leaves torch's own choice."""
+    """The classifier in the checkpoint `folder`, in `dtype`, in evaluation mode; `threads` 0 is torch's own choice."""
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     if threads:
@@ -26,14 +26,24 @@ def load_classifier(folder: str, dtype: str, threads: int, options: LoadOptions)
 
 
 def pad_id_of(model: Any, options: LoadOptions) -> int:
-    """The checkpoint's pad token, which decides the token that is scored; one that occurs nowhere where it has none."""
+    """The id of the checkpoint's pad token, which decides the token that is scored.
+
+    Where it has none, the model gets `options.spare_id`, which occurs in no sequence.
+
+    >>> from types import SimpleNamespace
+    >>> pad_id_of(SimpleNamespace(config=SimpleNamespace(pad_token_id=None)), LoadOptions(spare_id=7))
+    7
+    """
     if model.config.pad_token_id is None:
         model.config.pad_token_id = options.spare_id
     return int(model.config.pad_token_id)
 
 
 def padded_logits(forward: Any, model: Any, options: LoadOptions) -> Callable[[Rows, Rows], list[float]]:
-    """The score's logit of every padded row, by `forward`: `model` itself or what was made of it."""
+    """A function from ids and mask, both [rows, width], to the score's logit of every row.
+
+    `forward` computes it: `model` itself, or the compiled model.
+    """
     torch: Any = importlib.import_module("torch")
 
     def logits(ids: Rows, mask: Rows) -> list[float]:

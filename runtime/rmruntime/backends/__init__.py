@@ -1,11 +1,11 @@
-"""Engines, one file each, found by their NAME; a file here is named nowhere else.
+"""Engines, one file each, found by their NAME; no other code names a file in this folder.
 
-A backend module has NAME, DEVICES (names that `device=` may say for it), HAS_INDEX (whether `device:N` means anything),
-PRIORITY (higher is listed first, and preferred where nothing else decides), PACKAGE and EXTRA (what to import, what to
-install), DIALECTS (graphs it reads, best first), RUNS_STAGES (whether it runs a graph's stages too),
-`compute_dtypes(bundle_dtype, precision)` (which of their arithmetics), `obstacle(bundle, options)` (why it cannot run
-here), `facts(bundle, graph, options)` (what it would do with a graph) and `load(bundle, graph, options)`; only these
-four import the engine. `rmruntime.engine_choice` has the rule by which one of several is chosen.
+A backend module has NAME, DEVICES (the general names of `device=` that include it), HAS_INDEX (whether it takes a
+device number, as in `cuda:1`), PRIORITY (higher is listed first, and preferred where nothing else decides), PACKAGE and
+EXTRA (what to import, what to install), DIALECTS (graphs it reads, best first), RUNS_STAGES (whether it runs stages of
+a graph), `compute_dtypes(bundle_dtype, precision)` (which of their compute dtypes), `obstacle(bundle, options)` (why it
+cannot run here), `facts(bundle, graph, options)` (how it would run a graph) and `load(bundle, graph, options)`; only
+these four import the engine. `rmruntime.engine_choice` has the rule by which one of several is chosen.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ from rmruntime.options import EngineOptions, is_index
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """The engine for a bundle, the graph that it runs, and why it was chosen, as a clause that follows "because"."""
+    """The engine for a bundle and the graph that it runs; `reason`, why it was chosen, is a clause after "because"."""
 
     module: BackendModule
     graph: Graph
@@ -32,14 +32,18 @@ class EngineChoice:
     reason: str
 
     def pinned(self, options: EngineOptions) -> EngineOptions:
-        """The options with this engine in place of a general name."""
+        """The options with this engine's name as device, in place of a general name such as "cpu"."""
         _, colon, index = options.device.partition(":")
         return replace(options, device=f"{self.module.NAME}{colon}{index}")
 
 
 @cache
 def backends() -> dict[str, BackendModule]:
-    """Every backend module by NAME, the preferred first."""
+    """Every backend module by NAME, the one with the highest PRIORITY first.
+
+    >>> list(backends())[-1], backends()["openvino"].DEVICES
+    ('ort-cpu', ('cpu',))
+    """
     modules: list[BackendModule] = discover(__name__, members(BackendModule))
     return {m.NAME: m for m in sorted(modules, key=lambda m: -m.PRIORITY)}
 
@@ -47,21 +51,21 @@ def backends() -> dict[str, BackendModule]:
 def load_backend(bundle: Bundle, options: EngineOptions) -> Backend:
     """The engine for `options.device`, loaded with the bundle's graph for it.
 
-    Raises EngineNotInstalled naming the extra, EngineUnusable or BackendError when no backend or no graph fits. Never
-    falls back from a backend that was asked for.
+    Raises EngineNotInstalled, which names the extra to install, and EngineUnusable or BackendError when no backend or
+    no graph fits. A backend that was asked for by name is never replaced by another.
     """
     choice = choose_engine(bundle, options)
     return choice.module.load(bundle, choice.graph, options)
 
 
 def choose_backend(bundle: Bundle, options: EngineOptions, *, staged: bool = False) -> tuple[BackendModule, Graph]:
-    """Engine and graph of `choose_engine`."""
+    """The engine and the graph of `choose_engine`."""
     choice = choose_engine(bundle, options, staged=staged)
     return choice.module, choice.graph
 
 
 def choose_engine(bundle: Bundle, options: EngineOptions, *, staged: bool = False) -> EngineChoice:
-    """The best of the backends that the device names, which nothing keeps from running, and why; loads no weights.
+    """The best of the backends that `options.device` includes and that can run the bundle here; loads no weights.
 
     `staged`: only backends that run stages. Raises as `load_backend` does.
     """
@@ -83,7 +87,7 @@ def choose_engine(bundle: Bundle, options: EngineOptions, *, staged: bool = Fals
 def _preferred(
     bundle: Bundle, usable: Sequence[BackendModule], options: EngineOptions, missing: Sequence[str]
 ) -> EngineChoice:
-    """By the rule, of those that have a graph of the precision asked for."""
+    """The choice among the backends that have a graph of the wanted precision, by name or by the rule."""
     able = [module for module in usable if _graph_keys(bundle, module, options)]
     if not able:
         raise BackendError(_imprecise(bundle, usable[0], options))
@@ -125,7 +129,7 @@ def _check_index(fitting: list[BackendModule], options: EngineOptions) -> None:
     if not (numbered and is_index(index)):
         name = fitting[0].NAME if len(fitting) == 1 else device
         expected = f"{device!r}, or {device + ':0'!r} and so on" if numbered else repr(device)
-        raise BackendError(f"device {options.device!r}: {name} takes no device number {index!r}; say {expected}")
+        raise BackendError(f"device {options.device!r}: {name} takes no device number {index!r}; give {expected}")
 
 
 def _readable(bundle: Bundle, module: BackendModule, options: EngineOptions) -> bool:
@@ -156,13 +160,13 @@ def _way_out(bundle: Bundle) -> str:
 
 
 def _graph_for(bundle: Bundle, module: BackendModule, options: EngineOptions) -> Graph:
-    """The best of its graphs that give the precision; there is one."""
+    """The best of the backend's graphs that have the wanted precision; there must be one."""
     known = {(graph.dialect, graph.compute_dtype): graph for graph in _graphs(bundle, module, options)}
     return known[_graph_keys(bundle, module, options)[0]]
 
 
 def _graph_keys(bundle: Bundle, module: BackendModule, options: EngineOptions) -> list[tuple[str, str]]:
-    """Dialect and compute dtype of its graphs that give the precision, best first."""
+    """Dialect and compute dtype of the backend's graphs that have the wanted precision, best first."""
     known = {(graph.dialect, graph.compute_dtype) for graph in _graphs(bundle, module, options)}
     wanted = module.compute_dtypes(bundle.manifest.dtype, options.precision)
     return [key for key in ((dialect, dtype) for dialect in module.DIALECTS for dtype in wanted) if key in known]
@@ -177,11 +181,11 @@ def _imprecise(bundle: Bundle, module: BackendModule, options: EngineOptions) ->
 
 
 def _joined(modules: list[BackendModule], obstacles: list[BackendError]) -> BackendError:
-    """One error of all obstacles: what can be installed, or else why what is installed cannot run."""
+    """One error for all obstacles: what to install, and why installed engines cannot run."""
     if len(obstacles) == 1:
         return obstacles[0]
     missing: list[BackendModule] = []
-    others: dict[str, list[str]] = {}  # one driver is missing to several
+    others: dict[str, list[str]] = {}  # several backends may lack the same driver
     for module, obstacle in zip(modules, obstacles, strict=True):
         if isinstance(obstacle, EngineNotInstalled):
             missing.append(module)

@@ -1,4 +1,4 @@
-"""Memory of one CUDA device and one stream, through cuda-bindings: all that an engine needs which brings neither."""
+"""Memory of a CUDA device and a stream, through cuda-bindings, for engines that come with neither."""
 
 import ctypes
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from rmruntime.backends.base import engine_module
 from rmruntime.errors import BackendError, DeviceMemoryError
 
 MODULE = "cuda.bindings.runtime"
-ALIGNMENT = 256  # bytes; what cudaMalloc gives and TensorRT asks of every tensor's address
+ALIGNMENT = 256  # bytes; cudaMalloc's alignment, which TensorRT requires of every tensor's address
 LEAST_SIZE = 1 << 16
 
 
 class CudaMemory:
-    """The device of that number, with a stream of its own.
+    """The memory of the device number `index`, and a stream on it.
 
-    CUDA's current device belongs to the calling thread: call `use` before anything else in a thread. Methods raise
-    BackendError with CUDA's message, DeviceMemoryError where memory is exhausted. Those that free raise nothing: their
-    errors are those of earlier work, which was told of, and would hide it.
+    CUDA's current device is a setting per thread: call `use` before anything else in a thread. Methods raise
+    BackendError with CUDA's message, DeviceMemoryError where memory is exhausted. Methods that free memory raise
+    nothing: they would only repeat the error of earlier work, and hide the original one.
     """
 
     def __init__(self, index: int) -> None:
@@ -36,38 +36,38 @@ class CudaMemory:
         return int(self._stream)
 
     def use(self) -> None:
-        """Make the device the calling thread's."""
+        """Make the device the calling thread's current one."""
         self._call("cudaSetDevice", self._index)
 
     def free_bytes(self) -> int:
-        """What the device has left."""
+        """The device's free memory, in bytes."""
         free, _ = self._call("cudaMemGetInfo")
         return int(free)
 
     def synchronize(self) -> None:
-        """Wait for everything on the stream."""
+        """Wait until all work on the stream is done."""
         self._call("cudaStreamSynchronize", self._stream)
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes on the device."""
+        """Allocate `size` bytes on the device; returns their address."""
         return int(self._call("cudaMalloc", size))
 
     def free(self, address: int) -> None:
         self._release("cudaFree", address)
 
     def allocate_host(self, size: int) -> int:
-        """The address of `size` page-locked bytes of the host, which copies need in order not to block."""
+        """Allocate `size` page-locked bytes on the host, which asynchronous copies need; returns their address."""
         return int(self._call("cudaHostAlloc", size, 0))
 
     def free_host(self, address: int) -> None:
         self._release("cudaFreeHost", address)
 
     def upload(self, device: int, host: int, size: int) -> None:
-        """Copy to the device, on the stream."""
+        """Copy `size` bytes from the address `host` to the address `device`, on the stream."""
         self._call("cudaMemcpyAsync", device, host, size, self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, self.stream)
 
     def download(self, host: int, device: int, size: int) -> None:
-        """Copy from the device, on the stream."""
+        """Copy `size` bytes from the address `device` to the address `host`, on the stream."""
         self._call("cudaMemcpyAsync", host, device, size, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost, self.stream)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class CudaMemory:
         self._release("cudaStreamDestroy", self._stream)
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """A function's result, a tuple of them where it has several."""
+        """Call a CUDA function; returns its result, or a tuple where it has several."""
         status, *results = getattr(self._cuda, function)(*arguments)
         if status != self._cuda.cudaError_t.cudaSuccess:
             raise self._error(function, status)
@@ -87,16 +87,19 @@ class CudaMemory:
 
     def _error(self, function: str, status: Any) -> BackendError:
         _, text = self._cuda.cudaGetErrorString(status)
-        self._cuda.cudaGetLastError()  # else the next to ask, maybe the engine, takes this error for its own
+        self._cuda.cudaGetLastError()  # clears it; else the next caller, maybe the engine, takes it for its own error
         message = f"cuda:{self._index}: {text.decode()} ({function}, cudaError {int(status)})"
         if status == self._cuda.cudaError_t.cudaErrorInsufficientDriver:
-            return BackendError(f"{message}; update the NVIDIA driver, or install packages for the CUDA that it serves")
+            return BackendError(f"{message}; update the NVIDIA driver, or install packages for its version of CUDA")
         exhausted = status == self._cuda.cudaError_t.cudaErrorMemoryAllocation
         return DeviceMemoryError(message) if exhausted else BackendError(message)
 
 
 class StagedArrays:
-    """Arrays side by side, on the device and page-locked on the host: one copy moves them all. Grows as it must."""
+    """Arrays side by side in one buffer on the device and one, page-locked, on the host: one copy moves them all.
+
+    The buffers grow when arrays need more space.
+    """
 
     def __init__(self, memory: CudaMemory) -> None:
         self._memory = memory
@@ -104,9 +107,9 @@ class StagedArrays:
         self._offsets: list[int] = []
 
     def lay_out(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]) -> list[NDArray[Any]]:
-        """The host's side of arrays of these shapes, to be filled or read; what was there before is lost.
+        """Arrays of these shapes in the host's buffer, to be filled or read; replaces the arrays before.
 
-        The stream must be idle. Raises DeviceMemoryError where the device has no room.
+        The stream must be idle. Raises DeviceMemoryError where the device has too little memory.
         """
         counts = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
         sizes = [count * dtype.itemsize for count, dtype in zip(counts, dtypes, strict=True)]
@@ -120,21 +123,21 @@ class StagedArrays:
 
     @property
     def addresses(self) -> list[int]:
-        """Where the arrays lie on the device, each at a multiple of ALIGNMENT."""
+        """The arrays' addresses on the device, each a multiple of ALIGNMENT."""
         return [self._device + offset for offset in self._offsets]
 
     def upload(self) -> None:
-        """All arrays from the host to the device, on the stream."""
+        """Copy all arrays from the host to the device, on the stream."""
         if self._used:
             self._memory.upload(self._device, self._host, self._used)
 
     def download(self) -> None:
-        """All arrays from the device to the host, on the stream."""
+        """Copy all arrays from the device to the host, on the stream."""
         if self._used:
             self._memory.download(self._host, self._device, self._used)
 
     def close(self) -> None:
-        """Free both sides."""
+        """Free both buffers."""
         device, host, self._device, self._host, self._size = self._device, self._host, 0, 0, 0
         if device:
             self._memory.free(device)
@@ -152,7 +155,7 @@ class StagedArrays:
 
 
 def _bytes_at(address: int, size: int) -> NDArray[np.uint8]:
-    """The host's memory there; nothing keeps it from being freed."""
+    """An array over `size` bytes of host memory at `address`; it does not keep the memory from being freed."""
     if not size:
         return np.empty(0, np.uint8)
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))

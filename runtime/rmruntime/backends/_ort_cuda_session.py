@@ -1,4 +1,4 @@
-"""An ONNX Runtime session whose nodes all run on the GPU: ORT falls back to the CPU by itself, and this refuses it."""
+"""Opens ONNX Runtime sessions on a GPU, and refuses graphs of which ORT would run nodes on the CPU."""
 
 import io
 import re
@@ -13,8 +13,8 @@ from rmruntime.errors import BackendError, DeviceMemoryError, EngineUnusable, li
 
 PROVIDER = "CUDAExecutionProvider"
 
-# What sizes are computed with: ORT keeps that arithmetic on small integers on the host, where kernels are launched from
-# (GetCpuPreferredNodes in its source). Graphs that were written for CUDA have none of it.
+# Operators that compute sizes: ORT keeps such arithmetic on small integers on the host, which launches the kernels
+# (GetCpuPreferredNodes in its source). Graphs that were written for CUDA have none.
 SIZE_OPS = frozenset(
     {
         "Add",
@@ -50,10 +50,13 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def provider_options(device: int, memory_limit: int | None) -> dict[str, str]:
-    """How the provider computes: fp32 as fp32, sums in fp32, memory as it is needed.
+    """The options of ORT's CUDA provider: fp32 products in fp32, sums in fp32, memory allocated as needed.
 
     TF32 would leave fp32 products 10 bits of mantissa; without the strict mode SkipSimplifiedLayerNormalization sums
     squares in 16 bits; the default search for convolutions would try all of them for every new length.
+
+    >>> provider_options(0, memory_limit=None)["use_tf32"]
+    '0'
     """
     options = {
         "device_id": str(device),
@@ -66,19 +69,19 @@ def provider_options(device: int, memory_limit: int | None) -> dict[str, str]:
 
 
 def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: int, fold: bool) -> Any:
-    """A session on the GPU; `fold` lets ORT compute what is constant at load, on the host.
+    """A session on the GPU; `fold` lets ORT compute constant parts of the graph when it loads, on the host.
 
     Raises EngineUnusable where the provider does not load, DeviceMemoryError, and BackendError for a graph that cannot
     be loaded.
     """
     missing = _preload(ort)
-    ort.set_default_logger_severity(3)  # it warns of plugins that it looked for and nobody asked for
+    ort.set_default_logger_severity(3)  # it warns of plugins that it did not find and that are not needed
     settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # of warnings, what matters is checked here; errors are raised as well
+    settings.log_severity_level = 4  # the warnings that matter are checked below; errors are also raised
     settings.intra_op_num_threads = threads
     settings.add_session_config_entry("session.disable_quant_qdq", "1")  # weights alone are quantized, for their size
-    # Passes hardly ever have the sizes of an earlier one. For each that does, ORT takes all its memory anew, in one
-    # block beside the many of the first; and it never forgets a plan.
+    # Passes hardly ever have the sizes of an earlier one. For one that does, ORT would allocate all its memory again,
+    # in one block beside those of the first; and it never frees a memory pattern.
     settings.enable_mem_pattern = False
     settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -91,7 +94,7 @@ def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: i
             enable_fallback=0,  # it would print, and load the graph for the CPU
         )
     except Exception as error:  # onnxruntime raises a dozen types without a common base
-        if not _provider_loads(ort, int(options["device_id"])):  # it tried the CPU, which has not all kernels
+        if not _provider_loads(ort, int(options["device_id"])):  # ORT then tried the CPU, which lacks some kernels
             raise EngineUnusable(_no_provider(ort, missing)) from error
         raise session_error(f"onnxruntime cannot load {path.name} for CUDA", error) from error
     if PROVIDER not in session.get_providers()[:1]:
@@ -100,7 +103,7 @@ def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: i
 
 
 def check_placement(session: Any, file: str, allowed: frozenset[str]) -> None:
-    """Raises BackendError for nodes that ORT put on another provider, less the operators in `allowed`."""
+    """Raises BackendError for nodes that ORT placed on another provider, except for the operators in `allowed`."""
     stray = [
         f"{node.op_type} ({node.name})"
         for part in session.get_provider_graph_assignment_info()
@@ -117,23 +120,34 @@ def check_placement(session: Any, file: str, allowed: frozenset[str]) -> None:
 
 
 def session_error(what: str, error: Exception) -> BackendError:
-    """The runtime's error for one of ORT's: DeviceMemoryError where memory was short, EngineUnusable without cuDNN."""
-    if "cuDNN is unavailable" in str(error):  # which only some kernels need, and only when they first run
-        return EngineUnusable(f"{what}: {error}; pip install 'rmruntime[cuda]' brings cuDNN 9")
+    """The error to raise for one of ORT's; `what` is the failure, as the beginning of the message.
+
+    DeviceMemoryError where memory was short, EngineUnusable where cuDNN is missing, else BackendError.
+
+    >>> type(session_error("a pass failed", RuntimeError("CUDA out of memory"))).__name__
+    'DeviceMemoryError'
+    """
+    if "cuDNN is unavailable" in str(error):  # only some kernels need it, and only when they first run
+        return EngineUnusable(f"{what}: {error}; pip install 'rmruntime[cuda]' installs cuDNN 9")
     kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(error)) else BackendError
     return kind(f"{what}: {error}")
 
 
 def cuda_major(ort: Any) -> int:
-    """The version of CUDA that this build wants, 0 where it does not say."""
+    """The major version of CUDA that this build of onnxruntime (`ort`) needs, 0 where it does not state it.
+
+    >>> from types import SimpleNamespace
+    >>> cuda_major(SimpleNamespace(cuda_version="12.8"))
+    12
+    """
     version = re.match(r"\d+", str(getattr(ort, "cuda_version", "")))
     return int(version[0]) if version else 0
 
 
 def _preload(ort: Any) -> str:
-    """Load CUDA's libraries out of their wheels; what onnxruntime says of those that are missing.
+    """Load CUDA's libraries from their wheels; returns onnxruntime's messages about those that are missing.
 
-    It says so on stdout, where scores may be going.
+    They are caught because onnxruntime prints them to stdout, where scores may go.
     """
     said = io.StringIO()
     with redirect_stdout(said):
@@ -145,7 +159,7 @@ def _preload(ort: Any) -> str:
 def _provider_loads(ort: Any, device: int) -> bool:
     try:
         ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", device)
-    except Exception as error:  # of no type of its own
+    except Exception as error:  # onnxruntime has no type for it
         return "CUDA Provider not available" not in str(error)
     return True
 
@@ -155,5 +169,5 @@ def _no_provider(ort: Any, missing: str) -> str:
     return (
         f"onnxruntime-gpu {ort.__version__} cannot load its CUDA provider"
         + (f" ({missing})" if missing else "")
-        + f"; it wants CUDA {major or 'of its build'} and cuDNN 9: pip install 'rmruntime[cuda]' brings both"
+        + f"; it needs CUDA {major or 'of its build'} and cuDNN 9: pip install 'rmruntime[cuda]' installs both"
     )

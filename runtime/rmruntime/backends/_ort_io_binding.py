@@ -1,4 +1,4 @@
-"""The inputs and outputs of one ONNX Runtime session on a device: uploaded and downloaded once a pass."""
+"""The inputs and outputs of one ONNX Runtime session on a device: uploaded and downloaded once per pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,16 +15,16 @@ _PAGE_TYPES = {
     "tensor(float16)": (np.float16, 10),
     "tensor(bfloat16)": (np.uint16, 16),
 }
-_GROWTH = 1.25  # pages are made for so many times what a pass needs, lest every pass makes them anew
+_GROWTH = 1.25  # pages grow at least by this factor, so that not every pass allocates them again
 
 
 class DeviceBinding:
-    """One IOBinding, kept from pass to pass.
+    """One IOBinding, used for every pass.
 
-    Binding an array copies it to where the graph reads it, which is the host for inputs that kernels take from there.
-    Hidden states stay on the device that computed them, and ORT copies them to another that reads them.
-    Inputs of rank 4 are the pages that attention keeps keys and values in during a pass: they belong to the binding,
-    start as zeros and grow with the passes.
+    Binding an array copies it to where the graph reads it: the device, or the host for inputs that kernels read there.
+    Hidden states stay on the device that computed them, and ORT copies them to another device that reads them.
+    Inputs of rank 4 are the pages in which attention keeps keys and values during a pass: the binding owns them, starts
+    them as zeros and enlarges them when a pass needs more.
     """
 
     def __init__(self, ort: Any, session: Any, device: int) -> None:
@@ -42,18 +42,21 @@ class DeviceBinding:
     def run(self, feeds: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
         """The outputs by name: arrays on the host, and hidden states as OrtValues on the device.
 
-        Raises BackendError for an input that is not fed, and what ORT raises.
+        Raises BackendError for an input that is missing from `feeds`, and what ORT raises.
         """
         for name in (*self._indices, *([HIDDEN_IN] if self._takes_hidden else [])):
             if name not in feeds:
-                raise BackendError(f"the graph wants the input {name!r}, the pass has {', '.join(sorted(feeds))}")
+                raise BackendError(
+                    f"the graph needs the input {name!r}, the pass has {', '.join(sorted(feeds))}; export the bundle "
+                    "with this version of rmexport"
+                )
         for name, dtype in self._indices.items():
             self._binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name], dtype))
         if self._takes_hidden:
             self._binding.bind_ortvalue_input(HIDDEN_IN, feeds[HIDDEN_IN])
         if self._pages:
             self._grow(int(feeds[PAGE_TABLE].max()) + 1)
-        for name in self._outputs:  # again: ORT would write into what the last pass made, of another length
+        for name in self._outputs:  # bound anew: ORT would write into the last pass's output, of another length
             where = ("cuda", self._device) if name == HIDDEN_OUT else ("cpu", 0)
             self._binding.bind_output(name, *where)
         self._session.run_with_iobinding(self._binding, run_options)
@@ -61,11 +64,11 @@ class DeviceBinding:
         return {name: value if name == HIDDEN_OUT else value.numpy() for name, value in values}
 
     def _grow(self, count: int) -> None:
-        """Have at least `count` pages."""
+        """Enlarge the pages to at least `count`; their content is lost."""
         if count <= self._page_count:
             return
         count = max(count, int(_GROWTH * self._page_count))
-        self._page_count = 0  # until both are bound
+        self._page_count = 0  # until both, keys and values, are bound
         for name, value in self._pages.items():
             dtype, onnx_type = _PAGE_TYPES[value.type]
             zeros = np.zeros((count, *value.shape[1:]), dtype)
@@ -85,5 +88,5 @@ class DeviceBinding:
 
 
 def _is_paged(shape: Any) -> bool:
-    """[pages, page_size, kv_heads, head_dim], of which the first is free."""
+    """Whether a shape is [pages, page_size, kv_heads, head_dim], all fixed except for the first."""
     return len(shape) == 4 and all(isinstance(size, int) for size in shape[1:])

@@ -29,7 +29,7 @@ ADVICE = f"compile the engine with a smaller --max-batch-tokens, or take a GPU w
 
 @dataclass(frozen=True)
 class SizeProfile:
-    """Least and most sizes of the inputs, by name, that the engine's optimization profile `index` takes."""
+    """The least and the largest shapes of the inputs, by name, that the engine's optimization profile `index` takes."""
 
     index: int
     least: Shapes
@@ -37,22 +37,22 @@ class SizeProfile:
 
     @property
     def elements(self) -> int:
-        """Of all inputs at their most."""
+        """How many elements all inputs have together, at their largest shapes."""
         return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.most.values())
 
     def holds(self, shapes: Shapes) -> bool:
         return not self.excess(shapes) and not _outside(shapes, self.least, lambda size, least: size < least)
 
     def excess(self, shapes: Shapes) -> list[str]:
-        """What is larger than it takes."""
+        """The inputs that are larger than the profile takes, described for a message."""
         return _outside(shapes, self.most, lambda size, most: size > most)
 
 
 class TensorRtEngine:
-    """The engine in the file `path`, for the package `library`.
+    """The engine in the file `path`, loaded by the package `library`.
 
-    Raises DeviceMemoryError where the device, or `memory_limit` bytes of it, has no room for the weights and the
-    activations of the largest pass, BackendError with TensorRT's own messages where the engine does not load.
+    Raises DeviceMemoryError where the device, or `memory_limit` bytes of it, is too small for the weights and the
+    activations of the largest pass, and BackendError with TensorRT's own messages where the engine does not load.
     """
 
     def __init__(self, library: str, path: Path, memory: CudaMemory, *, memory_limit: int | None = None) -> None:
@@ -71,12 +71,12 @@ class TensorRtEngine:
         self._staged_inputs, self._staged_outputs = StagedArrays(memory), StagedArrays(memory)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[np.float32]]:
-        """One pass; outputs in fp32, arrays of their own.
+        """One pass; the outputs are new arrays of fp32.
 
         Raises PassTooLarge where no profile takes the inputs, DeviceMemoryError, BackendError with TensorRT's messages.
         """
         self._memory.use()
-        self._memory.synchronize()  # a pass that failed may have left copies on their way
+        self._memory.synchronize()  # a pass that failed may have left copies running
         self._messages.clear()
         given = {name: np.asarray(self._given(feeds, name)) for name in self._inputs}
         self._select(self._profile_for({name: array.shape for name, array in given.items()}))
@@ -92,7 +92,7 @@ class TensorRtEngine:
         """Free the engine and its buffers; a device that was lost is no error here."""
         with suppress(BackendError):
             self._memory.use()
-            self._memory.synchronize()  # a pass that failed may have left kernels at work in them
+            self._memory.synchronize()  # a pass that failed may have left kernels running that use them
         self._context = self._engine = self._runtime = None  # in this order: each uses the next
         self._staged_inputs.close()
         self._staged_outputs.close()
@@ -106,7 +106,7 @@ class TensorRtEngine:
         return engine
 
     def _make_context(self, room: int) -> Any:
-        """Its memory is for the largest profile and taken at once: no later pass fails for want of it."""
+        """The context with memory for the largest profile, allocated now, so that no later pass lacks it."""
         self._require(self._engine.device_memory_size_v2, "largest pass", min(room, self._memory.free_bytes()))
         context = self._engine.create_execution_context()
         if context is None:
@@ -125,7 +125,7 @@ class TensorRtEngine:
         if kind not in DTYPES or location != self._trt.TensorLocation.DEVICE:
             raise BackendError(
                 f"the engine has the tensor {name!r} as {kind} in {location.name.lower()} memory, where "
-                f"{', '.join(DTYPES)} in device memory can be served; compile it with this version of rmexport"
+                f"{', '.join(DTYPES)} in device memory are supported; compile it with this version of rmexport"
             )
         return np.dtype(DTYPES[kind])
 
@@ -139,17 +139,20 @@ class TensorRtEngine:
 
     def _given(self, feeds: Arrays, name: str) -> NDArray[Any]:
         if name not in feeds:
-            raise BackendError(f"the engine needs the input {name!r}; the pass has {', '.join(feeds)}")
+            raise BackendError(
+                f"the engine needs the input {name!r}, the pass has {', '.join(feeds)}; compile it with this version "
+                "of rmexport"
+            )
         return feeds[name]
 
     def _profile_for(self, shapes: Shapes) -> SizeProfile:
-        """The smallest that takes these inputs: it is tuned for the sizes nearest."""
+        """The smallest profile that takes these inputs; it is tuned for the nearest sizes."""
         for profile in self._profiles:
             if profile.holds(shapes):
                 return profile
         if excess := min((profile.excess(shapes) for profile in reversed(self._profiles)), key=len):
             raise PassTooLarge(
-                f"no profile of the engine takes {'; '.join(excess)}: what it takes is settled by the options of "
+                f"no profile of the engine takes {'; '.join(excess)}: compile it for larger sizes, with the options of "
                 "`rmexport compile`"
             )
         raise BackendError(
@@ -176,7 +179,7 @@ class TensorRtEngine:
         self._staged_inputs.upload()
 
     def _place_outputs(self) -> Arrays:
-        """Where the outputs of these inputs will be on the host."""
+        """The host's arrays that the outputs of these inputs will be copied to."""
         try:
             missing = self._context.infer_shapes()
         except RuntimeError as error:
@@ -202,7 +205,7 @@ class TensorRtEngine:
 
 
 def file_reader(trt: Any, file: Any) -> Any:
-    """An IStreamReaderV2 over an unbuffered file; the host holds CHUNK bytes of it at a time."""
+    """An IStreamReaderV2 that reads an unbuffered file; at most CHUNK bytes are in host memory at a time."""
     block = memoryview(bytearray(CHUNK))
 
     class Reader(trt.IStreamReaderV2):  # type: ignore[misc] # engines are untyped
@@ -221,7 +224,7 @@ def file_reader(trt: Any, file: Any) -> Any:
 
 
 def _outside(shapes: Shapes, limits: Shapes, differs: Callable[[int, int], bool]) -> list[str]:
-    """Each input of which a size stands so to its limit, or which has another rank."""
+    """The inputs of which a size `differs` from its limit, or which have another rank, described for a message."""
     found = []
     for name, shape in shapes.items():
         limit = limits[name]

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works, kept for the error that names the reason."""
+"""Collects TensorRT's messages, so that an error can state the reason."""
 
 from typing import Any
 
@@ -6,7 +6,13 @@ OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "cudaErrorMemoryAllocation", "c
 
 
 class Messages:
-    """What TensorRT said since they were cleared; it may speak from any thread."""
+    """TensorRT's messages since the last `clear`; TensorRT adds them from any thread.
+
+    >>> messages = Messages()
+    >>> messages.add("cudaMalloc: out of memory")
+    >>> str(messages), messages.out_of_memory
+    ('cudaMalloc: out of memory', True)
+    """
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -39,12 +45,12 @@ def error_recorder(trt: Any, messages: Messages) -> Any:
 
         def report_error(self, code: Any, text: str) -> bool:
             messages.add(text, allocation=code == trt.ErrorCodeTRT.FAILED_ALLOCATION)
-            return False  # what failed says so itself
+            return False  # do not abort: the call that failed returns an error itself
 
         def num_errors(self) -> int:
             return len(messages)
 
-        get_num_errors = num_errors  # by which name the packages call it; they document the other
+        get_num_errors = num_errors  # the packages call it by this name, and document the other
 
         def get_error_code(self, i: int) -> Any:
             return trt.ErrorCodeTRT.UNSPECIFIED_ERROR
@@ -62,9 +68,9 @@ def error_recorder(trt: Any, messages: Messages) -> Any:
 
 
 def logger(trt: Any, messages: Messages) -> Any:
-    """An ILogger that keeps the errors that reach no recorder, and drops everything else."""
+    """An ILogger that keeps errors in `messages`, for those that reach no recorder, and drops everything else."""
 
-    class ErrorLogger(trt.ILogger):  # type: ignore[misc] # as above
+    class ErrorLogger(trt.ILogger):  # type: ignore[misc] # engines are untyped
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

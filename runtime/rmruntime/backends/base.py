@@ -1,4 +1,4 @@
-"""The seam between scoring and engines: index arrays in, named fp32 arrays out."""
+"""The interface of engines: index arrays in, named fp32 arrays out."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
 from rmruntime.options import EngineOptions
 
-# Index arrays; of a stage also the hidden states, in whatever form the stage before it gave them.
+# Inputs by name: index arrays, and for a stage the hidden states, in the form in which the stage before returned them.
 Feeds = Mapping[str, Any]
-# fp32 arrays; of a stage that is not the last, hidden states that only the same engine's next stage need understand.
+# Outputs by name: fp32 arrays, or the hidden states of a stage, in a form that only the same engine's next stage reads.
 Outputs = Mapping[str, Any]
 
 
 class Backend(Protocol):
     """A loaded graph. `precision` is the arithmetic that runs, `name` the engine; both are reported with scores.
 
-    `batch_tokens` is how many tokens a pass had best compute, where the user does not say.
+    `batch_tokens` is the recommended number of tokens in a pass, for users who do not set one.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Backend(Protocol):
     batch_tokens: int
 
     def run(self, feeds: Feeds) -> Outputs:
-        """One pass; inputs that the graph does not have are left alone.
+        """One pass; inputs that the graph does not have are ignored.
 
-        Raises DeviceMemoryError or PassTooLarge where a smaller pass may succeed, and else BackendError with the
-        engine's message when it fails.
+        Raises DeviceMemoryError or PassTooLarge where a smaller pass may succeed, and BackendError with the engine's
+        message for other failures.
         """
         ...
 
@@ -41,7 +41,7 @@ class Backend(Protocol):
 
 
 class BackendModule(Protocol):
-    """A module of rmruntime.backends."""
+    """What a module of rmruntime.backends must have; the package's docstring explains each."""
 
     NAME: str
     DEVICES: tuple[str, ...]
@@ -53,19 +53,19 @@ class BackendModule(Protocol):
     RUNS_STAGES: bool
 
     def compute_dtypes(self, bundle_dtype: str, precision: str) -> tuple[str, ...]:
-        """Compute dtypes of the graphs that give this precision, best first; empty when it cannot."""
+        """Compute dtypes of the graphs with which it has this precision, best first; empty when it has none."""
         ...
 
     def obstacle(self, bundle: Bundle, options: EngineOptions) -> BackendError | None:
-        """Why this engine cannot run the bundle here, None where nothing is in its way; loads no weights."""
+        """The reason why this engine cannot run the bundle here, None where it can; loads no weights."""
         ...
 
     def facts(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
-        """What it would do with a graph that nothing keeps it from running; cheap, and loads no weights."""
+        """How it would run a graph for which there is no obstacle; fast, and loads no weights."""
         ...
 
     def load(self, bundle: Bundle, graph: Graph, options: EngineOptions) -> Backend:
-        """The graph, or the stage that `Graph.of_stage` made of it, ready to run."""
+        """The graph, or a stage's graph from `Graph.of_stage`, ready to run."""
         ...
 
 
@@ -73,7 +73,11 @@ CPU_BATCH_TOKENS = 4096
 
 
 def package_obstacle(package: str, extra: str) -> EngineNotInstalled | None:
-    """The error that names the extra, where the package is not installed."""
+    """The error of a package that is not installed, which names the extra to install; None where it is.
+
+    >>> package_obstacle("numpy", "cpu") is None
+    True
+    """
     if importlib.util.find_spec(package) is not None:
         return None
     return EngineNotInstalled(
@@ -82,7 +86,11 @@ def package_obstacle(package: str, extra: str) -> EngineNotInstalled | None:
 
 
 def engine_module(name: str) -> Any:
-    """Import an engine's package, untyped as they all are."""
+    """Import an engine's package; returns it as Any, because these packages have no types.
+
+    >>> engine_module("numpy").__name__
+    'numpy'
+    """
     import importlib
 
     return importlib.import_module(name)

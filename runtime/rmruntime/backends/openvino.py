@@ -27,11 +27,15 @@ RUNS_STAGES = True
 
 # As `EngineFacts.speed`; measured figures are in docs/performance.md.
 SPEEDS = {"bf16": 2.0, "fp32": 0.9}
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}  # of /proc/cpuinfo: no bf16 products without one of them
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}  # of /proc/cpuinfo; bf16 products need one of them
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
-    """A bf16 bundle in bf16 where the processor multiplies bf16; bf16 of another bundle only when asked for."""
+    """bf16 for a bf16 bundle where the processor has bf16 products; for another bundle only on request.
+
+    >>> compute_dtypes("fp32", "auto")
+    ('fp32',)
+    """
     narrow = bundle_dtype == "bf16" if precision == "auto" else precision == "bf16"
     if narrow and has_bf16():
         return ("bf16", "fp32")
@@ -39,7 +43,10 @@ def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
 
 
 def has_bf16() -> bool:
-    """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16); the engine is asked where it may."""
+    """Whether this processor has bf16 matrix products (AMX or AVX-512 BF16).
+
+    The flags of the processor can rule it out; else OpenVINO is asked, which must be imported for that.
+    """
     flags = _processor_flags()
     if flags and not flags & BF16_FLAGS:
         return False
@@ -47,7 +54,7 @@ def has_bf16() -> bool:
 
 
 def _processor_flags() -> set[str]:
-    """Of an x86 processor on Linux; else empty."""
+    """The flags of an x86 processor on Linux, from /proc/cpuinfo; else empty."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -56,12 +63,12 @@ def _processor_flags() -> set[str]:
 
 
 def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
-    """The package that is missing."""
+    """An error where the package openvino is missing."""
     return package_obstacle(PACKAGE, EXTRA)
 
 
 def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
-    """bf16 products, which other engines do not have on CPUs, or fp32."""
+    """Fast bf16 products, which other engines do not have on CPUs, or fp32."""
     precision = _precision(graph, options)
     because = "this processor has bf16 products" if precision == "bf16" else ""
     return EngineFacts(
@@ -78,7 +85,7 @@ def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "OpenVinoBacke
 
 
 class OpenVinoBackend:
-    """One compiled model and its only request."""
+    """One compiled model and its only inference request."""
 
     name = NAME
     batch_tokens = CPU_BATCH_TOKENS
@@ -91,7 +98,9 @@ class OpenVinoBackend:
             compiled = openvino_core().compile_model(path, "CPU", _settings(graph, options))
             self._request = compiled.create_infer_request()
         except Exception as error:  # openvino raises bare RuntimeError for everything
-            raise BackendError(f"openvino cannot load {graph.file}: {error}") from error
+            raise BackendError(
+                f"openvino cannot load {graph.file}: {error}; choose another device, or export the bundle again"
+            ) from error
         self._inputs = [value.any_name for value in compiled.inputs]
         wanted = {HIDDEN_OUT, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
         self._outputs = {name: value for value in compiled.outputs for name in value.names & wanted}
@@ -99,12 +108,12 @@ class OpenVinoBackend:
     def run(self, feeds: Feeds) -> Outputs:
         try:
             values = self._request.infer({name: feeds[name] for name in self._inputs}, share_inputs=True)
-        except Exception as error:  # as above
+        except Exception as error:  # openvino raises bare RuntimeError for everything
             raise BackendError(f"openvino failed on a pass of {feeds[INPUT_IDS].size} tokens: {error}") from error
         return {name: values[output] for name, output in self._outputs.items()}
 
     def close(self) -> None:
-        self._request, self._outputs = None, {}  # the outputs too keep the model, and the weights mapped
+        self._request, self._outputs = None, {}  # the outputs too keep the model alive, and the weights mapped
 
 
 def _precision(graph: Graph, options: EngineOptions) -> str:
@@ -112,9 +121,9 @@ def _precision(graph: Graph, options: EngineOptions) -> str:
 
 
 def _heap_bytes(bundle: Bundle, graph: Graph, options: EngineOptions, precision: str) -> int:
-    """Bytes of packed weights; those of another dtype than the arithmetic's are converted whole besides.
+    """Bytes of packed weights; weights of another dtype than the arithmetic's are also converted, for as much again.
 
-    Of stages in turn there are no more than the stage memory at a time. Codes of quantized weights stay codes.
+    With stages in turn there is at most the stage memory at a time. Quantized weights are not converted.
     """
     manifest = bundle.manifest
     stored = manifest.weight_bytes(graph)
@@ -131,7 +140,7 @@ def _heap_bytes(bundle: Bundle, graph: Graph, options: EngineOptions, precision:
 
 
 def _settings(graph: Graph, options: EngineOptions) -> dict[str, Any]:
-    """The graph's own types decide the arithmetic; only bf16 that the graph does not have is left to the engine.
+    """OpenVINO's settings. The graph's types decide the arithmetic; bf16 of an fp32 graph is the engine's to convert.
 
     No CACHE_DIR: a graph with a Scan comes back from OpenVINO's cache (2026.4) with wrong results, and compiling, which
     copies no weights, takes 0.3 s.
@@ -146,7 +155,7 @@ def _settings(graph: Graph, options: EngineOptions) -> dict[str, Any]:
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.threads < (os.cpu_count() or 1):
-            # Others share the cores, and each engine that pins its threads would take the same first ones.
+            # Other engines may share the cores, and each that pins its threads would take the same first ones.
             settings["ENABLE_CPU_PINNING"] = False
     return settings
 
@@ -158,5 +167,5 @@ def _settings(graph: Graph, options: EngineOptions) -> dict[str, Any]:
 # stack that is gone, and the next signal, such as Ctrl-C, is a segmentation fault (seen with OpenVINO 2026.4).
 @cache
 def openvino_core() -> Any:
-    """The Core. Raises ImportError without openvino."""
+    """The one openvino.Core of this process. Raises ImportError where openvino is not installed."""
     return importlib.import_module("openvino").Core()

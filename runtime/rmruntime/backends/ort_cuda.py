@@ -38,21 +38,26 @@ RUNS_STAGES = True
 # Estimates, none of them measured on a GPU.
 SPEED = 30.0  # as `EngineFacts.speed`
 BATCH_TOKENS = 16384  # a Gemm of a few thousand rows fills a large GPU; more rows hide the launches of small kernels
-LEAST_TOKENS = 512  # less than this in a pass and the GPU is no use
-TOKEN_VALUES = {"rows": 64, "pages": 24}  # of the hidden size, that a token takes at a time; rows gather keys anew
+LEAST_TOKENS = 512  # with fewer tokens in a pass the GPU is not worth using
+# Memory per token of a pass, in multiples of the hidden size; "rows" copies keys for every row.
+TOKEN_VALUES = {"rows": 64, "pages": 24}
 CODE_DTYPES = ("int8", "uint8", "fp8_e4m3")  # of quantized matrices
-ENGINE_BYTES = 1 << 29  # workspaces, and cuBLAS's and cuDNN's code
+ENGINE_BYTES = 1 << 29  # bytes for workspaces, and the code of cuBLAS and cuDNN
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
-    """The bundle's dtype, which is the graph's; fp32 on request, and where an encoder has no other graph."""
+    """The bundle's dtype, which the graph has too; fp32 on request, and for encoders, which have no other graph.
+
+    >>> compute_dtypes("bf16", "auto"), compute_dtypes("bf16", "fp16")
+    (('bf16', 'fp32'), ())
+    """
     if precision == "auto":
         return tuple(dict.fromkeys((bundle_dtype, "fp32")))
     return (precision,) if precision in (bundle_dtype, "fp32") else ()
 
 
 def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
-    """What is missing of driver, GPU, package and graph."""
+    """An error where the driver, the GPU, the package or a graph is missing or cannot be used."""
     try:
         device = cuda_device(options.device_index)
     except EngineUnusable as error:
@@ -66,7 +71,7 @@ def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
 
 
 def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "OrtCudaBackend":
-    """A session with the weights on the GPU. Raises DeviceMemoryError where it has no room for them and a pass."""
+    """A session with the weights on the GPU. Raises DeviceMemoryError where they and a pass do not fit there."""
     return OrtCudaBackend(bundle, graph, options)
 
 
@@ -94,7 +99,7 @@ class OrtCudaBackend:
         self._memory_was_short = False
 
     def run(self, feeds: Feeds) -> Outputs:
-        # Memory kept for passes of other sizes is given back once, behind the first pass that succeeds again.
+        # Memory kept for passes of other sizes is freed once, after the first pass that succeeds again.
         run_options = self._tidy if self._memory_was_short else self._usual
         try:
             outputs: Outputs = self._binding.run(feeds, run_options)
@@ -113,24 +118,26 @@ class OrtCudaBackend:
 
 
 def _build_obstacle() -> BackendError | None:
-    """An onnxruntime without CUDA, or one for a newer CUDA than the driver's."""
+    """An error for an onnxruntime without CUDA, or one for a newer CUDA than the driver's."""
     ort = engine_module(PACKAGE)
     if PROVIDER not in ort.get_available_providers():
         return EngineUnusable(
             f"the installed onnxruntime {ort.__version__} was built without CUDA: onnxruntime and onnxruntime-gpu "
             f"overwrite each other. pip uninstall onnxruntime onnxruntime-gpu, then pip install 'rmruntime[{EXTRA}]'"
         )
-    serves, wanted = driver_version(), cuda_major(ort)
-    if serves[0] < wanted:
+    supported, wanted = driver_version(), cuda_major(ort)
+    if supported[0] < wanted:
         return EngineUnusable(
-            f"the NVIDIA driver serves CUDA {serves[0]}.{serves[1]}, onnxruntime-gpu {ort.__version__} wants CUDA "
-            f"{wanted}: install a newer driver, or an onnxruntime-gpu built for CUDA {serves[0]}"
+            f"the NVIDIA driver supports CUDA {supported[0]}.{supported[1]}, onnxruntime-gpu {ort.__version__} needs "
+            f"CUDA {wanted}: install a newer driver, or an onnxruntime-gpu built for CUDA {supported[0]}"
         )
     return None
 
 
 def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice) -> BackendError | None:
-    """No graph of this precision; only the slow one in fp32, which was not asked for; bf16 on a GPU without it."""
+    """An error for a bundle without a graph of this precision, with only a slow fp32 graph that nobody asked for, or
+    with bf16 graphs for a GPU without bf16.
+    """
     dtype = bundle.manifest.dtype
     wanted = compute_dtypes(dtype, options.precision)
     dialects = [dialect for dialect in DIALECTS if options.dialect in (None, dialect)]
@@ -143,12 +150,12 @@ def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice)
     if options.precision == "auto" and options.dialect is None and {g.dialect for g in graphs} == {"ort-cpu"}:
         return EngineUnusable(
             f"this bundle has no {OWN_DIALECTS[0]} graph, only a slower one in fp32: export it again with this version "
-            "of rmexport, or say precision fp32"
+            "of rmexport, or choose precision fp32"
         )
     if any(graph.compute_dtype == "bf16" for graph in graphs) and device.compute_capability < (8, 0):
         return EngineUnusable(
-            f"{device} has no bf16 arithmetic, which takes compute capability 8.0: say precision fp32, or export the "
-            "bundle in fp16"
+            f"{device} has no bf16 arithmetic, which needs compute capability 8.0: choose precision fp32, or export "
+            "the bundle in fp16"
         )
     return None
 
@@ -158,7 +165,7 @@ def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
 
 
 def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
-    """How many tokens a pass may have beside the weights. Raises DeviceMemoryError where it is too few."""
+    """How many tokens of a pass fit in the GPU's memory beside the weights; DeviceMemoryError where too few do."""
     device = cuda_device(options.device_index)
     free = free_memory(device.index)
     if options.memory_limit is not None:
@@ -182,7 +189,7 @@ def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
 
 
 def _widened(bundle: Bundle, size: int) -> int:
-    """What the largest quantized matrix takes while a product reads it: its codes in `size` bytes, and their values."""
+    """Bytes that the largest quantized matrix takes during its product: codes and values, in `size` bytes each."""
     if bundle.manifest.quantization is None:
         return 0
     files = [file.name for file in bundle.manifest.files if file.role == "weights"]

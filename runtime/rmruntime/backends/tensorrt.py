@@ -32,20 +32,24 @@ EXTRA = "tensorrt"
 DIALECTS = ("portable", "traced")
 RUNS_STAGES = False  # an engine is compiled of a whole graph
 
-SPEED = 40.0  # as `EngineFacts.speed`: an estimate; whoever compiled an engine wants it
+SPEED = 40.0  # as `EngineFacts.speed`: an estimate, the highest, because users who compiled an engine want it
 
-LIBRARIES = {"tensorrt": EXTRA, "tensorrt_rtx": "tensorrt-rtx"}  # what may have compiled an engine, and its extra
+LIBRARIES = {"tensorrt": EXTRA, "tensorrt_rtx": "tensorrt-rtx"}  # libraries that compile engines, and their extras
 
 
 def compute_dtypes(bundle_dtype: str, precision: str) -> tuple[str, ...]:
-    """The graph's own types decide: the bundle's dtype, or fp32 where the bundle has such a graph."""
+    """The bundle's dtype, or fp32 where the bundle has such a graph: the graph's types decide the arithmetic.
+
+    >>> compute_dtypes("fp16", "auto"), compute_dtypes("fp16", "bf16")
+    (('fp16', 'fp32'), ())
+    """
     if precision == "auto":
         return tuple(dict.fromkeys((bundle_dtype, "fp32")))
     return (precision,) if precision in (bundle_dtype, "fp32") else ()
 
 
 def obstacle(bundle: Bundle, options: EngineOptions) -> BackendError | None:
-    """No driver or GPU, no package, or no engine for this GPU, this bundle and this version of TensorRT."""
+    """An error where the driver, the GPU or the package is missing, or an engine for this GPU, bundle and TensorRT."""
     wanted = compute_dtypes(bundle.manifest.dtype, options.precision)
     dialects = [dialect for dialect in DIALECTS if options.dialect in (None, dialect)]
     graphs = [g for g in bundle.manifest.graphs if g.dialect in dialects and g.compute_dtype in wanted]
@@ -67,7 +71,7 @@ def facts(bundle: Bundle, graph: Graph, options: EngineOptions) -> EngineFacts:
 
 
 def load(bundle: Bundle, graph: Graph, options: EngineOptions) -> "TensorRtBackend":
-    """The engine compiled from this graph for this GPU, its weights read straight onto the device."""
+    """The engine that was compiled from this graph for this GPU; its weights are read directly onto the device."""
     return TensorRtBackend(bundle, graph, options)
 
 
@@ -101,7 +105,7 @@ class TensorRtBackend:
 def _choose_engine(bundle: Bundle, graphs: list[Graph], options: EngineOptions) -> tuple[Path, EngineRecord]:
     """The folder and record of the engine to run.
 
-    Raises EngineUnusable or EngineNotInstalled, which say of each engine what it is for, and how to make one.
+    Raises EngineUnusable or EngineNotInstalled, which tell for each engine why it cannot run here, and how to make one.
     """
     device = cuda_device(options.device_index)
     usable: list[tuple[Path, EngineRecord]] = []
@@ -117,7 +121,7 @@ def _choose_engine(bundle: Bundle, graphs: list[Graph], options: EngineOptions) 
 
 
 def _checked(folder: Path, bundle: Bundle, graphs: list[Graph], device: CudaDevice) -> EngineRecord:
-    """The record of an engine that can run here."""
+    """The record of the engine in `folder`. Raises EngineUnusable or EngineNotInstalled where it cannot run here."""
     record, name = read_record(folder / RECORD_NAME), f"the engine {folder.name}"
     if record.manifest != manifest_digest(bundle.folder):
         raise EngineUnusable(f"{name} was compiled before the bundle was exported as it is now")
@@ -133,7 +137,7 @@ def _checked(folder: Path, bundle: Bundle, graphs: list[Graph], device: CudaDevi
 
 
 def _is_for(record: EngineRecord, device: CudaDevice) -> bool:
-    """TensorRT's engines are for the very GPU model, those of tensorrt_rtx for every GPU of their capabilities."""
+    """Whether the engine is for this GPU: TensorRT's are for one GPU model, tensorrt_rtx's for compute capabilities."""
     capability = ".".join(map(str, device.compute_capability))
     if capability not in [one.strip() for one in record.compute_capability.split(",")]:
         return False
@@ -141,7 +145,7 @@ def _is_for(record: EngineRecord, device: CudaDevice) -> bool:
 
 
 def _check_version(name: str, record: EngineRecord) -> None:
-    """An engine is for one version of its library, to the patch."""
+    """Raises unless the library is installed in the engine's version: major, minor and patch."""
     if record.library not in LIBRARIES:
         raise EngineUnusable(f"{name} was compiled by {record.library!r}, expected {' or '.join(LIBRARIES)}")
     missing = package_obstacle(record.library, LIBRARIES[record.library])
@@ -165,7 +169,7 @@ def _has_cuda_bindings() -> bool:
 
 
 def _check_file(name: str, path: Path, record: EngineRecord) -> None:
-    """Its size; hashing gigabytes takes longer than loading them, so that is left to `--check full`."""
+    """Raises EngineUnusable for a file of another size. Its hash, which is slow, is checked with `--check full`."""
     size = path.stat().st_size if path.is_file() else None
     if size != record.size:
         found = "is missing" if size is None else f"has {size} bytes"
@@ -181,7 +185,7 @@ def _refusal(bundle: Bundle, device: CudaDevice, faults: list[BundleError | Back
     if faults and all(isinstance(fault, EngineNotInstalled) for fault in faults):
         return EngineNotInstalled(str(faults[0]))
     found = "; ".join(map(str, faults)) or "the bundle has no TensorRT engine"
-    # Only an engine for this very GPU is in the new one's way, and that one is of no use.
+    # The new engine's folder can exist only with an engine for this same GPU, which cannot be used.
     overwrite = " --overwrite" if faults else ""
     # Compilers take the first GPU that they see.
     where = f"CUDA_VISIBLE_DEVICES={device.index} " if device.index else ""

@@ -1,4 +1,4 @@
-"""Opens a bundle: the manifest plus proof that the files it names are there, whole and unchanged."""
+"""Opens a bundle: reads the manifest, and checks that the files it names are there, whole and unchanged."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from rmruntime.bundle.regular_files import is_inside, open_regular, read_regular
 from rmruntime.bundle.safetensors_header import HeaderError, read_header
 from rmruntime.errors import BundleError, listing
 
-# Bytes that files which are read whole may have. Real ones: dozens of KB, up to 40 MB, dozens of KB, a few MB.
+# The most bytes of files that are read whole. Real ones: dozens of KB, up to 40 MB, dozens of KB, a few MB.
 MANIFEST_LIMIT, TOKENIZER_LIMIT, TEMPLATE_LIMIT, GRAPH_LIMIT = 16 << 20, 128 << 20, 1 << 20, 256 << 20
 _LIMITS: Mapping[FileRole | None, int] = {"tokenizer": TOKENIZER_LIMIT, "template": TEMPLATE_LIMIT}
 _BLOCK = 1 << 20
 _LISTED = 100  # faults named in one message
 
 
-Stamp = tuple[int, int, int, int]  # device, number, size and time of change of a file
+Stamp = tuple[int, int, int, int]  # a file's device, inode, size in bytes and time of last change in ns
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. `stamps` are those of its weights as they were when they were checked."""
+    """A checked bundle: its folder and manifest. `stamps` identify the weights' files as they were when checked."""
 
     folder: Path
     manifest: Manifest
@@ -56,7 +56,7 @@ class Bundle:
     def check_unchanged(self) -> None:
         """Raises BundleError where weights were rewritten, replaced or removed since the bundle was opened.
 
-        Engines map them into memory: what is written into them is what is computed with. Takes some microseconds.
+        Engines map them into memory and would compute with whatever is written into them. Takes some microseconds.
         """
         changed = [name for name, stamp in self.stamps.items() if _stamp(self.folder / name) != stamp]
         if changed:
@@ -66,12 +66,12 @@ class Bundle:
             )
 
     def path(self, name: str) -> Path:
-        """Where the bundle's file `name` lies."""
+        """The path of the bundle's file `name`."""
         return self.folder / name
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """None for a file that is not there."""
+    """The file's stamp; None for a missing file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -90,11 +90,11 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a bundle: it has no {MANIFEST_NAME}; make one with `rmexport export`"
         ) from error
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        raise BundleError(f"{path} cannot be read: {error.strerror}; see to its permissions or disk") from error
     except ValueError as error:  # half a surrogate pair, or a zero byte
         raise BundleError(f"found {str(folder)!a}, expected the path of a folder ({error})") from error
     manifest = decode_manifest(raw)
-    # The digest is taken over the values; this also catches changes that leave them alone.
+    # The digest is taken over the values; this also catches changes that leave the values as they are.
     if raw != (json.dumps(json.loads(raw), indent=1, ensure_ascii=False) + "\n").encode():
         raise BundleError(f"{path} is not as it was written: it was edited after export; export the bundle again")
     return manifest

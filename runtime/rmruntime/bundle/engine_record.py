@@ -1,7 +1,7 @@
 """The record of a compiled engine: `engines/<target>/<name>/engine.json`, written by `compile`, read by backends.
 
-An engine is good for one content of the bundle, one version of its library and one kind of GPU; the record names all
-three, so that another is refused before it is loaded.
+An engine works with one content of the bundle, one version of its library and one kind of GPU; the record names all
+three, so that an engine that cannot work is refused before it is loaded.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Size = Annotated[int, Between(0, (1 << 31) - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """What one dimension of the inputs may be: least, the size that is tuned for, most."""
+    """The sizes that one dimension of the inputs may have: the least, the one the engine is tuned for, the most."""
 
     least: Size
     tuned: Size
@@ -37,7 +37,12 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Sizes that an engine takes, by the name of the graph inputs' dimension."""
+    """One set of input sizes that an engine takes: `dimensions` maps a dimension's name in the graph to its sizes.
+
+    >>> profile = Profile(name="short", dimensions={"tokens": Extent(least=1, tuned=1024, most=4096)})
+    >>> profile.dimensions["tokens"].most
+    4096
+    """
 
     name: str
     dimensions: Mapping[str, Extent]
@@ -45,11 +50,11 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """`library` (its import name) of `version` compiled the file `graph` of a bundle.
+    """A compiled engine: `library` (its import name) of `version` compiled the file `graph` of a bundle.
 
-    `manifest` is the sha256 of the bundle's manifest.json. The engine runs on `gpu` (its name, or what it was built for
-    without one) of `compute_capability` ("9.0"; "8.6, 8.9" where it is good for several). `size` and `sha256` are those
-    of the engine's file; `batch_tokens` the most tokens that a pass may compute.
+    `manifest` is the sha256 of the bundle's manifest.json. The engine runs on `gpu` (its name, or the kind of GPU that
+    it was built for without one) of `compute_capability` ("9.0"; "8.6, 8.9" where it runs on several). `size`, in
+    bytes, and `sha256` are those of the engine's file; `batch_tokens` is the most tokens that a pass may compute.
     """
 
     record_version: int
@@ -69,15 +74,20 @@ class EngineRecord:
 
 
 def manifest_digest(bundle: Path) -> str:
-    """sha256 of the manifest's file in the folder `bundle`: what an engine was compiled from. Raises OSError.
+    """sha256 of the manifest's file in the folder `bundle`, which identifies what an engine was compiled from.
 
-    Of the file, not of what it says: a later release that knows more fields would find other values.
+    Of the file, not of its values: a later release with more fields would compute another digest of these. Raises
+    OSError.
+
+    >>> _ = Path(MANIFEST_NAME).write_bytes(b"{}")
+    >>> manifest_digest(Path())[:16]
+    '44136fa355b3678a'
     """
     return file_sha256(bundle / MANIFEST_NAME)
 
 
 def encode_record(record: EngineRecord) -> bytes:
-    """The bytes of `engine.json`, with a digest of the rest."""
+    """The bytes of `engine.json`: the record as JSON, with a digest of its fields."""
     data: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     return (json.dumps({**data, "digest": hashlib.sha256(canonical(data)).hexdigest()}, indent=1) + "\n").encode()
 
@@ -90,7 +100,7 @@ def read_record(path: Path) -> EngineRecord:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read ({error}); {again}") from error
     if not isinstance(data, dict) or not isinstance(data.get("record_version"), int):
-        raise BundleError(f"{path} is no record of a compiled engine; {again}")
+        raise BundleError(f"{path} is not the record of a compiled engine, expected a record_version; {again}")
     if data["record_version"] > RECORD_VERSION:
         raise BundleError(
             f"{path} has record_version {data['record_version']}, this rmruntime reads up to {RECORD_VERSION}: "
@@ -103,10 +113,21 @@ def read_record(path: Path) -> EngineRecord:
 
 
 def engine_folders(bundle: Path, target: str) -> tuple[Path, ...]:
-    """The folders of a bundle's engines for `target`, by name; those that are still being written are left out."""
+    """The folders of a bundle's engines for `target`, sorted by name; without those that are still being written.
+
+    >>> record = Path("engines/tensorrt/default") / RECORD_NAME
+    >>> record.parent.mkdir(parents=True)
+    >>> record.touch()
+    >>> [folder.name for folder in engine_folders(Path(), "tensorrt")]
+    ['default']
+    """
     return tuple(folder for folder in compiled_engines(bundle) if folder.parent.name == target)
 
 
 def compiled_engines(bundle: Path) -> tuple[Path, ...]:
-    """The folders of all of a bundle's engines, by target and name; those still being written are left out."""
+    """The folders of all of a bundle's engines, sorted by target and name; without those still being written.
+
+    >>> compiled_engines(Path("no-bundle"))
+    ()
+    """
     return tuple(path.parent for path in sorted((bundle / ENGINES_FOLDER).glob(f"*/[!.]*/{RECORD_NAME}")))

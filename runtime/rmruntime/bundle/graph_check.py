@@ -1,7 +1,7 @@
-"""Checks a bundle's graphs before any engine sees them: against the manifest, and against its weights' files.
+"""Checks a bundle's graphs, before any engine reads them, against the manifest and the weights' files.
 
-Engines read what a graph names, and some of them more than they should: so a graph may name bytes of the manifest's own
-weights and nothing else, and its inputs and outputs must be those that the manifest promises to the packing.
+An engine reads whatever files a graph names, so a graph may name only bytes of the manifest's own weights. Its inputs
+and outputs must be those that the manifest promises, because the inputs of a pass are made from the manifest.
 """
 
 import math
@@ -30,7 +30,7 @@ from rmruntime.bundle.protobuf_fields import WireError
 from rmruntime.bundle.regular_files import read_regular
 from rmruntime.errors import BundleError, listing
 
-# Domains of operators that engines have themselves; others stand for libraries or scripts that a graph would bring.
+# Domains of operators that engines implement; any other would load a library or script that the graph names.
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 REFUSED_OPS = ("EPContext",)  # reads a file that its attributes name
 # ONNX's numbers of the element types that weights are stored in, with bits per element.
@@ -62,7 +62,7 @@ def _file_faults(bundle: Bundle, file: str, graph: Graph, stage: Stage | None, s
     try:
         facts = read_onnx(read_regular(bundle.path(file), GRAPH_LIMIT))
     except WireError as error:
-        yield f"it is no ONNX model ({error})"
+        yield f"it is not an ONNX model ({error})"
         return
     except OSError as error:
         yield f"it cannot be read ({error.strerror})"
@@ -90,10 +90,10 @@ def _external_faults(tensor: TensorFacts, sizes: dict[str, int]) -> Iterator[str
     entries = dict(tensor.external)
     if tensor.location != 1 or len(entries) < len(tensor.external) or set(entries) != _EXTERNAL_KEYS:
         found = ", ".join(key for key, _ in tensor.external)
-        yield f"{name} says where it lies by {found or 'nothing'}, expected location, offset and length, once each"
+        yield f"{name} gives its place by {found or 'nothing'}, expected location, offset and length, once each"
         return
     if entries["location"] not in sizes:
-        yield f"{name} lies in {entries['location']!r}, which is none of the manifest's weights"
+        yield f"{name} is in {entries['location']!r}, which is none of the manifest's weights"
         return
     offset, length = _natural(entries["offset"]), _natural(entries["length"])
     if offset is None or length is None or offset + length > sizes[entries["location"]]:
@@ -102,16 +102,16 @@ def _external_faults(tensor: TensorFacts, sizes: dict[str, int]) -> Iterator[str
             f"{sizes[entries['location']]}"
         )
     elif length != _nbytes(tensor):
-        yield f"{name} takes {length} bytes and its shape {list(tensor.dims)} asks for {_nbytes(tensor)}"
+        yield f"{name} takes {length} bytes, its shape {list(tensor.dims)} needs {_nbytes(tensor)}"
 
 
 def _natural(text: str) -> int | None:
-    """A whole number in plain digits: parsers differ in signs, spaces and what follows."""
+    """A whole number in plain digits, else None: parsers differ in what they do with signs, spaces and other text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
 
 
 def _nbytes(tensor: TensorFacts) -> int | None:
-    """None for a shape or an element type that a weight cannot have."""
+    """The tensor's size in bytes; None for a shape or an element type that a weight cannot have."""
     bits = _ITEM_BITS.get(tensor.data_type)
     if bits is None or len(tensor.dims) > 8 or not all(0 <= size < 1 << 40 for size in tensor.dims):
         return None
@@ -119,7 +119,7 @@ def _nbytes(tensor: TensorFacts) -> int | None:
 
 
 def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stage | None) -> Iterator[str]:
-    """Inputs and outputs against those of the runtime; inputs that are not read may be missing."""
+    """Differences between the graph's inputs and outputs and those of the manifest; a graph may lack inputs."""
     allowed = {*_inputs_of(manifest, graph)} | ({HIDDEN_IN} if stage is not None and stage.first > 0 else set())
     if extra := sorted(set(facts.inputs) - set(facts.initializers) - allowed):
         yield f"it has the inputs {', '.join(map(repr, extra))}, which the manifest does not give it"
@@ -135,7 +135,7 @@ def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage:
 
 
 def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
-    """Names of all arrays that the packing makes for such a graph."""
+    """Names of all input arrays that `batching` makes for such a graph."""
     if graph.layout == "padded":
         yield from PADDED_INPUTS
         return
@@ -149,14 +149,14 @@ def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
 
 
 def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
-    """What the inputs' shapes tell of the values that the packing goes by."""
+    """Differences between the inputs' shapes and the manifest's values that the inputs are made with."""
     ids = facts.inputs.get(INPUT_IDS)
     rank, expected = (len(ids.dims) if ids and ids.dims is not None else None), 2 if graph.token_chunk else 1
     if rank != expected:
         yield f"its input_ids have {rank} dimensions, with token_chunk {graph.token_chunk} there must be {expected}"
     if graph.attention == "rows":
         groups = row_groups(facts.inputs)
-        if groups not in (0, graph.row_groups):  # none at all where only the last layer attends
+        if groups not in (0, graph.row_groups):  # none where only the last layer has attention
             yield f"it takes {groups} groups of attention rows, the manifest says {graph.row_groups}"
         return
     pages = facts.inputs.get(KEY_PAGES)
@@ -178,7 +178,7 @@ def _output_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
 
 
 def _embedding_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
-    """Token ids index the embedding's rows: there must be one for each."""
+    """Embeddings with fewer rows than there are token ids, which index the rows."""
     for tensor in _embeddings(facts):
         if tensor.dims and tensor.dims[0] < manifest.backbone.vocab_size:
             yield (
@@ -188,7 +188,7 @@ def _embedding_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
 
 
 def _embeddings(facts: OnnxFacts) -> Iterable[TensorFacts]:
-    """Initializers whose rows input_ids choose, also through operators that hand on what they get."""
+    """Initializers that input_ids index, directly or through operators that pass their input on."""
     origin = {name: name for name in (*facts.initializers, INPUT_IDS)}
     for node in facts.nodes:
         if node.op_type in _PASSED_ON and node.inputs and node.inputs[0] in origin:

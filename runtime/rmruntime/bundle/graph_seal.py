@@ -1,8 +1,8 @@
-"""The manifest's values that decide scores, as every graph of the bundle carries them too, in its metadata.
+"""The seal of a graph: the manifest's values that decide scores, repeated in the metadata of every graph.
 
-The manifest's digest can be computed anew by whoever changes a value, and a changed `query_block` or `pad_id` would
-give other scores without an error. So each graph says what it was written with, and a manifest that says something else
-is refused. Graphs of older versions say nothing.
+Whoever changes a value of the manifest can also compute its digest anew, and a changed `query_block` or `pad_id` would
+change scores without an error. So each graph has the values that it was written with, and a manifest with other values
+is refused. Graphs of older versions have no seal.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _NOT_OF_THE_GRAPH = ("file", "stages")
 
 
 class Scoring(Protocol):
-    """The values that decide scores: a manifest has them, and its writer."""
+    """The values that decide scores. A Manifest has these attributes, and so has the export's specification."""
 
     @property
     def backbone(self) -> Backbone: ...
@@ -38,9 +38,9 @@ class Scoring(Protocol):
 
 
 def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None) -> dict[str, Any]:
-    """What a graph, or its stage of `layers` (first and last), carries, JSON-ready.
+    """The values of a graph's seal, ready for JSON; for a stage, `layers` are its first and last layer.
 
-    Fields that have their default are left out, so that a later version's further fields are no difference as such.
+    Fields with their default value are left out, so that fields which a later version adds make no difference.
     """
     values = {name: _stated(getattr(scoring, name)) for name in _OF_THE_MODEL}
     values["graph"] = {name: value for name, value in _stated(graph).items() if name not in _NOT_OF_THE_GRAPH}

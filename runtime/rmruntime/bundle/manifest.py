@@ -20,7 +20,7 @@ FileRole = Literal["graph", "weights", "tokenizer", "template"]
 Per = Literal["sequence", "step"]
 BosPolicy = Literal["one", "zero", "as-is"]
 Scheme = Literal["int8", "int4", "fp8"]
-# What the fields below may be, whatever the model; what they must be for the graphs is checked against the graphs.
+# Ranges of the fields below for any model; graph_check checks them against the graphs.
 PLAIN_NAME = Matching(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\x00-\x1f\x7f*?<>|]{1,1024}", "a plain name inside the bundle")
 FileName = Annotated[str, PLAIN_NAME]
 GraphName = Annotated[FileName, Matching(r".*\.onnx", "a name that ends in .onnx")]
@@ -29,7 +29,7 @@ Dtype = Annotated[str, OneOf("fp32", "bf16", "fp16")]
 Bytes = Annotated[int, Between(0, 1 << 50)]
 Nanoseconds = Annotated[int, Between(-(1 << 63), (1 << 63) - 1)]
 TokenId = Annotated[int, Between(0, (1 << 31) - 1)]
-PadId = Annotated[int, Between(-(1 << 31), (1 << 31) - 1)]  # some checkpoints have -1, which no token is
+PadId = Annotated[int, Between(-(1 << 31), (1 << 31) - 1)]  # some checkpoints have -1, which is no token's id
 TokenType = Annotated[int, Between(0, 255)]
 Length = Annotated[int, Between(1, 1 << 28)]  # in tokens
 Layer = Annotated[int, Between(0, 9_999)]
@@ -39,9 +39,9 @@ LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A file of the bundle, or a source file that was read. `sha256` is None where no byte of it passed through.
+    """A file of the bundle, or a source file; `size` is in bytes. `sha256` is None where the export did not read it.
 
-    `mtime_ns` is set for hard-linked weights only: whoever rewrites the source rewrites the bundle.
+    `mtime_ns` is set for hard-linked weights only: a program that rewrites the checkpoint rewrites them too.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """The transformer under the head. `max_length` is the limit in tokens of one sequence.
+    """The transformer under the head. `max_length` is the limit of one sequence, in tokens.
 
-    Sequences longer than `rope_length` have other rotary frequencies than shorter ones (None: no length matters), and
-    with `rope_exact` every length beyond it has its own.
+    Sequences longer than `rope_length` have other rotary frequencies than shorter ones (None: the length makes no
+    difference), and with `rope_exact` every length beyond it has its own.
     """
 
     model_type: str
@@ -79,7 +79,13 @@ class Backbone:
     rope_exact: bool = False
 
     def rope_class(self, length: int) -> int:
-        """Sequences of one class have the same rotary frequencies, so they may share a pass."""
+        """The class of a sequence length: sequences of one class have the same rotary frequencies and may share a pass.
+
+        >>> sizes = dict(hidden_size=8, num_layers=1, vocab_size=9, parameters=1)
+        >>> phi3 = Backbone(model_type="phi3", architecture="", max_length=131072, rope_length=4096, **sizes)
+        >>> phi3.rope_class(4096), phi3.rope_class(4097)
+        (0, 1)
+        """
         if self.rope_length is None or length <= self.rope_length:
             return 0
         return length if self.rope_exact else 1
@@ -87,12 +93,12 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionRule:
-    """Which token(s) of a sequence a head reads.
+    """Which token or tokens of a sequence a head scores.
 
     - `last`: the last token. `last_not_pad`: the last token that is not `pad_id` (transformers >= 4.49).
-    - `before_first_pad`: the token before the first `pad_id` in the sequence, the last token where it holds none
+    - `before_first_pad`: the token before the first `pad_id` in the sequence, the last token where there is none
       (transformers <= 4.48, INF-ORM, Starling: with pad = eos that may be the end of the first turn).
-    - `step_end`: the last token of each step, known from how the layout put the sequence together ("separated_steps").
+    - `step_end`: the last token of each step, which the layout "separated_steps" knows.
     - `marker`: the last token of every occurrence of `tokens`.
     - `before_marker`: the token before the last one of every occurrence of `tokens`.
     - `pattern_start`: the first token of the last occurrence of `tokens`.
@@ -106,7 +112,7 @@ class PositionRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One graph output. `labels` None: one value per position, [P]; else [P, len(labels)], in that order."""
+    """One graph output. `labels` None: one value per scored position, [P]; else [P, len(labels)], in that order."""
 
     name: str
     per: Per
@@ -119,26 +125,27 @@ class Format:
 
     `layout` says how prompt and answer are put together:
     - "chat": the messages through the chat template.
-    - "graded_turns": each user turn holds `prompt + response_joiner + response` (`unit` "sequence") or one step per
-      turn (`unit` "step"), each followed by an assistant turn that says `reply`.
+    - "graded_turns": each user turn is `prompt + response_joiner + response` (`unit` "sequence") or one step (`unit`
+      "step"), followed by an assistant turn with the text `reply`.
     - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` after each, `step_joiner` between.
     - "separated_steps" (`unit` "step"): the prompt's turns through the chat template, then every step and, after it,
-      `step_separator`, each tokenized by itself; read at the last token of each separator.
+      `step_separator`, each tokenized by itself; the last token of each separator is scored.
     - "text_pair": a question and an answer, tokenized by themselves, between the ids of an encoder's special tokens:
       `pair_ids[0]` question `pair_ids[1]` answer `pair_ids[2]`. `pair_prefixes` are put before the two texts;
       `pair_types` are the token types of these five segments, empty for a model that has none.
-    - "preference": `preference_template`, Jinja text over `messages` (the prompt's turns), `a` and `b` (two answers),
-      is the one user turn that the chat template gets; the score is the probability that `a` is better.
+    - "preference": one user turn, rendered from the Jinja template `preference_template` with `messages` (the prompt's
+      turns), `a` and `b` (two answers); the score is the probability that `a` is better.
 
     `template` is the chat template's file, None where messages cannot be rendered; `template_variables` are the special
-    tokens it may name; `pinned_date` (ISO) stands for "now" there; `generation_prompt` asks it to open the assistant's
-    turn, in layouts that render the prompt alone. `system` is a system turn for conversations that have none.
+    tokens it may name; `pinned_date` (ISO) is the date that templates get as today's; `generation_prompt` asks the
+    template to open the assistant's turn, in layouts that render the prompt alone. `system` is a system turn for
+    conversations that have none.
     `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote, "zero" none, "as-is" leaves the text as
     rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
-    `append` are ids put after every sequence, given ones too, that does not end in them; truncation spares them.
+    `append` are ids put after every sequence that does not end in them, input_ids included; truncation keeps them.
     `step_joiner` also joins partial answers when steps are scored by a sequence head; `step_separators` split a plain
     response into steps (the first that occurs in it); `remove` lists texts deleted from responses. `opens_reply`: the
-    template opens the reply itself, or the head reads one, so that a conversation without an answer is nothing odd.
+    template opens the reply itself, or the head reads one, so that a conversation without an answer gets no flag.
     """
 
     layout: LayoutName
@@ -168,7 +175,7 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRange:
-    """Bytes `offset` to `offset + nbytes` of a weight file."""
+    """The bytes from `offset` to `offset + nbytes` of a weight file."""
 
     file: FileName
     offset: Bytes
@@ -177,10 +184,10 @@ class WeightRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A graph of the layers `first` to `last` alone, which hands its hidden states to the next stage's.
+    """A graph of the layers `first` to `last` only, which passes its hidden states to the next stage's graph.
 
-    The first stage has the embedding, the last the head. It reads weights of `weight_bytes`, which lie in `ranges`:
-    what is close together is one range, with what lies between.
+    The first stage has the embedding, the last the head. It reads `weight_bytes` bytes of weights, which are in
+    `ranges`: weights that are close together share a range, with the bytes between them.
     """
 
     file: GraphName
@@ -195,12 +202,12 @@ class Graph:
     """One ONNX graph over the bundle's weights; (dialect, compute_dtype, layout) is its key.
 
     `key_multiple`: attention rows' key lengths are padded to a multiple of it (scores then do not depend on the
-    batch). `query_block`: the most queries an attention row may hold. `row_groups`: how many row groups it takes.
-    `token_chunk`: about how many tokens its token-by-token parts take at a time, 0 for all at once.
-    `stages`: the same in parts that are graphs of their own, empty where the export was not asked for them.
+    batch). `query_block`: the most queries in one attention row. `row_groups`: how many row groups it takes.
+    `token_chunk`: about how many tokens its token-by-token parts compute at a time, 0 for all at once.
+    `stages`: the graph's layers split into graphs of their own, empty unless the export was asked for them.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
-    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. A pass reads at
-    least `least_reads` tokens, because fewer would take other kernels, with other rounding.
+    keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. `least_reads`: the
+    fewest positions that a pass scores, because fewer would use other kernels, with other rounding.
     """
 
     file: GraphName
@@ -224,11 +231,12 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How the backbone's linear layers are stored; `parameters` of its weights are. All else has the bundle's dtype.
+    """How the backbone's linear layers are quantized. All other weights have the bundle's dtype.
 
-    - "int8": whole numbers, one scale per output channel. "fp8": e4m3 numbers, likewise.
-    - "int4": whole numbers, two per byte, one scale for each `block_size` inputs of an output channel; layers whose
-      inputs are no multiple of that are int8.
+    `parameters` is how many weights are quantized.
+    - "int8": integers, one scale per output channel. "fp8": e4m3 numbers, one scale per output channel.
+    - "int4": integers, two per byte, one scale for each `block_size` inputs of an output channel; layers whose number
+      of inputs is not a multiple of that are int8.
     """
 
     scheme: Scheme
@@ -238,11 +246,11 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything a runtime needs to know; nothing about heads or families by name is needed to score.
+    """Everything that a runtime needs in order to score; it needs no code per head or family.
 
-    `options` are the choices that the export was given, so that it can be verified and repeated. `score` names the
-    output that is the score, None when the head defines no single number. `dtype` is that of the arithmetic and of the
-    weights that are not in `quantization`.
+    `options` are the options of the export, so that it can be verified and repeated. `score` names the output that is
+    the score, None when the head defines no single number. `dtype` is that of the arithmetic and of the weights that
+    are not quantized.
     """
 
     schema_version: Annotated[int, Between(1, 1)]
@@ -272,7 +280,7 @@ class Manifest:
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and no spaces: what the digest is taken over.
+    """JSON with sorted keys and no spaces, over which the digest is computed.
 
     >>> canonical({"b": 1, "a": 2})
     b'{"a":2,"b":1}'
@@ -290,7 +298,7 @@ def digest(data: Mapping[str, Any]) -> str:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`, digest included."""
+    """The bytes of `manifest.json`: the manifest as JSON, with its digest."""
     data = json.loads(json.dumps(asdict(manifest)))
     return (json.dumps({**data, "digest": digest(data)}, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -302,7 +310,7 @@ def decode_manifest(raw: bytes) -> Manifest:
 
     >>> decode_manifest(b"{}")
     Traceback (most recent call last):
-    rmruntime.errors.BundleError: manifest.json has no schema_version; it was not written by rmexport
+    rmruntime.errors.BundleError: manifest.json has no schema_version, so it was not written by rmexport; ...
     """
     try:
         data = parse_json(raw)
@@ -310,7 +318,10 @@ def decode_manifest(raw: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}); export the bundle again") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if type(version) is not int:
-        raise BundleError(f"{MANIFEST_NAME} has no schema_version; it was not written by rmexport")
+        raise BundleError(
+            f"{MANIFEST_NAME} has no schema_version, so it was not written by rmexport; give a folder that "
+            "`rmexport export` made"
+        )
     if version > SCHEMA_VERSION:
         raise BundleError(
             f"this bundle has schema_version {version}, this rmruntime reads up to {SCHEMA_VERSION}: "

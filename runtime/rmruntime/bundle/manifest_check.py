@@ -11,7 +11,7 @@ _TEMPLATE_NAMES = frozenset({"messages", "tools", "documents", "add_generation_p
 
 
 def manifest_faults(manifest: Manifest) -> list[str]:
-    """Everything that is wrong, one message each; nothing is read but the manifest."""
+    """Everything in the manifest that contradicts another part of it, one message each; reads no other file."""
     faults = [*_name_faults(manifest.files), *_reference_faults(manifest), *_output_faults(manifest)]
     faults += _token_faults(manifest)
     faults += [fault for graph in manifest.graphs for fault in _graph_faults(manifest, graph)]
@@ -29,7 +29,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _reference_faults(manifest: Manifest) -> Iterator[str]:
-    """Files the manifest uses without listing them, and listed files that nothing could vouch for."""
+    """Files that the manifest uses without listing them, and listed files without a digest."""
     listed = {record.name: record for record in manifest.files}
     stages = [stage.file for graph in manifest.graphs for stage in graph.stages]
     used = {TOKENIZER_NAME: "tokenizer"} | dict.fromkeys([*(g.file for g in manifest.graphs), *stages], "graph")
@@ -82,7 +82,7 @@ def _graph_faults(manifest: Manifest, graph: Graph) -> Iterator[str]:
 
 
 def _stage_faults(manifest: Manifest, stages: tuple[Stage, ...]) -> Iterator[str]:
-    """Stages have all layers, each once, in order, and read bytes that are there."""
+    """Stages that do not have all layers, each once and in order, or that read bytes outside the weights' files."""
     sizes = {record.name: record.size for record in manifest.files if record.role == "weights"}
     following = 0
     for stage in stages:

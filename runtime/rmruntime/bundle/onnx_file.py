@@ -1,7 +1,7 @@
-"""Facts of an ONNX file, read before any engine sees it: inputs, outputs, operators, tensors that lie in other files.
+"""Reads facts from an ONNX file without an engine: inputs, outputs, operators, and tensors stored in other files.
 
-Walks ModelProto down to every tensor, wherever one can stand: initializers, sparse ones, attributes of nodes, and all
-of these in the subgraphs that attributes hold. Field numbers are those of onnx.proto.
+Walks ModelProto down to every tensor, wherever one can be: initializers, sparse initializers, attributes of nodes, and
+all of these in the subgraphs of attributes. Field numbers are those of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from rmruntime.bundle.protobuf_fields import (
     read_fields,
 )
 
-MAX_DEPTH = 16  # of graphs within graphs; ours have one within another
+MAX_DEPTH = 16  # of graphs within graphs; those of rmexport have one level
 
-Dims = tuple[int | str, ...]  # a number, or a name; "" for a dimension of which nothing is said
+Dims = tuple[int | str, ...]  # per dimension a size, or a name, or "" where the file gives neither
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts:
-    """A tensor of a graph. `external` are its external_data entries as they stand; `location` its data_location."""
+    """A tensor of a graph. `external` are its external_data entries, unchanged; `location` is its data_location."""
 
     name: str
     dims: tuple[int, ...]
@@ -37,7 +37,7 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class ValueFacts:
-    """An input or output: ONNX's number of the element type, and dimensions, None where nothing is said of them."""
+    """An input or output: ONNX's number of the element type, and its dimensions, None where the file has none."""
 
     data_type: int
     dims: Dims | None
@@ -55,7 +55,10 @@ class NodeFacts:
 
 @dataclass
 class OnnxFacts:
-    """A model. `initializers` are the main graph's; `tensors` are all; `oddities` are parts that ours never have."""
+    """The facts of a model. `initializers` are the main graph's; `tensors` are those of all graphs.
+
+    `oddities` are parts that rmexport never writes, as clauses for a message.
+    """
 
     inputs: dict[str, ValueFacts] = field(default_factory=dict)
     outputs: dict[str, ValueFacts] = field(default_factory=dict)
@@ -67,7 +70,13 @@ class OnnxFacts:
 
 
 def read_onnx(raw: bytes) -> OnnxFacts:
-    """The facts of the model in `raw`. Raises WireError for what is no ONNX model."""
+    """The facts of the model in `raw`, the bytes of a file. Raises WireError for bytes that are not an ONNX model.
+
+    >>> node = bytes([10, 1]) + b"x" + bytes([18, 1]) + b"y" + bytes([34, 4]) + b"Relu"  # input, output, op_type
+    >>> graph = bytes([10, len(node)]) + node
+    >>> read_onnx(bytes([58, len(graph)]) + graph).nodes
+    [NodeFacts(domain='', op_type='Relu', inputs=('x',), outputs=('y',))]
+    """
     facts, graphs = OnnxFacts(), []
     for number, _, value in read_fields(memoryview(raw)):
         if number == 7:
@@ -187,7 +196,7 @@ def _entry(data: Message) -> tuple[str, str]:
 
 
 def _read_value(data: Message) -> tuple[str, ValueFacts]:
-    """A ValueInfoProto, of tensors alone."""
+    """The name and facts in a ValueInfoProto; types other than tensors are ignored."""
     name, types = "", []
     for number, _, value in read_fields(data):
         if number == 1:

@@ -1,25 +1,25 @@
-"""The fields of a protobuf message, as engines' own parsers read them, or an error where those may differ.
+"""Reads the fields of a protobuf message as engines' own parsers do, and raises where those parsers may differ.
 
-Submessages stay bytes until somebody looks into them. Groups, which no message of ours has, are errors, as is every
-number that does not fit its place: an older parser cuts such numbers off where another one refuses them.
+Submessages stay bytes until a caller reads their fields. Groups, which ONNX does not use, are errors, and so is every
+number that is too large for its field: some parsers cut such numbers off, others refuse them.
 """
 
 from collections.abc import Iterator, Sequence
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 Message = bytes | memoryview
-Value = int | Message | None  # a whole number; bytes; None for what has a fixed size, which nobody here reads
+Value = int | Message | None  # a whole number; bytes; None for numbers of a fixed size, which no caller needs
 Field = tuple[int, int, Value]  # number, wire type, value
 _FIXED = {FIXED64: 8, FIXED32: 4}
 _LARGEST_LENGTH = (1 << 31) - 1
 
 
 class WireError(ValueError):
-    """Not a protobuf message, or one that parsers read differently."""
+    """Not a protobuf message, or one that different parsers would read differently."""
 
 
 def read_fields(data: Message) -> Iterator[Field]:
-    """Every field of a message in its order, its bytes of `data`'s own type. Raises WireError.
+    """Every field of a message, in its order; bytes and submessages have the type of `data`. Raises WireError.
 
     >>> list(read_fields(bytes.fromhex("0805")))
     [(1, 0, 5)]
@@ -49,7 +49,7 @@ def read_fields(data: Message) -> Iterator[Field]:
 
 
 def _varint(data: Message, at: int) -> tuple[int, int]:
-    """The number at `at`, and where it ends."""
+    """The number that begins at the byte `at`, and the byte after it."""
     try:
         byte = data[at]
         if byte < 0x80:
@@ -92,7 +92,7 @@ def as_number(value: Value) -> int:
 
 
 def as_text(value: Value) -> str:
-    """Raises WireError for what is no UTF-8.
+    """A text. Raises WireError for bytes that are not UTF-8.
 
     >>> as_text(b"Add")
     'Add'
@@ -100,11 +100,11 @@ def as_text(value: Value) -> str:
     try:
         return bytes(as_message(value)).decode()
     except UnicodeDecodeError:
-        raise WireError("a text that is no UTF-8") from None
+        raise WireError("a text that is not UTF-8") from None
 
 
 def as_numbers(kind: int, value: Value) -> list[int]:
-    """The numbers of a repeated field, which come one by one or packed into bytes.
+    """The numbers of a repeated field, which are written one by one or packed into bytes; `kind` is the wire type.
 
     >>> as_numbers(BYTES, bytes([1, 2]))
     [1, 2]
@@ -119,7 +119,7 @@ def as_numbers(kind: int, value: Value) -> list[int]:
 
 
 def merged(parts: Sequence[Message]) -> Message:
-    """One submessage of those that stand in a field that is there once: parsers take them for parts of one.
+    """The one submessage that `parts` form: parsers join the occurrences of a field that should be there once.
 
     >>> merged([b"a", b"b"])
     b'ab'

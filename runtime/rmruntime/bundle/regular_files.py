@@ -1,7 +1,7 @@
-"""Opens files that others named: regular ones only, so that no pipe hangs and no device runs on for ever.
+"""Opens files whose names cannot be trusted: regular files only, because a pipe may hang and a device may never end.
 
-A name is looked at before it is opened, because opening a device may do something, and what was opened is looked at
-again, because the name may stand for another file by then.
+The kind of file is checked before opening it, because opening a device may have an effect, and again afterwards,
+because the name may belong to another file by then.
 """
 
 import errno
@@ -10,13 +10,13 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-# No waiting for a pipe's other end, and no terminal becomes this process's own; Windows has neither.
+# Do not wait for a pipe's other end, and do not make a terminal this process's own; Windows has neither flag.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 _FLAGS |= getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: Path) -> FileIO:
-    """The file, open for reading without a buffer. Raises OSError, also for whatever is no regular file.
+    """The file, open for reading without a buffer. Raises OSError, also for anything but a regular file.
 
     >>> _ = Path("three").write_bytes(b"abc")
     >>> with open_regular(Path("three")) as file:
@@ -34,9 +34,9 @@ def open_regular(path: Path) -> FileIO:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The content of a file of at most `limit` bytes. Raises OSError, also for a larger file, of which no byte is read.
+    """The content of a file of at most `limit` bytes. Raises OSError, also for a larger file, which is then not read.
 
-    No more than `limit` bytes are held, whatever the file becomes while it is read.
+    At most `limit` bytes are read, even where the file grows meanwhile.
 
     >>> _ = Path("three").write_bytes(b"abc")
     >>> read_regular(Path("three"), limit=3)
@@ -54,7 +54,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether what `path` stands for, links followed, lies in `folder`.
+    """Whether `path`, with links resolved, is in `folder`.
 
     >>> is_inside(Path("bundle/model.onnx"), Path("bundle")), is_inside(Path("bundle/../other"), Path("bundle"))
     (True, False)
@@ -66,4 +66,4 @@ def _check(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, expected a file", str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file (a pipe, socket or device)", str(path))
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device, expected a regular file", str(path))

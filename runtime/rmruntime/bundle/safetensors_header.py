@@ -51,7 +51,11 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: bytes [begin, end) of the file. `dtype` is our name (bf16, fp16, fp32, int64, ...)."""
+    """A tensor's place, bytes [begin, end) of the file, its shape, and its dtype, such as bf16 or int64.
+
+    >>> TensorEntry("bf16", (2, 3), begin=128, end=140).nbytes
+    12
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,7 +69,7 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """The tensors of the safetensors file `path` by name, in the order in which they lie in it.
+    """The tensors of the safetensors file `path` by name, in the order of their bytes.
 
     Raises HeaderError when the file is not a complete, valid safetensors file and OSError when it cannot be read.
 
@@ -95,7 +99,7 @@ def _header_bytes(path: Path, size: int) -> bytes:
     with open_regular(path) as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if size < LENGTH_BYTES:
-            _fail(path, f"it has {size} bytes and is no safetensors file")
+            _fail(path, f"it has {size} bytes, too few for a safetensors file")
         if length > HEADER_LIMIT:
             _fail(path, f"it states a header of {length} bytes, more than the {HEADER_LIMIT} allowed")
         if length > size - LENGTH_BYTES:
@@ -150,7 +154,7 @@ def _layout_faults(ordered: Mapping[str, TensorEntry], start: int, size: int) ->
     faults, at, before = [], start, "the header"
     for name, entry in ordered.items():
         if entry.begin != at:
-            kind = "overlaps" if entry.begin < at else f"lies {entry.begin - at} bytes behind"
+            kind = "overlaps" if entry.begin < at else f"begins {entry.begin - at} bytes after the end of"
             faults.append(f"tensor {name!r} {kind} {before!r}")
         at, before = max(at, entry.end), name
     if at > size:

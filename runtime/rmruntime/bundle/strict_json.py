@@ -1,4 +1,4 @@
-"""Turns parsed JSON into frozen dataclasses, refusing what the annotations do not allow.
+"""Turns parsed JSON into frozen dataclasses, and refuses values that the annotations do not allow.
 
 A field's annotation may say more than its type: `Annotated[int, Between(1, 9)]`, `Annotated[str, Matching("[a-z]+")]`,
 `Annotated[str, OneOf("a", "b")]`, `Annotated[tuple[int, ...], Items(1, 9)]`.
@@ -28,7 +28,11 @@ _SHOWN.maxstring = _SHOWN.maxother = 120
 
 @dataclass(frozen=True)
 class Between:
-    """A whole number of `least` to `most`."""
+    """A rule for whole numbers: from `least` to `most`.
+
+    >>> Between(0, 9).allows(10), str(Between(0, 9))
+    (False, '0 to 9')
+    """
 
     least: int
     most: int
@@ -42,7 +46,11 @@ class Between:
 
 @dataclass(frozen=True)
 class Matching:
-    """A text that the pattern matches from end to end; `meaning` is what messages say is expected."""
+    """A rule for texts: the pattern matches all of it; `meaning` is what messages name as expected.
+
+    >>> Matching("[0-9a-f]+", "hexadecimal digits").allows("c0ffee")
+    True
+    """
 
     pattern: str
     meaning: str
@@ -55,7 +63,11 @@ class Matching:
 
 
 class OneOf:
-    """One of a few texts, where the annotation is to stay `str`."""
+    """A rule for texts: one of `choices`. Unlike Literal it leaves the annotation a plain `str`.
+
+    >>> str(OneOf("fp32", "bf16"))
+    'one of fp32, bf16'
+    """
 
     def __init__(self, *choices: str) -> None:
         self.choices = choices
@@ -69,7 +81,11 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Items:
-    """A list of `least` to `most` items, none twice if `distinct`."""
+    """A rule for lists: `least` to `most` items, none twice if `distinct`.
+
+    >>> Items(1, 3, distinct=True).allows(("a", "a"))
+    False
+    """
 
     least: int
     most: int

@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """Name, size and, for Parquet, digest; lines have theirs block by block."""
+    """An input file's name, size in bytes and, for Parquet, digest; for other files each block has a digest."""
 
     name: str
     size: int
@@ -32,7 +32,10 @@ class InputFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Bundle by its manifest's digest, input by content, options that change scores, and the blocks of the input."""
+    """What a run scores, and how: `manifest` (the digest of the bundle's), the options, the input's files and blocks.
+
+    `options` are those that change scores, `shards` the format of the output, `block_records` the records per block.
+    """
 
     manifest: str
     options: dict[str, Any]
@@ -48,7 +51,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The digest of the whole plan."""
+        """sha256 of the whole plan, as hexadecimal digits."""
         return hashlib.sha256(self.encoded().encode()).hexdigest()
 
     def shard(self, block: Block) -> str:
@@ -57,18 +60,23 @@ class Plan:
         return f"part-{block.index:0{width}}-of-{len(self.blocks):0{width}}.{self.shards}"
 
     def encoded(self) -> str:
-        """JSON; one block per line."""
+        """The plan as JSON, one block per line."""
         fields = {"format": FORMAT, **asdict(self)}
         blocks = ",\n  ".join(json.dumps(block) for block in fields.pop("blocks"))
         return f'{json.dumps(fields, indent=1)[:-2]},\n "blocks": [\n  {blocks}\n ]\n}}\n'
 
 
 def decoded_plan(text: str, path: Path) -> Plan:
-    """The plan that `encoded` wrote; raises ClusterError for anything else."""
+    """The plan that `encoded` wrote; `path` is its file, for the message. Raises ClusterError for anything else.
+
+    >>> plan = Plan(manifest="ab", options={}, shards="jsonl", block_records=128, files=(), blocks=())
+    >>> decoded_plan(plan.encoded(), Path("plan.json")) == plan
+    True
+    """
     try:
         fields = json.loads(text)
         if fields.pop("format") != FORMAT:
-            raise ValueError("another version's")
+            raise ValueError(f"expected format {FORMAT}")
         files = tuple(InputFile(**file) for file in fields.pop("files"))
         return Plan(files=files, blocks=tuple(Block(**block) for block in fields.pop("blocks")), **fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -78,7 +86,10 @@ def decoded_plan(text: str, path: Path) -> Plan:
 def make_plan(
     bundle: Path, inputs: tuple[Path, ...], files: FileOptions, options: ScoreOptions, cluster: ClusterOptions
 ) -> Plan:
-    """Reads all of the input, but parses no record of it."""
+    """The plan of a run. Reads all of the input, to cut it into blocks and hash them, without parsing records.
+
+    Raises BundleError where `bundle` has no manifest, RewardModelError for a file that cannot be read.
+    """
     size = cluster.block_records or block_size(inputs)
     return Plan(
         manifest=bundle_digest(bundle),
@@ -91,15 +102,27 @@ def make_plan(
 
 
 def bundle_digest(bundle: Path) -> str:
-    """Names a bundle's content: its manifest has the digests of the other files. Raises BundleError."""
+    """The digest of a bundle's manifest, which stands for all of its content: it has the digests of the other files.
+
+    Raises BundleError where there is no manifest.
+    """
     try:
         return manifest_digest(bundle)
     except OSError as error:
-        raise BundleError(f"{bundle} is not a bundle: no {MANIFEST_NAME} can be read ({error.strerror})") from error
+        raise BundleError(
+            f"{bundle} is not a bundle: no {MANIFEST_NAME} can be read ({error.strerror}); give a folder that "
+            "`rmexport export` made"
+        ) from error
 
 
 def differences(then: Plan, now: Plan) -> Iterator[str]:
-    """The differences, described for a message, the most important first."""
+    """The differences between an earlier plan and this run's, as clauses for a message, the most important first.
+
+    >>> from dataclasses import replace
+    >>> plan = Plan(manifest="ab", options={"max_length": None}, shards="jsonl", block_records=9, files=(), blocks=())
+    >>> list(differences(plan, replace(plan, options={"max_length": 512})))
+    ['max_length (None then, 512 now)']
+    """
     if then.manifest != now.manifest:
         yield f"the bundle (manifest {then.manifest[:12]} then, {now.manifest[:12]} now)"
     for name in dict.fromkeys((*then.options, *now.options)):

@@ -1,7 +1,7 @@
-"""Blocks of neighbouring records (lines, rows, items): cut without parsing them, read again where they are scored.
+"""Blocks of consecutive records (lines, rows or items): cut without parsing them, read again where they are scored.
 
-A block never reaches from one file into the next. Its digest is of what it is read from, so that a worker finds out
-when the input changed after it was planned.
+A block is part of one file. It has a digest of the bytes that it is read from, so that a worker notices when the input
+changed after it was planned.
 """
 
 import hashlib
@@ -17,16 +17,17 @@ from rmruntime.errors import ClusterError, RewardModelError
 from rmruntime.records.json_arrays import BOM, array_items, first_item, is_array
 from rmruntime.records.reader import Place, Record, import_pyarrow, read_items, read_lines, read_rows
 
-SMALLEST, AT_LEAST = 128, 256  # records per block, and blocks per run, while blocks are smaller than a window
+SMALLEST, AT_LEAST = 128, 256  # records per block, and blocks per run where the input is small
 _CHUNK = 1 << 24
 _FOOTER = 8  # a Parquet file ends with the length of its footer and four letters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """`count` lines or rows of an input file, from its `first`; `record` is the number of the first of their records.
+    """`count` lines, items or rows of the input file with the number `file`, from the `first` one on.
 
-    `start` and `end` are the bytes of lines. `sha256` is of those bytes, or of the footer of a Parquet file.
+    `record` is the number of its first record in the whole input. `start` and `end` are the bytes of lines or items.
+    `sha256` is that of those bytes, or of the footer of a Parquet file.
     """
 
     index: int
@@ -45,13 +46,23 @@ class Block:
 
 
 def block_size(files: Sequence[Path]) -> int:
-    """Records per block: one window where the input is large; fewer where workers would otherwise have no block."""
+    """Records per block: RECORDS_AHEAD for large inputs, fewer for small ones, so that every worker gets some block.
+
+    >>> _ = Path("one.jsonl").write_text('{"text": "a"}')
+    >>> block_size([Path("one.jsonl")])
+    128
+    """
     total = sum(_count(path) for path in files)
     return min(RECORDS_AHEAD, max(SMALLEST, total // AT_LEAST))
 
 
 def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:
-    """Blocks of `size` records in the order of the files; at least one per file."""
+    """Blocks of `size` records in the order of the files; at least one per file.
+
+    >>> _ = Path("three.jsonl").write_text('{"text": "a"}\\n' * 3)
+    >>> [(block.first, block.count) for block in cut_blocks([Path("three.jsonl")], 2)]
+    [(0, 2), (2, 1)]
+    """
     index, record = 0, 0
     for number, path in enumerate(files):
         first = 0
@@ -63,13 +74,23 @@ def cut_blocks(files: Sequence[Path], size: int) -> Iterator[Block]:
 
 
 def read_block(block: Block, path: Path) -> Iterator[Record]:
-    """The records of a block; raises RewardModelError when the file is not there, or not what was planned."""
+    """The records of a block of the file `path`, by number.
+
+    Raises RewardModelError when the file cannot be read, or is not what was planned.
+
+    >>> _ = Path("three.jsonl").write_text('{"text": "a"}\\n' * 3)
+    >>> last = list(cut_blocks([Path("three.jsonl")], 2))[-1]
+    >>> [number for number, _ in read_block(last, Path("three.jsonl"))]
+    [2]
+    """
     place = Place(name=path.name, first=block.first, record=block.record)
     try:
         found = _footer_digest(path) if path.suffix == ".parquet" else None
         data = b"" if found else _bytes(path, block.start, block.end)
     except OSError as error:
-        raise ClusterError(f"{path}: the input cannot be read here ({error.strerror})") from error
+        raise ClusterError(
+            f"{path}: the input cannot be read here ({error.strerror}); every machine must see it under this path"
+        ) from error
     if (found or hashlib.sha256(data).hexdigest()) != block.sha256:
         raise ClusterError(
             f"{path}: {block.records} are no longer what they were when the run began; "
@@ -90,7 +111,7 @@ def _cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
         else:
             yield from _item_cuts(path, size) if _holds_array(path) else _line_cuts(path, size)
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _line_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
@@ -132,7 +153,7 @@ def _row_cuts(path: Path, size: int) -> Iterator[tuple[int, int, int, str]]:
 
 
 def _count(path: Path) -> int:
-    """Lines or rows."""
+    """How many lines, items or rows a file has."""
     if path.suffix == ".parquet":
         return sum(_group_rows(path))
     try:
@@ -142,7 +163,7 @@ def _count(path: Path) -> int:
         with path.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _group_rows(path: Path) -> list[int]:
@@ -152,7 +173,7 @@ def _group_rows(path: Path) -> list[int]:
         with path.open("rb") as file:
             metadata = parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error}); write the file again") from error
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
@@ -169,7 +190,7 @@ def _parquet_records(block: Block, path: Path, place: Place) -> Iterator[Record]
 
 
 def _footer_digest(path: Path) -> str:
-    """The digest of a Parquet file's footer, which has the size and the place of every column chunk."""
+    """sha256 of a Parquet file's footer, which has the size and the place of every column chunk."""
     size = os.path.getsize(path)
     tail = _bytes(path, max(0, size - _FOOTER), size)
     return hashlib.sha256(_bytes(path, max(0, size - _FOOTER - int.from_bytes(tail[:4], "little")), size)).hexdigest()

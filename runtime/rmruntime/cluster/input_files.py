@@ -11,9 +11,14 @@ _PATTERN = frozenset("*?[")
 
 
 def input_files(source: str) -> tuple[Path, ...]:
-    """Absolute paths, sorted by name where there are several.
+    """The absolute paths of the files that `source` names, sorted by name.
 
-    Raises RewardModelError where there is none, or one that holds no records.
+    Raises RewardModelError where there is none, or one that is not a file of records.
+
+    >>> for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+    ...     Path(name).touch()
+    >>> [path.name for path in input_files(".")]
+    ['a.jsonl', 'b.jsonl']
     """
     if source == "-":
         raise RewardModelError("input: found standard input, expected files: workers cannot read it; save it first")
@@ -30,7 +35,9 @@ def input_files(source: str) -> tuple[Path, ...]:
         raise RewardModelError(f"{source}: {expected}; expected a file, a folder of files, or a pattern")
     for file in found:
         if file.suffix not in SUFFIXES:
-            raise RewardModelError(f"{file}: found the ending {file.suffix}, expected .jsonl, .json or .parquet")
+            raise RewardModelError(
+                f"{file}: found the ending {file.suffix}, expected .jsonl, .json or .parquet; rename or convert it"
+            )
     return tuple(file.resolve() for file in found)
 
 

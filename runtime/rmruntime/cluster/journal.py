@@ -1,8 +1,8 @@
-"""The journal of a run, in `_journal` inside the output folder: its plan, which blocks are done, and who writes now.
+"""The journal of a run, in `_journal` inside the output folder: its plan, the blocks that are done, and who writes now.
 
-A block is done when its entry is there and its shard has the size that the entry says; both are written under a
-temporary name and renamed, the shard first. So a killed run leaves no half of a block, at worst one that is scored
-again. Every run puts its own name into `run.json`, and a worker whose run is no longer named there writes nothing.
+A block is done when it has an entry and its shard has the size that the entry states; both are written under a
+temporary name and renamed, the shard first. So a killed run leaves no half-written block, at worst one that is scored
+again. Every run writes its own name into `run.json`, and a worker whose run is no longer named there writes nothing.
 """
 
 import json
@@ -32,11 +32,11 @@ class Journal:
 
     @property
     def folder(self) -> Path:
-        """Where the entries are; readers of a folder of tables pass over names with an underscore."""
+        """The folder of the entries; readers of a folder of tables ignore names that begin with an underscore."""
         return self.output / FOLDER
 
     def check_run(self, host: str) -> None:
-        """Raises ClusterError where the folder is not seen, or another run writes there now."""
+        """Raises ClusterError where this machine (`host`) does not see the folder, or another run writes there now."""
         try:
             ours = self._is_ours()
         except OSError as error:
@@ -45,10 +45,16 @@ class Journal:
                 "under this path"
             ) from error
         if not ours:
-            raise ClusterError(f"{self.output}: another run has begun to write there; this one has ended")
+            raise ClusterError(
+                f"{self.output}: another run has begun to write there, so this one has ended; let the other finish, or "
+                "give this run another folder"
+            )
 
     def agree_on_engine(self, name: str) -> str:
-        """The backend that this output's first worker chose, in this run or an earlier one; `name` for the first."""
+        """The backend that the first worker of this output chose, in this run or an earlier one.
+
+        `name` is this worker's own choice, which is returned where it is the first.
+        """
         claimed = sorted(path.name for path in self.folder.glob("engine-*"))
         if claimed:  # "engine-NAME-in-3-stages-in-turn-in-PRECISION"
             return claimed[0].removeprefix("engine-").partition("-in-")[0]
@@ -59,7 +65,7 @@ class Journal:
                 os.link(partial, path)  # whole, and only where there is none
             except FileExistsError:
                 pass
-            except OSError:  # a file system without links; `claim_engine` sees where two workers were as fast
+            except OSError:  # a file system without links; `claim_engine` notices two workers at the same moment
                 partial.replace(path)
             return path.read_text()
 
@@ -81,7 +87,7 @@ class Journal:
         )
 
     def begin_load(self) -> int:
-        """Count an attempt to load the bundle; returns the number since one succeeded."""
+        """Count an attempt to load the bundle; returns the number of earlier attempts since one succeeded."""
         return _counted(self.folder / "started-loading")
 
     def loaded(self) -> None:
@@ -119,7 +125,7 @@ class Journal:
                 path.unlink(missing_ok=True)
             for path in self.folder.glob("started-*"):
                 path.unlink(missing_ok=True)
-            if not any(self.folder.glob("engine-*")):  # what was agreed on never ran
+            if not any(self.folder.glob("engine-*")):  # the engine that was agreed on never ran
                 (self.folder / "engine").unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
@@ -133,14 +139,29 @@ class Journal:
         return self.folder / f"block-{block.index:05}.json"
 
 
-def kept_plan(output: Path) -> Plan | None:
-    """The plan of an earlier run in this folder."""
+def earlier_plan(output: Path) -> Plan | None:
+    """The plan of an earlier run in the folder `output`, None where there is none.
+
+    Raises ClusterError for a plan of another version.
+
+    >>> earlier_plan(Path("new")) is None
+    True
+    """
     path = output / FOLDER / "plan.json"
     return decoded_plan(path.read_text(), path) if path.exists() else None
 
 
 def open_journal(output: Path, plan: Plan) -> Journal:
-    """Write the plan where there is none, and make this run the only one that writes."""
+    """Write the plan where there is none, and make this run the only one that writes to the folder `output`.
+
+    Raises ClusterError where the folder cannot be written.
+
+    >>> plan = Plan(manifest="ab", options={}, shards="jsonl", block_records=128, files=(), blocks=())
+    >>> open_journal(Path("output"), plan).done(plan)
+    {}
+    >>> earlier_plan(Path("output")) == plan
+    True
+    """
     journal = Journal(output=output, run=uuid.uuid4().hex)
     with _reported(output):
         journal.folder.mkdir(parents=True, exist_ok=True)
@@ -154,8 +175,8 @@ def open_journal(output: Path, plan: Plan) -> Journal:
     return journal
 
 
-def forget(output: Path) -> None:
-    """Remove an earlier run's shards and journal, and nothing else."""
+def remove_earlier_run(output: Path) -> None:
+    """Remove an earlier run's shards and journal from the folder `output`, and nothing else."""
     with _reported(output):
         for path in (*(output / FOLDER).glob("*"), *output.glob("part-*-of-*.*"), *output.glob(".part-*.partial")):
             path.unlink(missing_ok=True)
@@ -165,7 +186,7 @@ def forget(output: Path) -> None:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, gone in the end."""
+    """A temporary path beside `path`, removed at the end."""
     partial = partial_path(path)
     with _reported(path):
         try:
@@ -179,7 +200,10 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ClusterError(f"{path}: cannot be written ({error.strerror})") from error
+        raise ClusterError(
+            f"{path}: cannot be written ({error.strerror}); make room or the folder writable, then give the same "
+            "command again"
+        ) from error
 
 
 def _counted(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What is done with the shards when all are written: one merged file, or the same columns in all tables."""
+"""Works on the finished shards: merges them into one file, or gives all tables the same columns."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,14 @@ from rmruntime.records.writer import open_writer
 
 
 def merge_shards(shards: Sequence[Path], target: str) -> None:
-    """One file of all records, byte for byte what a run without a cluster writes."""
+    """Write the records of all JSON-lines shards to the file `target`, the same bytes as a run without a cluster.
+
+    >>> for name in ("part-0.jsonl", "part-1.jsonl"):
+    ...     _ = Path(name).write_text('{"id": 1, "score": 0.5}\\n')
+    >>> merge_shards([Path("part-0.jsonl"), Path("part-1.jsonl")], "all.jsonl")
+    >>> len(Path("all.jsonl").read_text().splitlines())
+    2
+    """
     with open_writer(target) as writer:
         for shard in shards:
             with shard.open(encoding="utf-8", newline="\n") as lines:
@@ -21,7 +28,10 @@ def merge_shards(shards: Sequence[Path], target: str) -> None:
 
 
 def align_columns(shards: Sequence[Path]) -> Iterator[int]:
-    """Give all tables the same columns and types, so that their folder is one table; indices of those that changed."""
+    """Give all Parquet shards the same columns and types, so that their folder reads as one table.
+
+    Yields the index of each shard that it rewrote. Raises ClusterError where no common type exists.
+    """
     pyarrow, parquet = import_pyarrow(shards[0])
     try:
         schemas = [_schema(parquet, shard) for shard in shards]
@@ -31,11 +41,14 @@ def align_columns(shards: Sequence[Path]) -> Iterator[int]:
                 _rewrite(pyarrow, parquet, shard, schema)
                 yield index
     except (pyarrow.ArrowException, OSError) as error:
-        raise ClusterError(f"{shards[0].parent}: the shards cannot be given the same columns ({error})") from error
+        raise ClusterError(
+            f"{shards[0].parent}: the shards cannot be given the same columns ({error}); read them one by one, or "
+            "score again with --shards jsonl --overwrite"
+        ) from error
 
 
 def _schema(parquet: Any, shard: Path) -> Any:
-    with shard.open("rb") as file:  # by itself: a path that is no UTF-8 is none for pyarrow
+    with shard.open("rb") as file:  # opened here, because pyarrow takes only paths that are UTF-8
         return parquet.read_schema(file)
 
 

@@ -14,9 +14,14 @@ WORKERS = Limit(1, 100_000, why="more than Ray runs on any cluster")
 class ClusterOptions:
     """Which cluster, how many scorers on it, and what is written.
 
-    `address` is "local" (a cluster of this machine's own, for this run), "auto" (the one that runs here) or HOST:PORT.
+    `address` is "local" (a cluster started on this machine for this run), "auto" (the one that runs here) or HOST:PORT.
     `workers` None is one per GPU, or one per machine. `block_records` None lets the size of the input decide. `merge`
-    names a file that gets all records in the end, as a run without a cluster writes it. `overwrite` begins anew.
+    is a file that gets all records at the end, the same as a run without a cluster writes. `overwrite` removes an
+    earlier run's shards and begins anew.
+
+    >>> ClusterOptions(workers=0)
+    Traceback (most recent call last):
+    rmruntime.errors.OptionError: workers is 0, expected at least 1 or None
     """
 
     address: str = "local"

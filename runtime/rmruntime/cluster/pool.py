@@ -1,4 +1,4 @@
-"""The number of scorers that fit into a cluster, and the resources of each."""
+"""Decides how many scorers run on a cluster, and how many cores and GPUs each gets."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from rmruntime.score_file import FileOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """`workers` scorers, each with `cpus` cores and `gpus` GPUs; `files` is what each loads."""
+    """`workers` scorers, each with `cpus` cores and `gpus` GPUs, and the options that each loads the bundle with."""
 
     workers: int
     cpus: int
@@ -43,9 +43,11 @@ def pool_for(ray: Any, files: FileOptions, options: ClusterOptions) -> Pool:
 
 
 def _device(device: str, nodes: Sequence[dict[str, float]]) -> str:
-    """GPUs where `auto` finds some in the cluster; which of them a scorer gets is Ray's choice."""
+    """The device of the scorers: for `auto` GPUs, where the cluster has some. Ray chooses each scorer's GPU."""
     if ":" in device:
-        raise OptionError(f"device is {device!r}, and on a cluster Ray chooses the GPU; say {device.split(':')[0]!r}")
+        raise OptionError(
+            f"device is {device!r}, expected no number: on a cluster Ray chooses the GPU; give {device.split(':')[0]!r}"
+        )
     if device != "auto":
         return device
     return "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
@@ -61,7 +63,10 @@ def _on_gpu(device: str) -> bool:
 
 
 def _cpus(threads: int, workers: int | None, nodes: Sequence[dict[str, float]], gpus: int) -> int:
-    """Cores of a scorer: its threads; one beside a GPU; else as many as leave room for all, or for one per machine."""
+    """Cores per scorer: as many as threads; one beside a GPU; else the most with which all scorers fit.
+
+    Without `workers` that is one scorer per machine.
+    """
     if threads or gpus:
         return threads or 1
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]

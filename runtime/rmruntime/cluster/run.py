@@ -11,7 +11,7 @@ from pathlib import Path
 from rmruntime import errors
 from rmruntime.cluster.block_plan import Plan, differences, make_plan
 from rmruntime.cluster.input_files import input_files
-from rmruntime.cluster.journal import Journal, forget, kept_plan, open_journal
+from rmruntime.cluster.journal import Journal, earlier_plan, open_journal, remove_earlier_run
 from rmruntime.cluster.merge import align_columns, merge_shards
 from rmruntime.cluster.options import ClusterOptions
 from rmruntime.cluster.pool import Pool, pool_for
@@ -22,15 +22,15 @@ from rmruntime.options import ScoreOptions
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.score_file import FileOptions, Summary
 
-Progress = Callable[[int, int], object]  # told how many records are done, of how many
+Progress = Callable[[int, int], object]  # called with the records that are done, and those in total
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRun:
-    """The result of a run. `summary` is of all records, its seconds of this run's scoring.
+    """The result of a run. `summary` is of all records; its seconds are those of this run's scoring.
 
-    `earlier` records were scored before this run. `machines` are named by their host names. `start_seconds` passed
-    until the first worker had loaded the bundle; `died` counts workers that died while they had a block.
+    `earlier` is how many records earlier runs had scored. `machines` counts different host names. `start_seconds` is
+    the time until the first worker had loaded the bundle; `died` counts workers that died while they had a block.
     """
 
     summary: Summary
@@ -52,7 +52,7 @@ class ClusterRun:
         if self.earlier:
             lines.append(f"{self.earlier} of the records were scored by earlier runs")
         if self.died:
-            lines.append(f"{_many(self.died, 'worker')} died at work; the blocks were given out again")
+            lines.append(f"{_many(self.died, 'worker')} died at work; other workers scored their blocks")
         return "\n".join(lines)
 
 
@@ -65,20 +65,20 @@ def score_on_cluster(
 ) -> ClusterRun:
     """Score `files.input` (a file, a folder or a pattern) into shards in the folder `files.output`.
 
-    `progress` is told the records that are done and those in total, once the cluster is there and after each block.
-    Raises ClusterError, and what scoring a file raises; blocks that are done by then stay, and the same call goes on
-    with the others.
+    `progress` is called with the records that are done and those in total, when the cluster has started and after each
+    block. Raises ClusterError, and what scoring a file raises; blocks that are done by then stay, and the same call
+    continues with the others.
     """
     import_ray()
     inputs, output = input_files(str(files.input)), _output_folder(files)
     _check_merge(cluster.merge)
     _check_inputs(inputs, output, cluster.merge)
-    before = None if cluster.overwrite else kept_plan(output)
+    before = None if cluster.overwrite else earlier_plan(output)
     if before is not None and cluster.block_records is None:
         cluster = replace(cluster, block_records=before.block_records)
     plan = make_plan(Path(bundle), inputs, files, options, cluster)
     if cluster.overwrite:
-        forget(output)
+        remove_earlier_run(output)
     _check_output(output, before, plan)
     journal = open_journal(output, plan)
     done = journal.done(plan)
@@ -121,26 +121,32 @@ def _output_folder(files: FileOptions) -> Path:
 
 
 def _check_merge(target: str | None) -> None:
-    """Checked before scoring, not after."""
+    """Raises OptionError, before anything is scored, where the merged file could not be written."""
     if target is not None and (not Path(target).parent.is_dir() or Path(target).is_dir()):
         raise OptionError(f"merge is {target!r}, expected the name of a file in a folder that exists")
 
 
 def _check_inputs(inputs: Sequence[Path], output: Path, merge: str | None) -> None:
-    """What is written must not be what is read: shards of an earlier run, or the merged file."""
+    """Raises OptionError where the shards or the merged file would overwrite the input."""
     for path in inputs:
         if output in path.parents:
-            raise OptionError(f"output: {output} holds the input {path.name}, expected a folder of its own")
+            raise OptionError(
+                f"output: {output} holds the input {path.name}, expected a folder of its own; give another with -o"
+            )
         if merge is not None:
             check_distinct(path, merge)
     if merge is not None and output == Path(merge).resolve().parent and Path(merge).name.startswith("part-"):
-        raise OptionError(f"merge is {merge!r}, expected a name that is no shard's")
+        raise OptionError(
+            f"merge is {merge!r}, expected a name that is no shard's; choose one that does not begin with part-"
+        )
 
 
 def _check_output(output: Path, before: Plan | None, plan: Plan) -> None:
-    """Only an empty folder, or one that an earlier run of the same left, is written to."""
+    """Raises ClusterError unless the output folder is empty, or was left by an earlier run of the same plan."""
     if before is None and output.is_dir() and any(output.iterdir()):
-        raise ClusterError(f"{output}: found files but no journal of a run; expected an empty folder, or none")
+        raise ClusterError(
+            f"{output}: found files but no journal of a run, expected an empty folder or none; give another folder"
+        )
     different = [] if before is None else list(differences(before, plan))
     if different:
         raise ClusterError(
@@ -159,7 +165,7 @@ def _check_skipped(output: Path, done: Iterable[Summary], files: FileOptions) ->
 
 
 def _scored(run: _Run, plan: Plan, journal: Journal, done: dict[int, Summary]) -> ClusterRun:
-    """Score what is not done yet."""
+    """Score the blocks that are not done yet."""
     report = ClusterRun(
         summary=Summary(backend="", precision=""),
         shards=len(plan.blocks),
@@ -178,7 +184,7 @@ def _scored(run: _Run, plan: Plan, journal: Journal, done: dict[int, Summary]) -
 def _scored_tasks(
     run: _Run, plan: Plan, journal: Journal, tasks: Sequence[Task], done: dict[int, Summary], report: ClusterRun
 ) -> ClusterRun:
-    """Let the workers do the tasks; finished ones are added to `done`."""
+    """Have the workers score the blocks of `tasks`; summaries of finished blocks are added to `done`."""
     with connected(run.cluster.address) as ray:
         _tell(run, plan, done)
         pool = pool_for(ray, run.files, run.cluster)
@@ -231,7 +237,7 @@ def _joined(done: dict[int, Summary]) -> Summary:
 
 
 def _settle(plan: Plan, journal: Journal, cluster: ClusterOptions) -> None:
-    """Once all blocks are done."""
+    """Align the shards' columns and write the merged file, once all blocks are done."""
     shards = [journal.output / plan.shard(block) for block in plan.blocks]
     if plan.shards == "parquet":
         done = journal.done(plan)

@@ -1,4 +1,4 @@
-"""The connection to Ray, and blocks on their way through it. Only this file imports Ray, by name."""
+"""The connection to Ray, and the blocks that go through it. Only this file imports Ray, by name."""
 
 import importlib
 import logging
@@ -15,7 +15,7 @@ from rmruntime.cluster.pool import Pool
 from rmruntime.cluster.scorer import BlockScorer, Job, Task
 from rmruntime.errors import ClusterError, EngineNotInstalled, OptionError
 
-STORE_BYTES = 100 << 20  # of a cluster of our own: what passes through it is names of blocks
+STORE_BYTES = 100 << 20  # object store of a local cluster: only names of blocks and summaries go through it
 MESSAGE = 240  # characters of one of Ray's messages
 _NAMED = re.compile(r"[\w.]*(Error|Exception|Died)\b.*: ")
 REACH_SECONDS = 5.0  # Ray itself tries for minutes, and says so on standard error all the while
@@ -34,7 +34,7 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module ray, connected; a cluster of our own ends with the context.
+    """The module ray, connected to the cluster at `address`; a local cluster is shut down when the context ends.
 
     Raises ClusterError when the cluster cannot be reached.
     """
@@ -48,7 +48,10 @@ def connected(address: str) -> Iterator[Any]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise ClusterError(f"address {address!r}: no Ray cluster can be reached ({_cause(error)})") from error
+            raise ClusterError(
+                f"address {address!r}: no Ray cluster can be reached ({_cause(error)}); start one with "
+                "`ray start --head`, or give the address of one that runs"
+            ) from error
         try:
             yield ray
         finally:
@@ -56,7 +59,10 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[str]:
-    """The scorers' results, as they come; Ray Data feeds them, and restarts and feeds again those that die."""
+    """The scorers' results as they come, each the JSON of an Outcome.
+
+    Ray Data gives them their blocks; it restarts scorers that die, and gives their blocks out again.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = ray.data.from_items([{"task": task.encoded()} for task in tasks], override_num_blocks=len(tasks))
@@ -73,13 +79,13 @@ def outcomes(ray: Any, pool: Pool, job: Job, tasks: Sequence[Task]) -> Iterator[
             yield row["outcome"]
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"Ray could not go on: {_cause(error)}; see that every machine has this rmruntime and the engine, "
-            "then give the same command again; Ray's logs say more"
+            f"Ray stopped: {_cause(error)}; see that every machine has this rmruntime and the engine, then give the "
+            "same command again; Ray's logs have the details"
         ) from error
 
 
 class _FirstLines(TextIOBase):
-    """Passes on the beginnings of messages; what is indented below them is the log of a process that died."""
+    """Passes on the first line of each message; the indented lines below it are the log of a process that died."""
 
     def __init__(self, target: TextIO) -> None:
         self._target = target
@@ -92,7 +98,7 @@ class _FirstLines(TextIOBase):
 
 
 def _check_address(address: str) -> None:
-    """Raise at once where nothing listens at the cluster's address."""
+    """Raises at once where nothing listens at the address; Ray itself would try for minutes."""
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
@@ -108,7 +114,7 @@ def _check_address(address: str) -> None:
 
 
 def _local() -> dict[str, Any]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of our own reports to nobody
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a local cluster sends no usage statistics
     return {"include_dashboard": False, "object_store_memory": STORE_BYTES}
 
 

@@ -1,1 +1,1 @@
-"""What commands share around their work: standard streams, signals, errors, exit statuses."""
+"""The frame of every command: standard streams, signals, errors, exit statuses, engine arguments, progress bars."""

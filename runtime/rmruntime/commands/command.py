@@ -1,4 +1,4 @@
-"""What commands have in common around their work: standard streams, signals, errors and exit statuses."""
+"""Runs a command: sees to its standard streams, signals and errors, and turns them into messages and exit statuses."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from rmruntime.commands.stop_signals import Stopped, StopSignals, stop_status, stop_word
+from rmruntime.commands.stop_signals import Stopped, StopSignals, stop_message, stop_status
 from rmruntime.errors import OutputError
 
 Arguments = Sequence[str] | None
@@ -19,10 +19,14 @@ FAILED = 2
 def run_command(
     prepare: Callable[[Arguments], Work], argv: Arguments, errors: tuple[type[Exception], ...], stops: StopSignals
 ) -> int:
-    """The exit status of a command. `prepare` reads arguments and imports; what it gives does the work.
+    """Run a command and return its exit status. `prepare` reads arguments and imports; it returns the work to do.
 
-    With `argv` None this is the process's own command: its standard streams are then seen to. `errors` are those that
-    have a message for the user: they give status 2, as does what the system refuses; signals give 128 and more.
+    With `argv` None this is the process's own command, and its standard streams are set up and closed properly.
+    `errors` have a message for the user, which is printed: they end in status 2, as do errors of the system; signals
+    end in 128 and their number.
+
+    >>> run_command(lambda argv: lambda: 0, [], (ValueError,), StopSignals())
+    0
     """
     if argv is None:
         _hold_streams()
@@ -31,40 +35,54 @@ def run_command(
         _drain(sys.stdout)
         _drain(sys.stderr)
         if stops.received is not None:
-            os._exit(status)  # what was interrupted may be in no state to be torn down in order
+            os._exit(status)  # after an interruption, an orderly end of the process could fail or hang
     return status
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what argparse passes over: that its words could not be written."""
+    """An ArgumentParser that reports where its messages could not be written, which argparse ignores."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (say if file is sys.stdout else note)(message.removesuffix("\n"))
 
 
 def say(line: str) -> None:
-    """Print a line of a command's result. Raises OutputError."""
+    """Print a line of a command's result to standard output. Raises OutputError.
+
+    >>> say("3 records")
+    3 records
+    """
     with output_reported():
         if sys.stdout is not None:
             print(_printable(line, sys.stdout), file=sys.stdout)  # noqa: T201 # the command line's own output
 
 
 def note(line: str) -> None:
-    """Print a line to standard error, where that can be written to."""
+    """Print a line to standard error; nothing happens where that cannot be written to."""
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            print(_printable(line, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201 # as above
+            print(_printable(line, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201 # the command line's own output
 
 
 @contextmanager
 def output_reported() -> Iterator[None]:
-    """A failure of standard output as an OutputError."""
+    """A context that turns failures of standard output into OutputError.
+
+    >>> with output_reported():
+    ...     raise BrokenPipeError
+    Traceback (most recent call last):
+    rmruntime.errors.OutputError: standard output: its reader closed the pipe before everything was written...
+    """
     try:
         yield
     except BrokenPipeError as error:
-        raise OutputError("standard output: its reader closed the pipe before everything was written") from error
+        raise OutputError(
+            "standard output: its reader closed the pipe before everything was written; have it read to the end"
+        ) from error
     except OSError as error:
-        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror}); write to another file or disk"
+        ) from error
 
 
 def _status(
@@ -76,13 +94,13 @@ def _status(
         return _stopped(stops.received, "") if stops.received else _failed(str(error))
     except KeyboardInterrupt as error:
         return _stopped(error.number if isinstance(error, Stopped) else stops.received or signal.SIGINT, str(error))
-    except OSError as error:  # the system refused something that nobody counted on
+    except OSError as error:  # a failure of the system that no code expected
         named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         return _failed(f"{named}{error.strerror or error}")
     except UnicodeError as error:
-        return _failed(f"found a path or text that is no Unicode ({error}); rename the file, or move it")
+        return _failed(f"found a path or text that is not Unicode ({error}); rename the file, or move it")
     except MemoryError:
-        return _failed("out of memory")
+        return _failed("out of memory; free some, or use a machine with more")
     except Exception as error:
         if stops.received is None:
             raise
@@ -117,20 +135,20 @@ def _failed(message: str) -> int:
 
 
 def _stopped(number: int, kept: str) -> int:
-    note(stop_word(number) + (f"; {kept}" if kept else "; nothing half-written was left"))
+    note(stop_message(number) + (f"; {kept}" if kept else "; nothing half-written was left"))
     return stop_status(number)
 
 
 def _printable(line: str, stream: TextIO) -> str:
-    """Bytes of file names that are no text, and characters that the stream's encoding lacks, as escapes."""
+    """`line` with escapes for what the stream cannot encode: undecodable bytes of file names, and some characters."""
     encoding = stream.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _hold_streams() -> None:
-    """Where a standard stream is closed, its number is taken: the next file to be opened would get it otherwise.
+    """Take the file descriptors of closed standard streams; else the next file that is opened would get one of them.
 
-    Reading and writing fail as they did; only what is written to standard error is passed over.
+    Standard input and output still fail when they are used; what is written to standard error is dropped.
     """
     for number, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDWR)):
         try:
@@ -143,7 +161,7 @@ def _hold_streams() -> None:
 
 
 def _drain(stream: TextIO | None) -> None:
-    """What could not be written must not be tried once more when Python ends, which tells it in its own way."""
+    """Flush `stream`, or drop what it cannot write: Python would try again when it ends, and print a traceback."""
     if stream is None or stream.closed:
         return
     try:

@@ -15,25 +15,43 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "stages of a bundle that was exported with --stages",
     },
     "stage_memory": {
-        "help": "run the bundle's stages in turn on one device, with no more weights loaded at a time than this: a "
-        "size such as 6GB, or auto for half of the memory there is",
+        "help": "run the bundle's stages in turn on one device, with at most this size of weights loaded at a time, "
+        "such as 6GB, or auto for half of the available memory (default: load the whole model)",
     },
     "dialect": {"help": "the graph to run, where the engine reads several (default: its best)"},
-    "precision": {"choices": PRECISIONS, "default": "auto", "help": "the engine's arithmetic (default: auto)"},
-    "threads": {"type": int, "default": 0, "help": "engine threads (default: the engine decides)"},
-    "check": {"choices": ("fast", "full"), "default": "fast", "help": "full also hashes the weights"},
+    "precision": {
+        "choices": PRECISIONS,
+        "default": "auto",
+        "help": "the engine's arithmetic (default: auto, its fastest that is as precise as the bundle's dtype)",
+    },
+    "threads": {"type": int, "default": 0, "help": "threads of the engine (default: 0, the engine decides)"},
+    "check": {
+        "choices": ("fast", "full"),
+        "default": "fast",
+        "help": "how to check the bundle's files: full also hashes the weights (default: fast)",
+    },
 }
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
-    """An argument for each engine option that commands have; `without` are the options that this one has not."""
+    """Add an argument for each engine option that commands have, except for the options in `without`.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> add_engine_arguments(parser, without=("check",))
+    >>> engine_options(parser.parse_args(["--threads", "4", "--stage-memory", "2GB"])).stage_memory
+    2000000000
+    """
     for name, argument in _ARGUMENTS.items():
         if name not in without:
             parser.add_argument("--" + name.replace("_", "-"), **argument)
 
 
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:
-    """The engine options among parsed arguments, the others at their defaults. Raises OptionError."""
+    """The engine options that parsed arguments have, the others at their defaults. Raises OptionError.
+
+    >>> engine_options(argparse.Namespace(device="cpu", threads=4)).device
+    'cpu'
+    """
     names = [field.name for field in fields(EngineOptions) if hasattr(arguments, field.name)]
     return EngineOptions(**{name: _READ.get(name, _as_given)(getattr(arguments, name)) for name in names})
 

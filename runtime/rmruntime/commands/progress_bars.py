@@ -1,7 +1,7 @@
-"""Progress bars on stderr: none when it is no terminal, none for short work.
+"""Progress bars on stderr: none when it is not a terminal, none for short work.
 
-A bar begins with the first call, so that what comes before it, such as loading, counts neither for the rate nor for
-the time left.
+A bar starts with the first call, so that the time before it, such as loading, does not distort the rate and the time
+left.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,11 @@ DELAY = 1.0  # seconds before a bar shows
 
 @contextmanager
 def sequence_bar() -> Iterator[Callable[[int], None]]:
-    """A bar of sequences whose number nobody knows; call it with how many more are scored."""
+    """A bar for an unknown number of sequences; call it with how many more are scored.
+
+    >>> with sequence_bar() as advance:  # on a terminal: "scoring: 32 seq [00:02, ...]"
+    ...     advance(32)
+    """
     bars: list[tqdm[None]] = []
     with ExitStack() as stack:
 
@@ -28,7 +32,12 @@ def sequence_bar() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def record_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar of records; call it with (done, total). What is done at the first call was done by an earlier run."""
+    """A bar for records; call it with (done, total). Records done at the first call count as an earlier run's.
+
+    >>> with record_bar() as show:  # on a terminal: "scoring: 40% ... 40/100 [...]"
+    ...     show(0, 100)
+    ...     show(40, 100)
+    """
     bars: list[tqdm[None]] = []
     with ExitStack() as stack:
 

@@ -1,13 +1,13 @@
-"""Ctrl-C and the signals that end a process: an exception while a command works, an end at once before and after.
+"""Handles Ctrl-C and the signals that end a process: while a command works they raise, at other times they end it.
 
-Python turns Ctrl-C into an exception wherever it happens to be. In the middle of an import, or at the end of the
-process, nobody catches that; there is nothing to clean up either. This module imports only what Python itself has
-imported by then: until `heed` has run, Ctrl-C prints a traceback.
+Python turns Ctrl-C into an exception at any point. In the middle of an import, or at the end of the process, nothing
+catches it, and there is nothing to clean up either. This module imports only modules that Python has loaded by then, so
+that the handlers are installed early: before that, Ctrl-C prints a traceback.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # what signal is made of: that takes time to import
+import _signal  # type: ignore[import-not-found] # the C part of `signal`, which takes time to import
 import _thread
 import os
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAMES = {_signal.SIGINT: "SIGINT", _signal.SIGTERM: "SIGTERM", _signal.SIGHUP: "SIGHUP"}
 SIGNALS = tuple(NAMES)
-_OWN = (_signal.SIG_DFL, _signal.default_int_handler)  # others, such as "ignore", were chosen by who started us
+_OWN = (_signal.SIG_DFL, _signal.default_int_handler)  # others, such as "ignore", were chosen by the parent process
 
 
 class Stopped(KeyboardInterrupt):
@@ -31,17 +31,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """What the signals do in this process. `received` is the first that came while the command was `working`.
+    """The handlers of this process's stop signals. `received` is the first signal that came while `working` was true.
 
-    While it is, they raise Stopped, so that it can clean up.
+    While the command works, signals raise Stopped, so that it can clean up.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.working = False
 
-    def heed(self) -> None:
-        """From now on; not in a thread, whose process is another's."""
+    def install(self) -> None:
+        """Handle the signals from now on; does nothing outside the main thread, where Python allows no handlers."""
         try:
             for number in SIGNALS:
                 if _signal.getsignal(number) in _OWN:
@@ -54,30 +54,44 @@ class StopSignals:
         if self.working:
             self.received = self.received or number
             raise Stopped(number)
-        os.write(2, f"{stop_word(number)}\n".encode())
+        os.write(2, f"{stop_message(number)}\n".encode())
         os._exit(stop_status(number))
 
     def _unraisable(self, report: Any) -> None:
-        """An exception that Python cannot raise where it came up, and would print and forget: it is raised again."""
+        """Raises a Stopped again that came up where Python cannot raise it, such as in a destructor."""
         if isinstance(report.exc_value, Stopped):
             _thread.interrupt_main(report.exc_value.number)  # type: ignore[arg-type] # a plain number does
         else:
             sys.__unraisablehook__(report)
 
 
-def stop_word(number: int) -> str:
-    """What the user is told."""
+def stop_message(number: int) -> str:
+    """The message for the user.
+
+    >>> stop_message(_signal.SIGINT), stop_message(_signal.SIGTERM)
+    ('interrupted', 'ended by SIGTERM')
+    """
     return "interrupted" if number == _signal.SIGINT else f"ended by {NAMES.get(number, number)}"
 
 
 def stop_status(number: int) -> int:
-    """The exit status, as shells have it: 130 for Ctrl-C."""
+    """The exit status, 128 and the signal's number, as shells have it.
+
+    >>> stop_status(_signal.SIGINT)
+    130
+    """
     return 128 + number
 
 
-def heeded(argv: object) -> StopSignals:
-    """What the signals do from now on. A command that is given its arguments is no process of its own: as before."""
+def install_stop_signals(argv: object) -> StopSignals:
+    """The signal handlers, installed where `argv` is None.
+
+    A command that is given its arguments runs inside another program, whose handlers stay.
+
+    >>> install_stop_signals(["score"]).received is None
+    True
+    """
     stops = StopSignals()
     if argv is None:
-        stops.heed()
+        stops.install()
     return stops

@@ -1,1 +1,1 @@
-"""What this machine has: GPUs by the CUDA driver, and memory of the host."""
+"""What this machine has: its GPUs, from the CUDA driver, and its free memory."""

@@ -1,4 +1,4 @@
-"""The NVIDIA driver, through ctypes: without a package, so that a missing driver differs from a missing package.
+"""The NVIDIA driver's library, called through ctypes: no package is needed to tell a missing driver from a missing GPU.
 
 Functions and numbers are those of the CUDA driver API (cuda.h).
 """
@@ -16,7 +16,7 @@ _NOT_READY, _DRIVER_MISMATCH, _COMPAT_NOT_SUPPORTED = 802, 803, 804
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 _ADVICE = {
-    _OUT_OF_MEMORY: "the GPU's memory is taken, there is none for a process of its own; see nvidia-smi for whose it is",
+    _OUT_OF_MEMORY: "the GPU's memory is full, so that no process can start there; see nvidia-smi for who uses it",
     _NOT_INITIALIZED: "CUDA does not start; in a process forked from one that used CUDA it never does (use spawn, not "
     "fork, or load the model in the child alone)",
     _STUB_LIBRARY: f"the {LIBRARY} that was found is the toolkit's stub; take the stubs folder out of LD_LIBRARY_PATH",
@@ -31,7 +31,11 @@ _ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class CudaDevice:
-    """A GPU by its CUDA number; `compute_capability` is (9, 0) for sm_90, `total_memory` in bytes."""
+    """A GPU by its CUDA number; `compute_capability` is (9, 0) for sm_90, `total_memory` in bytes.
+
+    >>> str(CudaDevice(index=0, name="NVIDIA H200", compute_capability=(9, 0), total_memory=150_000_000_000))
+    'cuda:0 (NVIDIA H200, compute capability 9.0, 150.0 GB)'
+    """
 
     index: int
     name: str
@@ -66,15 +70,15 @@ def cuda_device(index: int) -> CudaDevice:
 
 
 def driver_version() -> tuple[int, int]:
-    """The newest CUDA version that the driver serves, as (13, 0). Raises EngineUnusable as find_devices does."""
+    """The newest CUDA version that the driver supports, as (13, 0). Raises EngineUnusable as find_devices does."""
     number = _Driver().integer("cuDriverGetVersion")
     return number // 1000, number % 1000 // 10
 
 
 def free_memory(index: int) -> int:
-    """Bytes that a process may still allocate on that GPU, beyond what its CUDA context takes.
+    """Bytes that a process can still allocate on the GPU `index`, beyond those of its CUDA context.
 
-    Raises EngineUnusable as find_devices does, and where no context can be made.
+    Raises EngineUnusable as find_devices does, and where no context can be created.
     """
     driver, device = _Driver(), ctypes.c_int()
     driver.call("cuDeviceGet", ctypes.byref(device), index)
@@ -113,7 +117,7 @@ class _Driver:
         """Raises EngineUnusable when the driver says that it failed."""
         code = getattr(self._library, function)(*arguments)
         if code:
-            advice = _ADVICE.get(code, "the NVIDIA driver does not answer; see what nvidia-smi says")
+            advice = _ADVICE.get(code, "the NVIDIA driver reports a failure; see whether nvidia-smi works")
             raise EngineUnusable(f"{advice} ({function}: {self._error(code)})")
 
     def integer(self, function: str) -> int:

@@ -1,24 +1,32 @@
-"""Bytes of memory that this process may still take: the kernel's estimate, or a control group's limit if lower."""
+"""Memory that this process can still take, in bytes: the kernel's estimate, or a control group's limit if lower."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-UNLIMITED = 1 << 62
-# What helps a model that does not fit into its device.
+UNLIMITED = 1 << 62  # bytes: stands for "not known, no limit"
+# Advice in messages about a model that does not fit into a device's memory.
 NARROWER = "narrower weights (export --dtype bf16, or --quantize int8 or int4)"
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-STAGES_SHARE = 0.5  # of the available memory, for the weights of stages in turn
+STAGES_SHARE = 0.5  # the share of the available memory for weights, where stages run in turn
 
 
 def stage_share(available: int) -> int:
-    """Bytes of weights that a stage memory of "auto" allows: a share of the available memory."""
+    """Bytes of weights that the stage memory "auto" allows, where `available` bytes of memory are free: half of them.
+
+    >>> stage_share(16_000_000_000)
+    8000000000
+    """
     return int(STAGES_SHARE * available)
 
 
 def available_memory() -> int:
-    """Available memory in bytes; UNLIMITED where the system does not report it."""
+    """Available memory in bytes; UNLIMITED where the system does not report it.
+
+    >>> available_memory() > 0
+    True
+    """
     return min([_meminfo(), *_group_limits()])
 
 

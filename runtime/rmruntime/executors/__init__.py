@@ -1,4 +1,4 @@
-"""How passes are run: one engine for the whole graph, a stage for each of several devices, or the stages in turn."""
+"""How passes are run: by one engine for the whole graph, as stages on several devices, or as stages in turn on one."""
 
 from rmruntime.backends import choose_engine, load_backend
 from rmruntime.bundle import Bundle
@@ -12,11 +12,11 @@ __all__ = ["DirectExecutor", "PassExecutor", "load_executor"]
 
 
 def load_executor(bundle: Bundle, options: EngineOptions) -> PassExecutor:
-    """What runs the bundle as the options say.
+    """The executor that the options ask for, with the bundle loaded.
 
-    Its graphs are checked before any engine sees one. Raises BundleError for those that are not as the manifest says,
-    EngineNotInstalled, EngineUnusable or BackendError where no engine can, or the bundle has no stages and they
-    are asked for, and DeviceMemoryError for a stage that does not fit.
+    The bundle's graphs are checked before any engine reads one. Raises BundleError for graphs that differ from the
+    manifest; EngineNotInstalled, EngineUnusable or BackendError where no engine can run the bundle, or where stages are
+    asked for and the bundle has none; and DeviceMemoryError for a stage that does not fit.
     """
     check_graphs(bundle)
     if options.stages_in_turn:

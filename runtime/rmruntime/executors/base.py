@@ -1,4 +1,4 @@
-"""The seam between planning and running: submitted passes in, futures of their outputs out; and its plainest form."""
+"""The interface of executors: passes are submitted, futures of their outputs returned; and the simplest executor."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -13,10 +13,10 @@ from rmruntime.errors import RewardModelError
 class PassExecutor(ABC):
     """Runs passes of one model, in the order in which they are submitted; safe from several threads.
 
-    `name` and `precision` are reported with scores, and `reason`, a clause that follows "because": why this engine was
-    chosen; empty where nobody chose. `graph` says what passes must look like, `batch_tokens` how many tokens one had
-    best compute where the user does not say. Whoever has many passes had best submit them `wave_tokens` tokens at a
-    time (0: one by one), with `ahead` submissions waiting behind the one whose results are awaited.
+    `name` and `precision` are reported with scores. `reason` is why this engine was chosen, as a clause that follows
+    "because"; empty where it was not chosen by rule. `graph` determines the inputs of a pass, `batch_tokens` is the
+    recommended number of tokens in one. Callers with many passes should submit `wave_tokens` tokens at a time (0: one
+    pass at a time), with `ahead` further submissions waiting while results are awaited.
     """
 
     name: str
@@ -37,7 +37,12 @@ class PassExecutor(ABC):
 
 
 def closed_error() -> RewardModelError:
-    """For whoever scores with a closed model."""
+    """The error of scoring with a closed model.
+
+    >>> raise closed_error()
+    Traceback (most recent call last):
+    rmruntime.errors.RewardModelError: this RewardModel is closed; load the bundle again
+    """
     return RewardModelError("this RewardModel is closed; load the bundle again")
 
 
@@ -66,6 +71,6 @@ class DirectExecutor(PassExecutor):
                 raise closed_error()
             try:
                 future.set_result(self._backend.run(feeds))
-            except Exception as error:  # of any type: it is the future's to raise
+            except Exception as error:  # of any type: the future raises it
                 future.set_exception(error)
         return future

@@ -1,4 +1,4 @@
-"""A stage for each of several devices: while one computes a pass's second stage, another computes the next's first."""
+"""Stages on several devices: while one computes the second stage of a pass, another computes the first of the next."""
 
 import os
 import queue
@@ -13,26 +13,27 @@ from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
-from rmruntime.executors.stage_group import Job, StageGroup, StageSource, for_devices, stages_of
+from rmruntime.executors.stage_group import Job, StageGroup, StageSource, split_by_device, stages_of
 from rmruntime.options import EngineOptions
 
 THREAD_NAME = "rmruntime-stage"
 
 
-_Jobs = queue.SimpleQueue[Job | None]  # None: no more come
+_Jobs = queue.SimpleQueue[Job | None]  # None ends it
 
 
 def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
     """The bundle's stages on the devices that `options` names, in their order.
 
-    Raises BackendError where they have no engine in common or fewer stages than devices, and what loading raises.
+    Raises BackendError where the devices have no engine in common, or there are fewer stages than devices, and what
+    loading raises.
     """
     own = [replace(options, device=device) for device in options.devices]
     choice = _common_engine(bundle, own)
     module, graph = choice.module, choice.graph
     source, groups = StageSource(bundle=bundle, module=module, graph=graph), []
     try:
-        for stages, one in zip(for_devices(stages_of(graph), len(own)), own, strict=True):
+        for stages, one in zip(split_by_device(stages_of(graph), len(own)), own, strict=True):
             threads = options.threads or (0 if module.HAS_INDEX else _share_of_cores(len(own)))
             groups.append(source.load(stages, replace(one, threads=threads)))
     except BaseException:
@@ -43,7 +44,7 @@ def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
 
 
 def _common_engine(bundle: Bundle, own: Sequence[EngineOptions]) -> EngineChoice:
-    """The one engine, and graph, of all devices: others would want passes of another shape."""
+    """The one engine and graph of all devices: two graphs would need passes of different shapes."""
     chosen = {one.device: choose_engine(bundle, one, staged=True) for one in {one.device: one for one in own}.values()}
     if len({choice.graph.file for choice in chosen.values()}) > 1:
         found = ", ".join(f"{device} runs {choice.module.NAME}" for device, choice in chosen.items())
@@ -56,14 +57,14 @@ def _share_of_cores(devices: int) -> int:
 
 
 class PipelineExecutor(PassExecutor):
-    """A thread for each device, which takes passes from the one before."""
+    """One thread per device, which takes passes from the thread before."""
 
     def __init__(self, groups: Sequence[StageGroup], graph: Graph, reason: str = "") -> None:
         engine = groups[-1].engine
         self.name = f"{engine.name} in {len(groups)} stages"
         self.precision, self.graph, self.reason = engine.precision, graph, reason
         self.batch_tokens = min(group.batch_tokens for group in groups)
-        self.ahead = len(groups)  # one more than devices: the first has the next at hand
+        self.ahead = len(groups)  # so that the first device always has a next pass waiting
         self._groups = groups
         self._queues: list[_Jobs] = [queue.SimpleQueue() for _ in groups]
         self._lock, self._closed = threading.Lock(), False
@@ -96,7 +97,7 @@ class PipelineExecutor(PassExecutor):
             group.close()
 
     def _work(self, place: int) -> None:
-        """Run this place's stages for every job that comes, until there are no more."""
+        """The thread of the device number `place`: run its stages for every job that comes, until None comes."""
         following = self._queues[place + 1] if place + 1 < len(self._queues) else None
         while (job := self._queues[place].get()) is not None:
             job.advance(self._groups[place])

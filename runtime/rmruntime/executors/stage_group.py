@@ -1,4 +1,4 @@
-"""Stages of a graph that are loaded together, which of them go together, and a pass on its way through them."""
+"""Groups of stages that are loaded together, how stages are split into groups, and the job that goes through them."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -42,16 +42,16 @@ class StageGroup:
 
     @property
     def engine(self) -> Backend:
-        """One of them, which speaks for all."""
+        """The last stage's engine; name and precision are the same for all."""
         return self._engines[-1]
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens a pass had best compute."""
+        """The recommended number of tokens in a pass."""
         return min(engine.batch_tokens for engine in self._engines)
 
     def run(self, feeds: Feeds, state: Outputs | None) -> Outputs:
-        """What the last of them gives; `state` is what the stage before the first gave, None for the first of all."""
+        """The outputs of the last stage; `state` is the output of the stage before the group, None if it has none."""
         for engine in self._engines:
             given = feeds if state is None else {**feeds, HIDDEN_IN: state[HIDDEN_OUT]}
             state = engine.run(given)
@@ -64,19 +64,28 @@ class StageGroup:
 
 
 def stages_of(graph: Graph) -> tuple[Stage, ...]:
-    """The graph's stages. Raises BackendError where there are none."""
+    """The graph's stages. Raises BackendError where there are none.
+
+    >>> stages_of(Graph(file="model.onnx", dialect="ort-cpu", compute_dtype="fp32"))
+    Traceback (most recent call last):
+    rmruntime.errors.BackendError: the bundle has no stages of model.onnx, which several devices or a stage memory ...
+    """
     if not graph.stages:
         raise BackendError(
-            f"the bundle has no stages of {graph.file}, which several devices, or a stage memory, take: export it "
-            "again with `rmexport export --stages N` (of a decoder; encoders have none)"
+            f"the bundle has no stages of {graph.file}, which several devices or a stage memory need: export it again "
+            "with `rmexport export --stages N` (decoders only; encoders have no stages), or leave these options out"
         )
     return graph.stages
 
 
-def for_devices(stages: Sequence[Stage], devices: int) -> list[tuple[Stage, ...]]:
-    """The stages of each device, in order: no device has more layers than it must, then no more bytes.
+def split_by_device(stages: Sequence[Stage], devices: int) -> list[tuple[Stage, ...]]:
+    """The stages of each device, in order, so that the largest number of layers is least; then the largest of bytes.
 
     Dynamic programming over where the last device's stages begin. Raises BackendError for fewer stages than devices.
+
+    >>> stages = [Stage(file="s.onnx", first=i, last=i, weight_bytes=10, ranges=()) for i in range(4)]
+    >>> [len(group) for group in split_by_device(stages, 2)]
+    [2, 2]
     """
     if devices > len(stages):
         raise BackendError(
@@ -98,12 +107,17 @@ def for_devices(stages: Sequence[Stage], devices: int) -> list[tuple[Stage, ...]
 
 
 def _load(stages: Sequence[Stage]) -> tuple[int, int]:
-    """Layers and bytes."""
+    """How many layers the stages have, and how many bytes of weights."""
     return sum(s.last - s.first + 1 for s in stages), sum(s.weight_bytes for s in stages)
 
 
-def for_memory(stages: Sequence[Stage], limit: int) -> list[tuple[Stage, ...]]:
-    """Consecutive stages that are loaded together: as few groups as `limit` bytes of weights each allow."""
+def split_by_memory(stages: Sequence[Stage], limit: int) -> list[tuple[Stage, ...]]:
+    """Groups of consecutive stages of at most `limit` bytes of weights each, or of a single larger stage.
+
+    >>> stages = [Stage(file="s.onnx", first=i, last=i, weight_bytes=10, ranges=()) for i in range(5)]
+    >>> [len(group) for group in split_by_memory(stages, 25)]
+    [2, 2, 1]
+    """
     groups: list[list[Stage]] = []
     room = 0
     for stage in stages:
@@ -117,29 +131,29 @@ def for_memory(stages: Sequence[Stage], limit: int) -> list[tuple[Stage, ...]]:
 
 @dataclass
 class Job:
-    """`state` is what the stages so far gave. What it holds is let go where it fails."""
+    """A pass that goes through groups of stages. `state` is the output of the stages so far; a failed job frees it."""
 
     feeds: Feeds
     state: Outputs | None = None
     future: Future[Outputs] = field(default_factory=Future)
 
     def advance(self, group: StageGroup) -> None:
-        """Run it through some stages, unless it failed in an earlier one."""
+        """Run the pass through the stages of `group`, unless it has failed."""
         if self.future.done():
             return
         try:
             self.state = group.run(self.feeds, self.state)
-        except Exception as error:  # of any type: it is the future's to raise
+        except Exception as error:  # of any type: the future raises it
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """End it, unless it has ended."""
+        """End the job with an error, unless it has ended."""
         if not self.future.done():
             self.feeds, self.state = {}, None
             self.future.set_exception(error)
 
     def finish(self) -> None:
-        """Give what the last stage gave, unless it failed."""
+        """End the job with the last stage's output, unless it has failed."""
         if not self.future.done():
             assert self.state is not None  # some stage ran
             self.future.set_result(self.state)

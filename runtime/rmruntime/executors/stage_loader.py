@@ -16,11 +16,11 @@ _BLOCK = 8 << 20  # bytes read at a time
 
 
 class StageLoader:
-    """One group of stages after another, round and round.
+    """Loads one group of stages after another, and begins again after the last.
 
     `ahead`: the next group is loaded while the one before computes; otherwise its weights are only read into the page
-    cache meanwhile. `forget`: the page cache cannot hold all groups, so that it had better forget those that are done;
-    it would keep them, as what was used most, and forget what is read ahead. Not for several threads.
+    cache meanwhile. `forget`: drop the weights of finished groups from the page cache, where it cannot hold all groups:
+    the kernel would keep these, which were used most, and drop those that are read ahead. Use it from one thread only.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class StageLoader:
         ahead: bool,
         forget: bool,
     ) -> None:
-        """Begins to load the first group."""
+        """Starts to load the first group."""
         self._source, self._groups, self._options = source, groups, options
         self._ahead, self._forget = ahead, forget
         self._stopped = threading.Event()
@@ -40,11 +40,11 @@ class StageLoader:
         self._begun: Future[StageGroup] | None = self._begin(0)
 
     def first(self) -> StageGroup:
-        """The group that `groups` gives first. Raises what loading it raises."""
+        """The first group, loaded; `groups` yields it too. Raises what loading it raises."""
         return self._taken(0)
 
     def groups(self) -> Iterator[StageGroup]:
-        """Every group, loaded, in order; each is freed before the next comes. Raises what loading raises."""
+        """Every group, loaded, in order; each is freed before the next is yielded. Raises what loading raises."""
         for place in range(len(self._groups)):
             group = self._taken(place)
             self._begun = self._begin_next(place)
@@ -64,7 +64,7 @@ class StageLoader:
         self._begun = None
 
     def _taken(self, place: int) -> StageGroup:
-        """The group at this place, which is the one begun, if any is. One that fails to load is tried anew."""
+        """The group number `place`, whose loading may have begun. After a failure, the next call tries again."""
         begun = self._begun or self._begin(place)
         try:
             group = begun.result()
@@ -95,16 +95,19 @@ class StageLoader:
 
 
 def forget_cached(folder: Path, stages: Sequence[Stage]) -> None:
-    """Have the kernel's page cache forget the stages' weights, where nobody has them mapped."""
+    """Drop the stages' weights from the kernel's page cache, except for bytes that a process has mapped."""
     for run in (run for stage in stages for run in stage.ranges):
         with suppress(OSError), (folder / run.file).open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), run.offset, run.nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def read_ahead(folder: Path, run: WeightRange, stopped: threading.Event) -> None:
-    """Have the kernel's page cache hold these bytes, as far as there is memory for them; ends early once `stopped`.
+    """Read the bytes `run` of a weight file into the kernel's page cache; ends early once `stopped` is set.
 
-    What cannot be read is left to the engine, which says so.
+    A file that cannot be read is no error here: the engine reports it.
+
+    >>> _ = Path("weights").write_bytes(bytes(64))
+    >>> read_ahead(Path(), WeightRange(file="weights", offset=0, nbytes=64), threading.Event())
     """
     block = bytearray(_BLOCK)
     with suppress(OSError), (folder / run.file).open("rb", buffering=0) as file:

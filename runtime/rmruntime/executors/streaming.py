@@ -1,4 +1,4 @@
-"""The stages in turn on one device, each for many passes: a model larger than the memory, at the speed of the disk."""
+"""Stages in turn on one device, each for many passes: runs a model larger than the memory, at the disk's speed."""
 
 import queue
 import threading
@@ -12,20 +12,20 @@ from rmruntime.bundle.manifest import Graph, Stage
 from rmruntime.devices.host_memory import UNLIMITED, available_memory, stage_share
 from rmruntime.errors import BackendError, DeviceMemoryError
 from rmruntime.executors.base import DirectExecutor, PassExecutor, closed_error
-from rmruntime.executors.stage_group import Job, StageSource, for_memory, stages_of
+from rmruntime.executors.stage_group import Job, StageSource, split_by_memory, stages_of
 from rmruntime.executors.stage_loader import StageLoader
 from rmruntime.options import EngineOptions
 
-HIDDEN_SHARE = 0.25  # of the stage memory, which the hidden states of a wave may take besides
-STREAM_BYTES = 4  # of one number of the hidden states
+HIDDEN_SHARE = 0.25  # hidden states of a wave may take this share of the stage memory, in addition to it
+STREAM_BYTES = 4  # bytes per number of the hidden states
 THREAD_NAME = "rmruntime-stages"
 
 
 def load_streaming(bundle: Bundle, options: EngineOptions) -> PassExecutor:
-    """The bundle's stages in turn, with at most `options.stage_memory` bytes of weights at a time.
+    """The bundle's stages in turn, with at most `options.stage_memory` bytes of weights loaded at a time.
 
-    Weights that are no more than that in all are loaded once, in the whole graph. Raises DeviceMemoryError for a stage
-    that is larger, and what choosing a backend and loading a stage raise.
+    Where all weights are within that, the whole graph is loaded once. Raises DeviceMemoryError for a stage that is
+    larger, and what choosing an engine and loading a stage raise.
     """
     if options.devices[1:]:
         raise BackendError(
@@ -46,17 +46,19 @@ def load_streaming(bundle: Bundle, options: EngineOptions) -> PassExecutor:
 
 
 def _limit(module: BackendModule, options: EngineOptions) -> int:
-    """Bytes of weights that may be loaded. Raises BackendError where "auto" has nothing to go by."""
+    """Bytes of weights that may be loaded. Raises BackendError for "auto" where the available memory is not known."""
     if isinstance(options.stage_memory, int):
         return options.stage_memory
     available = UNLIMITED if module.HAS_INDEX else available_memory()
     if available == UNLIMITED:
-        raise BackendError(f"stage memory 'auto': how much {module.NAME} has here is not known; say how many bytes")
+        raise BackendError(
+            f"stage memory 'auto': the memory that {module.NAME} has here is not known; give a size, such as 6GB"
+        )
     return stage_share(available)
 
 
 def _groups(stages: Sequence[Stage], limit: int) -> tuple[list[tuple[Stage, ...]], bool]:
-    """What is loaded together, and whether two groups fit at a time, one computing and one loading."""
+    """The groups of stages to load together, and whether two fit at a time, one computing and one loading."""
     largest = max(stages, key=lambda stage: stage.weight_bytes)
     if largest.weight_bytes > limit:
         raise DeviceMemoryError(
@@ -65,16 +67,16 @@ def _groups(stages: Sequence[Stage], limit: int) -> tuple[list[tuple[Stage, ...]
             f"GB: raise it, or export the bundle again with more stages than {len(stages)} (--stages)"
         )
     ahead = largest.weight_bytes <= limit // 2
-    return for_memory(stages, limit // 2 if ahead else limit), ahead
+    return split_by_memory(stages, limit // 2 if ahead else limit), ahead
 
 
 class StreamingExecutor(PassExecutor):
-    """A thread that takes what is submitted, as a wave, through one group of stages after another."""
+    """A thread that takes the passes of a submission (a wave) together through one group of stages after another."""
 
     ahead = 1
 
     def __init__(self, loader: StageLoader, graph: Graph, groups: int, wave_tokens: int, reason: str = "") -> None:
-        """`wave_tokens`: how many tokens' hidden states there is room for."""
+        """`wave_tokens`: the number of tokens whose hidden states fit in memory."""
         try:
             first = loader.first()
         except BaseException:

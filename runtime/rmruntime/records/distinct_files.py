@@ -12,7 +12,9 @@ _STREAMS = (None, "-")
 
 
 def check_distinct(source: str | Path, target: str | Path | None) -> None:
-    """Raises OptionError where both are one file: by links, under another path, or by a redirected stream.
+    """Raises OptionError where `source` and `target` are one file: by links, other paths or redirected streams.
+
+    None and "-" stand for standard input (`source`) and standard output (`target`).
 
     >>> check_distinct("records.jsonl", "scores.jsonl")
     """
@@ -24,7 +26,7 @@ def check_distinct(source: str | Path, target: str | Path | None) -> None:
 
 
 def _state(path: str | Path | None, stream: TextIO | None) -> os.stat_result | None:
-    """Of a plain file; None for what is none, such as a terminal or /dev/null, or is not there."""
+    """The stat of a regular file; None for anything else, such as a terminal or /dev/null, and for a missing file."""
     try:
         if path is not None and path not in _STREAMS:
             found = os.stat(path)
@@ -32,7 +34,7 @@ def _state(path: str | Path | None, stream: TextIO | None) -> os.stat_result | N
             found = os.fstat(stream.fileno())
         else:
             return None
-    except (OSError, ValueError):  # a stream may be closed, or be none of the system's
+    except (OSError, ValueError):  # a stream may be closed, or have no file descriptor
         return None
     return found if stat.S_ISREG(found.st_mode) else None
 

@@ -16,7 +16,7 @@ BOM = b"\xef\xbb\xbf"
 def is_array(data: bytes, *, json_file: bool) -> bool:
     """Whether the content of a file is an array of records, and not one record per line.
 
-    `json_file` says that the file's name does: one whose array is cut off is then still taken for one.
+    `json_file` is true for a file named *.json: its content counts as an array even where the closing ] is missing.
 
     >>> is_array(b'[{"text": "a"}]', json_file=False)
     True
@@ -29,7 +29,7 @@ def is_array(data: bytes, *, json_file: bool) -> bool:
 
 
 class Item(NamedTuple):
-    """Where an item begins and ends; or what is wrong with the array itself, and from where that can be seen."""
+    """The bytes [start, end) of one item; or, with `error`, of the place where the array itself is broken."""
 
     start: int
     end: int
@@ -46,7 +46,7 @@ def first_item(data: bytes) -> int:
 
 
 def array_items(data: bytes, start: int) -> Iterator[Item]:
-    """The items from `start` on, which is where one begins, and last what is wrong with the array itself.
+    """The items from the byte `start` on, where one begins; a last one with `error` where the array itself is broken.
 
     >>> data = b'[{"id": 1},{"id": 2}]'
     >>> [data[item.start : item.end] for item in array_items(data, first_item(data))]
@@ -57,7 +57,7 @@ def array_items(data: bytes, start: int) -> Iterator[Item]:
         sign = token.group()[:1]
         depth += (sign in _OPEN) - (sign in _CLOSE)
         if depth == 0 or (depth == 1 and sign == b","):
-            if depth or data[start : token.start()].strip():  # nothing after a last comma is no item
+            if depth or data[start : token.start()].strip():  # a trailing comma is followed by no item
                 yield Item(start, token.start())
             start = token.end()
         if depth == 0:

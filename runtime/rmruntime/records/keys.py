@@ -19,7 +19,7 @@ EDITS = 2  # letters left out, added, changed, or two neighbours swapped
 
 
 def check_key(key: str) -> None:
-    """Raises RecordError for a key that is no text, or that is a known one mistyped.
+    """Raises RecordError for a key that is not Unicode text, or that looks like a mistyped known key.
 
     >>> check_key("promt")
     Traceback (most recent call last):
@@ -35,9 +35,10 @@ def check_key(key: str) -> None:
 
 @lru_cache(maxsize=4096)
 def near_miss(key: str) -> str | None:
-    """The known key that `key` is within two edits of, upper and lower case being one; None for a key of its own.
+    """The known key that `key` probably misspells, else None: at most two edits away, upper and lower case alike.
 
-    Of short keys it is one edit: `set` is no `text`. A known key with another word (`chosen_model`) is another key.
+    Short keys may differ by one edit only, so that `set` is not taken for `text`. A known key joined with another word,
+    such as `chosen_model`, is a key of its own.
 
     >>> near_miss("respons"), near_miss("chosen_model")
     ('response', None)
@@ -56,7 +57,7 @@ def _adds_a_word(key: str, known: str) -> bool:
 
 
 def _distance(a: str, b: str) -> int:
-    """Optimal string alignment; what is beyond EDITS by its length alone is not computed."""
+    """Optimal string alignment distance; EDITS + 1, without computing it, where the lengths alone differ by more."""
     if abs(len(a) - len(b)) > EDITS:
         return EDITS + 1
     before, row = [0] * (len(b) + 1), list(range(len(b) + 1))

@@ -14,9 +14,10 @@ Row = dict[str, Any]
 
 
 def table_rows(pyarrow: Any, file: Any, groups: Sequence[int] | None, skip: int) -> Iterator[Row | RecordError]:
-    """The rows of these row groups, or of all, in the columns that a record is made of; the first `skip` may be empty.
+    """The rows of the row groups `groups` (None: of all), with only the columns that records are made of.
 
-    Raises what pyarrow does for a damaged file.
+    The first `skip` rows are not needed: they may come out empty, which is faster. Raises pyarrow's own errors for a
+    damaged file.
     """
     names = file.schema_arrow.names
     columns = sorted(name for name in {*names} if name in KNOWN_KEYS or near_miss(name))
@@ -38,7 +39,7 @@ def _rows(pyarrow: Any, batch: Any) -> Iterable[Row | RecordError]:
     failures = _no_object(pyarrow)
     try:
         rows: list[Row | RecordError] = batch.to_pylist()
-    except failures:  # which of the rows it is, is not said
+    except failures:  # pyarrow does not report which row it was
         rows = [_row(batch, index, failures) for index in range(batch.num_rows)]
     return rows
 
@@ -59,8 +60,9 @@ def _row(batch: Any, index: int, failures: tuple[type[Exception], ...]) -> Row |
 
 
 def _no_object(pyarrow: Any) -> tuple[type[Exception], ...]:
-    """What pyarrow raises for a value that Python has no object for.
+    """The exceptions that pyarrow raises for a value that cannot become a Python object.
 
-    Text that is no UTF-8, times and durations out of range, unknown time zones, fields of one name.
+    Such values are text that is not UTF-8, times and durations out of range, unknown time zones, and structs with two
+    fields of one name.
     """
     return (ValueError, ArithmeticError, LookupError, TypeError, ImportError, pyarrow.ArrowException)

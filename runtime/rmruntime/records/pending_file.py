@@ -1,6 +1,7 @@
-"""A file that gets its name when it is complete; until then it is written beside it under a random one.
+"""A file that gets its name when it is complete; until then it is written beside it under a random name.
 
-No two writers ever share such a name: it is made exclusively, on whatever machine or in whatever container they run.
+No two writers share such a random name, even on different machines or in different containers: the file is created
+exclusively.
 """
 
 import os
@@ -12,11 +13,11 @@ from pathlib import Path
 from rmruntime.errors import OutputError
 
 PARTIAL = ".partial"
-_LONGEST = 200  # bytes of the name that its partial one repeats: there is room for what is added
+_LONGEST = 200  # bytes of the name that the partial name repeats; file systems allow 255, and 26 are added
 
 
 def partial_path(path: Path) -> Path:
-    """A hidden name beside `path` that nobody else has.
+    """A hidden name beside `path`, random so that no other writer has it.
 
     >>> path = partial_path(Path("out/scores.jsonl"))
     >>> path.parent.name, path.name.startswith(".scores.jsonl."), path.suffix
@@ -27,7 +28,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_reason(error: OSError | ValueError) -> str:
-    """Why something cannot be written, for a message.
+    """The reason why something cannot be written, as a clause for a message.
 
     >>> write_reason(BrokenPipeError())
     'its reader closed the pipe'
@@ -38,10 +39,19 @@ def write_reason(error: OSError | ValueError) -> str:
 
 
 class PendingFile:
-    """Open from the start; closed by `finish`, `keep` or `discard`. Pipes and devices are written to as they are."""
+    """A file open for writing, until `finish`, `keep` or `discard` closes it. Pipes and devices are written directly.
+
+    >>> file = PendingFile(Path("scores.jsonl"))
+    >>> file.write(b'{"score": 0.5}')
+    >>> Path("scores.jsonl").exists()
+    False
+    >>> file.finish()
+    >>> Path("scores.jsonl").read_text()
+    '{"score": 0.5}'
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises OutputError when it cannot be made."""
+        """Raises OutputError when the file cannot be created."""
         # Renaming onto /dev/stdout or a named pipe would replace it by a plain file.
         self._special = os.path.exists(path) and not os.path.isfile(path)
         self.path = path if self._special else Path(os.path.realpath(path))
@@ -49,14 +59,14 @@ class PendingFile:
         self.settled = False
         try:
             with suppress(FileNotFoundError):
-                os.lstat(self.path)  # a name that cannot be is found out now, not when the file is complete
+                os.lstat(self.path)  # an impossible name is found now, not when the file is complete
             # Unbuffered: what has been written is known, and closing has nothing left to write.
             self._file = self.partial.open("wb" if self._special else "xb", buffering=0)
         except OSError as error:
             raise self._failure(error) from error
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append. Raises OutputError, after a part of the data may have been written."""
+        """Append `data`. Raises OutputError; a part of the data may have been written by then."""
         rest = memoryview(data)
         try:
             while rest:
@@ -65,7 +75,7 @@ class PendingFile:
             raise self._failure(error) from error
 
     def finish(self) -> None:
-        """Give the file its name once it has reached the disk. Raises OutputError."""
+        """Rename the file to its final name, once its content has reached the disk. Raises OutputError."""
         if self.settled:
             return
         try:
@@ -79,19 +89,22 @@ class PendingFile:
         self.settled = True
 
     def keep(self, length: int) -> Path | None:
-        """Keep the first `length` bytes under a name that no file has, and give it; None for a pipe or a device."""
+        """Keep the first `length` bytes as NAME.partial, or NAME.partial-2 and so on; returns the path.
+
+        None for a pipe or a device.
+        """
         self._close()
         if self._special or self.settled:
             return None
         self.settled = True
-        with suppress(OSError):  # then the rest stays in the file
+        with suppress(OSError):  # else the bytes after `length` stay in it
             os.truncate(self.partial, length)
-        with suppress(OSError):  # then it stays where it is
+        with suppress(OSError):  # else it keeps its random name
             return self._renamed()
         return self.partial
 
     def discard(self) -> None:
-        """Remove what was neither finished nor kept."""
+        """Close, and remove the file unless it was finished or kept."""
         self._close()
         if not self._special and not self.settled:
             self.settled = True
@@ -111,4 +124,7 @@ class PendingFile:
             self._file.close()
 
     def _failure(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path}: cannot be written ({write_reason(error)})")
+        return OutputError(
+            f"{self.path}: cannot be written ({write_reason(error)}); make room or the folder writable, or choose "
+            "another place with -o"
+        )

@@ -1,6 +1,6 @@
-"""Data sets whose columns have names of their own, rewritten as records.
+"""Published preference data sets whose columns are named differently, rewritten with the plain keys of records.
 
-A record of such a data set has none of the plain sets of keys; its columns' meaning is in the data set's card.
+Each data set's card says what its columns mean.
 """
 
 import math
@@ -17,7 +17,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def as_plain(record: Record) -> Record:
-    """The record in plain keys; unchanged where it is from none of these data sets.
+    """The record with plain keys; unchanged where it is from none of these data sets.
 
     Raises RecordError for values that such a data set does not have.
 
@@ -31,7 +31,12 @@ def as_plain(record: Record) -> Record:
 
 
 def python_value(value: Any) -> Any:
-    """Arrays and their numbers, which is how pandas gives the cells of a table, as lists and Python's numbers."""
+    """`value` with numpy arrays as lists and numpy numbers as Python's; pandas has these in the cells of a table.
+
+    >>> import numpy
+    >>> python_value(numpy.array([1, 2])), python_value(numpy.float64(0.5)), python_value("text")
+    ([1, 2], 0.5, 'text')
+    """
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -39,7 +44,9 @@ def _from_completions(record: Record) -> Record:
     """UltraFeedback: the answers of several models to an instruction."""
     completions = python_value(record["completions"])
     if not isinstance(completions, (list, tuple)) or not all(isinstance(c, Mapping) for c in completions):
-        raise RecordError("completions: found no list of objects, expected objects with a response each")
+        raise RecordError(
+            f"completions: found {completions!r:.60}, expected a list of objects that each have a response"
+        )
     return {"prompt": record["instruction"], "responses": [c.get("response") for c in completions]}
 
 
@@ -48,8 +55,8 @@ def _by_strength(prompt: str, first: str, second: str, strength: str) -> Callabl
 
     def convert(record: Record) -> Record:
         better = python_value(record[strength])
-        nothing = isinstance(better, float) and math.isnan(better)  # so pandas writes a missing number
-        if isinstance(better, bool) or not isinstance(better, (int, float)) or nothing:
+        missing = isinstance(better, float) and math.isnan(better)  # pandas' missing number
+        if isinstance(better, bool) or not isinstance(better, (int, float)) or missing:
             raise RecordError(f"{strength}: found {better!r:.60}, expected a number: below 0 where {first} is better")
         if not better:
             return {"prompt": record[prompt], "responses": [record[first], record[second]]}

@@ -1,8 +1,7 @@
-"""Reads records from JSON lines, a JSON array or Parquet, and turns what is wrong with one into a value.
+"""Reads records from JSON lines, a JSON array or Parquet; a record that cannot be read yields its error as a value.
 
-Between the files users have and the scorer. The number of a record is its line's index from 0 (blank lines count,
-so that it can be found again), or its item's in an array, or its row's in a Parquet table; it is the record's id where
-it has none.
+The number of a record is the index, from 0, of its line (blank lines count, so that the line can be found again), of
+its item in an array, or of its row in a Parquet table. Output records carry it as id where a record has none.
 """
 
 import json
@@ -29,7 +28,10 @@ Record = tuple[int, Request | InputError]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where records begin: the name of their file, the first one's line or row there, and its record's number."""
+    """Where a run of records begins: their file's name, the index of the first line or row there, and its number.
+
+    The two differ where several files are numbered on.
+    """
 
     name: str
     first: int = 0
@@ -37,7 +39,7 @@ class Place:
 
 
 def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]:
-    """Number and request of every record, or the error instead of the request.
+    """The number and the request of every record, or the error in place of the request.
 
     `source` is a path (.jsonl, .json with one object per line or an array of them, .parquet), "-" for standard input,
     or lines, such as an open file.
@@ -62,9 +64,9 @@ def read_records(source: str | Path | Iterable[str | bytes]) -> Iterator[Record]
 
 
 def import_pyarrow(path: Path) -> Any:
-    """The modules (pyarrow, pyarrow.parquet); only Parquet files need them.
+    """The modules (pyarrow, pyarrow.parquet), which only Parquet files need; `path` is the file, for the message.
 
-    Raises RewardModelError that names the extra where they are not installed.
+    Raises RewardModelError, which says what to install, where they are missing.
     """
     try:
         import pyarrow
@@ -79,7 +81,7 @@ def _path_lines(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             yield from _stream_records(file, Place(name=shown_name(path)), json_file=path.suffix == ".json")
     except OSError as error:
-        raise RewardModelError(f"{path}: cannot be read ({error.strerror})") from error
+        raise RewardModelError(f"{path}: cannot be read ({error.strerror}); see to its permissions or disk") from error
 
 
 def _standard_input() -> Iterator[Record]:
@@ -92,7 +94,7 @@ def _standard_input() -> Iterator[Record]:
 
 
 def _stream_records(file: BinaryIO, place: Place, *, json_file: bool) -> Iterator[Record]:
-    """Records of an array, or of lines, which are read as they come."""
+    """Records of a JSON array, which is read whole, or of lines, which are read one by one."""
     first = file.readline()
     while first and not first.removeprefix(BOM).strip():
         place = replace(place, first=place.first + 1, record=place.record + 1)
@@ -106,7 +108,9 @@ def _stream_records(file: BinaryIO, place: Place, *, json_file: bool) -> Iterato
 
 
 def read_items(data: bytes, start: int, place: Place, count: int | None = None) -> Iterator[Record]:
-    """Records of a JSON array, of which `start` is where one begins, that of a place; of `count` of them, or of all.
+    """Records of the JSON array in `data`, from the byte `start` on, where the record of `place` begins.
+
+    `count` is how many are read; None: all that follow.
 
     >>> [number for number, _ in read_items(b'[{"text": "a"}, {"text": "b"}]', 1, Place(name="a.json"))]
     [0, 1]
@@ -120,7 +124,7 @@ def read_items(data: bytes, start: int, place: Place, count: int | None = None) 
 
 
 def read_lines(lines: Iterable[str | bytes], place: Place) -> Iterator[Record]:
-    """Records of lines that begin at a place; blank lines count and are none.
+    """Records of lines, the first of which is at `place`; blank lines are numbered, and skipped.
 
     >>> [number for number, _ in read_lines(['{"text": "a"}', "", '{"text": "b"}'], Place(name="a.jsonl"))]
     [0, 2]
@@ -154,7 +158,7 @@ def _decoded(given: str | bytes, *, with_bom: bool) -> object:
             f"found text that is not JSON ({error.msg} at character {error.pos}), expected one object per line"
         ) from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested as deep
-        raise RecordError(f"found JSON that cannot be read ({error})") from error
+        raise RecordError(f"found JSON that cannot be read ({error}); shorten its number, or nest it less") from error
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -172,9 +176,10 @@ def _refuse_constant(word: str) -> object:
 def read_rows(
     path: Path, place: Place, *, groups: Sequence[int] | None = None, skip: int = 0, count: int | None = None
 ) -> Iterator[Record]:
-    """Records of a Parquet table's rows: of `count` rows after the first `skip` of these row groups, or of all.
+    """Records of a Parquet table's rows, the first of which is at `place`.
 
-    Raises RewardModelError when there is no such table.
+    Without options all rows are read; else those of the row groups `groups`, without the first `skip` of these rows,
+    and `count` of them. Raises RewardModelError when the file is not a readable table.
     """
     pyarrow, parquet = import_pyarrow(path)
     end = None if count is None else skip + count
@@ -184,7 +189,7 @@ def read_rows(
                 where = f"{place.name}, row {place.first + offset + 1} (record {place.record + offset})"
                 yield place.record + offset, _parsed_row(row, where)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RewardModelError(f"{path}: found no readable Parquet table ({error})") from error
+        raise RewardModelError(f"{path}: found no readable Parquet table ({error}); write the file again") from error
 
 
 def _parsed_row(row: Row | RecordError, where: str) -> Request | InputError:
@@ -195,7 +200,7 @@ def _parsed_row(row: Row | RecordError, where: str) -> Request | InputError:
 
 
 def shown_name(path: Path) -> str:
-    """The file's name in messages; bytes that are no UTF-8 as escapes.
+    """The file's name for messages; bytes that are not UTF-8 appear as escapes.
 
     >>> shown_name(Path("data/records.jsonl"))
     'records.jsonl'
@@ -204,7 +209,7 @@ def shown_name(path: Path) -> str:
 
 
 def _located(error: RecordError, data: object, where: str) -> RecordError:
-    """The error with its place, and with the record's own id where that much of it can be read."""
+    """The error with its place in front, and with the record's own id where that can be read."""
     located = RecordError(f"{where}: {error}")
     located.record_id = error.record_id if data is None else identity_of(data)
     return located

@@ -7,13 +7,14 @@ A record is one of (any may carry "id", a string, a number, or true or false):
     {"prompt": "..." or messages, "steps": ["...", ...]}
     {"prompt": "..." or messages, "chosen": ..., "rejected": ...}
 
-chosen and rejected are answers, or messages as preference data sets have them: the whole conversation (then a prompt
-may be left out, and must be found in it where it is given) or only the turns after the prompt. Either may be a list of
-such answers. Beside them messages are ignored: data sets repeat the chosen conversation there.
+chosen and rejected are each an answer's text, or messages as preference data sets have them: the whole conversation
+(then the prompt may be absent; where it is given, the conversation must begin with it) or only the turns after the
+prompt. Either may be a list of such answers. A record with both may also have messages, which are ignored: data sets
+repeat the chosen conversation there.
 
 A key whose value is null counts as absent, because that is how a Parquet table writes an absent key. Other keys are
-passed over, unless they are nearly one of these (keys.py). Content may be a list of text parts, which are
-joined without a separator.
+ignored, but a near miss of one of these is an error (keys.py). Content may be a list of text parts, which are joined
+without a separator.
 """
 
 import difflib
@@ -34,7 +35,11 @@ Identity = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn."""
+    """One turn of a conversation.
+
+    >>> Message("user", "2 + 2?").as_turn()
+    {'role': 'user', 'content': '2 + 2?'}
+    """
 
     role: str
     content: str
@@ -46,7 +51,11 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """What is scored: exactly one of messages, rendered text, or token ids (the other two are None)."""
+    """One conversation to score, as messages, as rendered text, or as token ids (the other two are None).
+
+    >>> Conversation(text="User: 2 + 2? Assistant: 4").messages is None
+    True
+    """
 
     messages: tuple[Message, ...] | None = None
     text: str | None = None
@@ -55,11 +64,13 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A parsed record.
+    """A parsed record: the conversations to score, and how they belong together (`kind`).
 
-    `conversations` holds one ("single"), one per response in their order ("candidates"), chosen then rejected ("pair"),
-    several chosen, of which there are `chosen`, then several rejected ("sets"), or the prompt alone ("steps", whose
-    answer is in `steps`).
+    - "single": one conversation.
+    - "candidates": one conversation per response, in their order.
+    - "pair": the chosen conversation, then the rejected one.
+    - "sets": the chosen conversations, `chosen` of them, then the rejected ones.
+    - "steps": the prompt alone; the answer's steps are in `steps`.
     """
 
     kind: Kind
@@ -100,7 +111,7 @@ def parse_record(data: object) -> Request:
 
 
 def identity_of(data: object) -> Identity | None:
-    """The id of what may be no record; None where there is none that can be carried.
+    """The id in data that may not be a valid record; None where it has none, or one of a wrong type.
 
     >>> identity_of({"id": "a-1", "text": 5})
     'a-1'
@@ -112,7 +123,7 @@ def identity_of(data: object) -> Identity | None:
 
 
 def _plain(known: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The plain keys of a record, one set of which says what it is."""
+    """The record with plain keys only; which of them it has decides its kind."""
     record = {key: value for key, value in as_plain(known).items() if key in PLAIN_KEYS}
     if "chosen" in record and "rejected" in record:
         record.pop("messages", None)

@@ -25,19 +25,19 @@ INT64 = range(-(1 << 63), 1 << 63)
 
 
 class RecordWriter(Protocol):
-    """A context manager; leaving it with an exception discards what was written to a file and not salvaged."""
+    """Writes output records; a context manager. Leaving it with an exception discards a file that was not salvaged."""
 
     def refusal(self, identity: object) -> str | None:
-        """Why an id cannot be written; None where it can."""
+        """The reason why this id cannot be written; None where it can."""
 
     def write(self, record: Mapping[str, object]) -> None:
         """Add one record, in order. Raises OutputError."""
 
     def finish(self) -> None:
-        """Give the file its name; nothing is written after. Raises OutputError."""
+        """Complete the file under its final name; nothing can be written afterwards. Raises OutputError."""
 
     def salvage(self) -> str | None:
-        """Keep what was written under another name; says where, and None where there is nothing to keep."""
+        """Keep the records written so far under another name; returns where, for a message, or None for no records."""
 
     def __enter__(self) -> Self: ...
 
@@ -61,12 +61,12 @@ def open_writer(target: str | Path | None) -> RecordWriter:
     if not os.path.isdir(path.parent):
         raise RewardModelError(f"{path}: the folder {path.parent} does not exist; make it first")
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that cannot exist; opening it then tells why
-        raise RewardModelError(f"{path}: found a folder, expected a file name")
+        raise RewardModelError(f"{path}: found a folder, expected a file name; give one with -o")
     return ParquetWriter(path) if path.suffix == ".parquet" else JsonLinesWriter(path)
 
 
 class _Writer:
-    """What the writers have in common: a file that is finished or discarded when the context ends."""
+    """The base of the writers: finishes the file, or discards it, when the context ends."""
 
     def refusal(self, identity: object) -> str | None:
         """See RecordWriter."""
@@ -116,7 +116,7 @@ class StandardOutputWriter(_Writer):
             self._file.flush()
 
     def salvage(self) -> str | None:
-        """What was written is with its reader already, but for what is in a buffer."""
+        """Flush; records on standard output have reached their reader, so there is nothing to keep."""
         with suppress(OutputError):
             self.finish()
         return None
@@ -125,7 +125,7 @@ class StandardOutputWriter(_Writer):
     def _reported(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+        except (OSError, ValueError) as error:  # ValueError: standard output was closed meanwhile
             raise OutputError(
                 f"{STDOUT}: {write_reason(error)}; {self._written} records were written to it, of which its reader may "
                 "lack the last; -o FILE keeps all"
@@ -137,7 +137,7 @@ class JsonLinesWriter(_Writer):
 
     def __init__(self, path: Path) -> None:
         self._file = PendingFile(path)
-        self._records = self._end = 0  # whole ones, and where the last of them ends
+        self._records = self._end = 0  # records written whole, and the byte where the last of them ends
 
     def write(self, record: Mapping[str, object]) -> None:
         """See RecordWriter. Raises RewardModelError for a value that JSON cannot hold (NaN, infinity)."""
@@ -151,7 +151,7 @@ class JsonLinesWriter(_Writer):
         self._file.finish()
 
     def salvage(self) -> str | None:
-        """See RecordWriter. A record of which the disk took only a part is cut off."""
+        """See RecordWriter. A record that was written only in part is cut off."""
         kept = self._file.keep(self._end) if self._records else None
         return None if kept is None else f"{kept} ({_counted(self._records)})"
 
@@ -168,7 +168,7 @@ class ParquetWriter(_Writer):
 
     def __init__(self, path: Path) -> None:
         self._pyarrow, self._parquet = import_pyarrow(path)
-        self._file = PendingFile(path)  # a folder that cannot be written is found out before scoring, not after
+        self._file = PendingFile(path)  # fails before scoring, not after, where the folder cannot be written
         self._rows: list[dict[str, Any]] = []
 
     def refusal(self, identity: object) -> str | None:
@@ -183,20 +183,20 @@ class ParquetWriter(_Writer):
         self._rows.append(json.loads(_json_line(record)))
 
     def finish(self) -> None:
-        """See RecordWriter. Raises OutputError for rows that are no table, too."""
+        """See RecordWriter. Raises OutputError also for rows that cannot form a table."""
         if not self._file.settled:
             self._write_table()
             self._file.finish()
 
     def salvage(self) -> str | None:
-        """See RecordWriter. What cannot be a table, or has no room as one, becomes JSON lines."""
+        """See RecordWriter. Rows that cannot form a table, or do not fit on the disk as one, become JSON lines."""
         if not self._rows or self._file.settled:
             return None
         try:
             kept = self._file.keep(self._write_table())
             return None if kept is None else f"{kept} ({_counted(len(self._rows))})"
         except OutputError:
-            self._file.discard()  # makes room
+            self._file.discard()  # frees disk space
         return keep_lines(self._file.path.name, (self._file.path.parent, Path(tempfile.gettempdir())), self._rows)
 
     def discard(self) -> None:
@@ -204,7 +204,7 @@ class ParquetWriter(_Writer):
         self._file.discard()
 
     def _write_table(self) -> int:
-        """Write the rows; how many bytes they are. Raises OutputError."""
+        """Write the rows as a table; returns its size in bytes. Raises OutputError."""
         sink = self._pyarrow.BufferOutputStream()
         try:
             self._parquet.write_table(self._pyarrow.table(self._columns()), sink)
@@ -225,9 +225,13 @@ class ParquetWriter(_Writer):
 
 
 def keep_lines(name: str, folders: Iterable[Path], rows: Sequence[Mapping[str, object]]) -> str | None:
-    """Keep rows as JSON lines in the first folder that has room for all, else as many as any has room for.
+    """Keep rows as JSON lines in NAME.jsonl.partial, in the first of `folders` that has disk space for all of them.
 
-    Says where; None where there is no room for one.
+    Where none has, as many rows as fit in the folder that takes most. Returns where, for a message; None where not even
+    one row fits.
+
+    >>> keep_lines("scores.parquet", [Path("missing"), Path()], [{"id": 1, "score": 0.5}]).endswith(" (1 record)")
+    True
     """
     tried: list[tuple[int, JsonLinesWriter]] = []
     for folder in folders:
@@ -249,11 +253,14 @@ def _counted(records: int) -> str:
 
 
 def _json_line(record: Mapping[str, object], *, ascii_only: bool = False) -> bytes:
-    """Half a surrogate pair, which UTF-8 has no bytes for, is escaped, as JSON allows."""
+    """One line of JSON. Half a surrogate pair, which has no UTF-8 encoding, is escaped, as JSON allows."""
     try:
         text = json.dumps(record, ensure_ascii=ascii_only, allow_nan=False, default=_plain) + "\n"
     except ValueError as error:
-        raise RewardModelError(f"record {record.get('id')!r}: found a number that is not finite in {record}") from error
+        raise RewardModelError(
+            f"record {record.get('id')!r}: found a number that is not finite in {record}, expected finite numbers; "
+            "JSON has no others"
+        ) from error
     return text.encode(errors="backslashreplace")
 
 

@@ -1,6 +1,6 @@
-"""Takes requests apart into a prompt and its answer in pieces, which is what a layout lays out.
+"""Takes requests apart into exchanges: a prompt, and its answer as one text or as steps. Layouts work on these.
 
-Between records, which do not depend on the model, and layouts, which do not depend on the record's form.
+So records do not depend on the model, and layouts do not depend on the form of a record.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,11 @@ class Exchange:
     """The turns before the answer, and the answer: one text, or a text per step where steps are scored.
 
     `answer` is empty when the conversation does not end in an assistant's turn; `against` is the other answer where two
-    are compared; `where` names the part of the record in messages, "" for the whole of it.
+    are compared; `where` names the part of the record in messages, such as "chosen"; "" where it is all of it.
+
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("Add.", "4"))
+    >>> len(exchange.answer), exchange.against
+    (2, None)
     """
 
     prompt: tuple[Message, ...]
@@ -24,9 +28,10 @@ class Exchange:
 
 
 def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
-    """The parts of `request` (of messages) that are scored, one sequence each.
+    """The exchanges of `request`, whose conversations are messages; each makes one sequence.
 
-    Steps of a format that scores sequences make one exchange per step: the partial answer up to it, as if finished.
+    Where steps are given and the format scores sequences, there is one exchange per step: the answer up to that step,
+    as if it were finished.
 
     >>> from rmruntime.records import parse_record
     >>> request = parse_record({"prompt": "2 + 2?", "steps": ["Add.", "4"]})
@@ -81,8 +86,9 @@ def _where(request: Request, index: int, count: int) -> str:
 def split_steps(response: str, form: Format) -> tuple[str, ...]:
     """The steps of a plain response: split at the first of `form.step_separators` that occurs in it.
 
-    Pieces are stripped and empty ones dropped; a response without a separator, or of nothing else, is one step.
-    `form.remove` is applied to the pieces, because a separator may hold what is to be removed (RLHFlow's "ки\\n").
+    Pieces are stripped and empty ones dropped; a response without a separator, or of separators only, is one step.
+    The texts of `form.remove` are deleted from the pieces, not before the split, because a separator may contain one of
+    them (RLHFlow's "ки\\n").
 
     >>> split_steps("Add. | Carry.", Format(layout="tagged_steps", unit="step", step_separators=(" | ",)))
     ('Add.', 'Carry.')

@@ -1,4 +1,4 @@
-"""Flags: what was odd about an input or its score, in words that begin with the kind, by which summaries count them."""
+"""Flags: texts that tell what was odd about an input or its score. Each begins with its kind; summaries count kinds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ UNANSWERED = "no answer"
 UNWRITTEN = "answer not as given"
 ALIKE = "same tokens"
 ZERO = "score of exactly 0"
-_OTHER = ""
+_OTHER = ""  # every text begins with it: the kind of all other flags
 # Roles that are never the assistant's; any other may be a name of the assistant.
 _ASKING = frozenset(("user", "human", "prompter", "system", "developer", "tool", "function", "ipython", "observation"))
 _NAMED = 4  # most answers that are named where many have the same tokens
@@ -30,7 +30,7 @@ SUMMARIES: Mapping[str, str] = {
 
 
 def kinds_of(flags: Iterable[str]) -> set[str]:
-    """The kinds, keys of SUMMARIES.
+    """The kinds of some flags, which are keys of SUMMARIES.
 
     >>> kinds_of(["content spells <s>"])
     {'content spells'}
@@ -39,7 +39,7 @@ def kinds_of(flags: Iterable[str]) -> set[str]:
 
 
 def spelled_flags(spelled: Sequence[str]) -> tuple[str, ...]:
-    """The flag of content that spells special tokens.
+    """The flag of content that spells the special tokens `spelled`; no flag where there are none.
 
     >>> spelled_flags(["<s>", "</s>"])
     ('content spells <s>, </s>',)
@@ -84,7 +84,18 @@ def _unwritten(exchange: Exchange, texts: Sequence[str], clean: Callable[[str], 
 def flag_alike(
     request: Request, exchanges: Sequence[Exchange], sequences: tuple[TokenSequence, ...]
 ) -> tuple[TokenSequence, ...]:
-    """The sequences of one record, flagged where different answers came to the same tokens."""
+    """The sequences of one record; those of different answers that have the same tokens get a flag that says so.
+
+    `exchanges` are what the sequences were made from, in the same order.
+
+    >>> import numpy as np
+    >>> from rmruntime.records import Conversation
+    >>> texts = (Conversation(text="a"), Conversation(text=" a"))
+    >>> same = tuple(TokenSequence(ids=np.array([5, 6]), reads={"score": np.array([1])}) for _ in texts)
+    >>> answers = [Exchange(prompt=(), answer=(c.text,), where=f"responses[{i}]") for i, c in enumerate(texts)]
+    >>> flag_alike(Request(kind="candidates", conversations=texts), answers, same)[0].doubts
+    ('same tokens: responses[0] and responses[1] differ only in what is not read',)
+    """
     by_tokens: dict[bytes, list[int]] = {}
     for index, sequence in enumerate(sequences):
         by_tokens.setdefault(sequence.ids.tobytes(), []).append(index)
@@ -114,7 +125,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def zero_flags(values: Sequence[float]) -> tuple[str, ...]:
-    """The flag of raw scores (before any activation), one per scored position, of which some are exactly 0.
+    """The flag of raw scores (before any activation), one per scored position, where some are exactly 0.
 
     >>> zero_flags([0.5, -1.0])
     ()

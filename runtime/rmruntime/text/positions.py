@@ -1,4 +1,8 @@
-"""Executes position rules: which tokens of a sequence a head reads, for every role, before and after a cut."""
+"""Executes position rules: which tokens of a sequence a head scores, before and after truncation.
+
+A role is a name that a head has for such a position, such as "score" or "gate"; the manifest has a rule for each. The
+positions found for the roles of a sequence are its `reads`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +21,12 @@ _PAD_RULES = ("last_not_pad", "before_first_pad")
 
 
 def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
-    """Where `tokens` begin in `ids` [L]: ascending positions [n], overlapping occurrences included.
+    """Positions [n] where the run `tokens` begins in `ids` [L], ascending, overlapping occurrences included.
 
     >>> find_pattern(np.array([5, 1, 2, 1, 2]), (1, 2)).tolist()
     [1, 3]
     """
-    # As bytes: one search, where comparing arrays takes one operation per token, too slow for short conversations.
+    # A search in bytes is one call; comparing arrays takes one call per token, too slow for short conversations.
     text, pattern = ids.tobytes(), np.array(tokens, dtype=np.int64).tobytes()
     found: list[int] = []
     place = text.find(pattern)
@@ -34,10 +38,10 @@ def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
 
 
 def find_positions(rule: PositionRule, ids: Ints) -> Ints:
-    """Positions [P] that `rule` names in `ids` [L], L >= 1; P is 1 except for the marker rules.
+    """Positions [P] that `rule` finds in `ids` [L], L >= 1; P is 1 except for the marker rules.
 
-    Raises InputError when there is none, saying which pattern is absent, and for the rule `step_end`: ids alone do not
-    say where steps end.
+    Raises InputError when there is none, saying which pattern is absent, and for the rule `step_end`, which needs the
+    text's parts: ids alone do not tell where steps end.
 
     >>> find_positions(PositionRule(rule="marker", tokens=(1, 2)), np.array([5, 1, 2, 1, 2])).tolist()
     [2, 4]
@@ -52,7 +56,10 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
         raise InputError("a text or input_ids record does not say where its steps end; give prompt and steps")
     starts = find_pattern(ids, rule.tokens)
     if not len(starts):
-        raise InputError(f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation")
+        raise InputError(
+            f"found no {describe(rule)} among the {len(ids)} tokens, expected it in every conversation; is the text "
+            "rendered with this model's chat template?"
+        )
     if rule.rule == "pattern_start":
         return starts[-1:]
     positions = starts + len(rule.tokens) - (1 if rule.rule == "marker" else 2)
@@ -62,10 +69,10 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
 
 
 def check_spelling(rule: PositionRule, found: Ints, texts: Sequence[str]) -> None:
-    """Raises InputError unless `found` [P], the places of a marker rule, are all those where `texts` spell its text.
+    """Raises InputError where `texts` spell a marker more often than its tokens were found, at `found` [P].
 
-    A place is lost where characters beside the marker make other tokens of it, and then another step's score, or none,
-    would stand for this one's. Two markers that overlap cannot both be meant.
+    Characters beside a marker can change its tokens, so that it is not found; the steps would then get each other's
+    scores. Two markers that overlap are refused too, because only one of them can be meant.
 
     >>> rule = PositionRule(rule="marker", tokens=(7,), text="<step>")
     >>> check_spelling(rule, np.array([3]), ["Add. <step> Carry. <step>"])
@@ -78,11 +85,11 @@ def check_spelling(rule: PositionRule, found: Ints, texts: Sequence[str]) -> Non
     if spelled > len(found):
         raise InputError(
             f"the text spells {describe(rule)} {spelled} time(s), but only {len(found)} of them have the tokens "
-            f"{list(rule.tokens)} that are read: characters beside it make other tokens of the rest; change what "
-            "stands there, such as the end of the step"
+            f"{list(rule.tokens)} that are read: characters beside the others change their tokens; change these "
+            "characters, such as the end of the step"
         )
     if len(found) > 1 and int(np.diff(found).min()) < len(rule.tokens):
-        raise InputError(f"found two places of {describe(rule)} that overlap, expected them apart")
+        raise InputError(f"found two places of {describe(rule)} that overlap, expected them apart; separate them")
 
 
 def _occurrences(part: str, text: str) -> list[int]:
@@ -96,7 +103,15 @@ def _occurrences(part: str, text: str) -> list[int]:
 
 
 def check_whole_patterns(rules: Mapping[str, PositionRule], encode: Callable[[str], Sequence[int]]) -> None:
-    """Raises BundleError for a marker that holds only the last of its text's tokens, as older exporters wrote it."""
+    """Raises BundleError for a marker rule with only the last of its text's tokens, as older exporters wrote it.
+
+    `encode` returns the ids of a text.
+
+    >>> rules = {"score": PositionRule(rule="marker", tokens=(2,), text="12")}
+    >>> check_whole_patterns(rules, lambda text: [int(c) if c.isdigit() else 0 for c in text])
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: positions.score: found the tokens [2], expected all of '12', [1, 2]: ...
+    """
     for role, rule in rules.items():
         if rule.rule != "marker" or not rule.text or not rule.tokens:
             continue
@@ -109,10 +124,10 @@ def check_whole_patterns(rules: Mapping[str, PositionRule], encode: Callable[[st
 
 
 def dependence(rule: PositionRule) -> tuple[int, int] | None:
-    """First and last token a position depends on, relative to it; None for rules without a pattern.
+    """The first and last token that a position depends on, relative to it; None for rules without a pattern.
 
-    A cut that removes any of them would make the rule find another place, so it must be refused. The others are looked
-    for again in what a cut leaves, as code that truncates before it pads would find them.
+    A cut that removes one of these tokens must be refused, because the rule would find another place. Rules without a
+    pattern are applied again to the tokens that a cut leaves, as in code that truncates before it pads.
 
     >>> dependence(PositionRule(rule="marker", tokens=(1, 2)))
     (-1, 0)
@@ -155,7 +170,10 @@ def _last_not_pad(ids: Ints, pad_id: int | None) -> Ints:
     # transformers >= 4.49 scores the rightmost token that is not the pad id, be it a real token or padding.
     others = np.flatnonzero(ids != pad_id)
     if not len(others):
-        raise InputError(f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored")
+        raise InputError(
+            f"every one of the {len(ids)} tokens is the pad token {pad_id}, so none can be scored; "
+            "give ids without padding"
+        )
     return others[-1:]
 
 
@@ -166,7 +184,8 @@ def _before_first_pad(ids: Ints, pad_id: int | None) -> Ints:
         return np.array([len(ids) - 1], dtype=np.int64)
     if pads[0] == 0:
         raise InputError(
-            f"the first of the {len(ids)} tokens is the pad token {pad_id}, so none before it can be scored"
+            f"the first of the {len(ids)} tokens is the pad token {pad_id}, so none before it can be scored; "
+            "give ids without padding"
         )
     return pads[:1] - 1
 
@@ -177,7 +196,7 @@ Reads = dict[str, Ints]
 
 @dataclass(frozen=True)
 class StepEnds:
-    """First and last token [P] of what closes each step, where the layout put the sequence together from parts."""
+    """First and last token [P] of each step's separator, known where the layout joins the sequence from parts."""
 
     first: Ints
     last: Ints
@@ -188,9 +207,9 @@ def find_reads(
 ) -> Reads:
     """Positions [P] of every role in `ids` [L], the same P for all; a role with one position has it repeated.
 
-    `expected` is what P must be (None: whatever the text holds); `ends` is what the rule `step_end` reads; `texts`
-    are what `ids` were made of, as far as they are text. Raises InputError for another number, and where `texts` spell
-    a marker otherwise: a message that spells the pattern would otherwise be scored in place of the answer.
+    `expected` is the P that is required (None: any); `ends` are the steps' ends, for the rule `step_end`; `texts` are
+    the texts among the parts that `ids` were made from. Raises InputError for another P, because a message may spell
+    the pattern and would be scored in place of the answer, and as `check_spelling` does.
 
     >>> rules = {"score": PositionRule(rule="last"), "gate": PositionRule(rule="pattern_start", tokens=(8, 9))}
     >>> {role: places.tolist() for role, places in find_reads(rules, np.array([4, 8, 9, 5]), 1).items()}
@@ -210,9 +229,9 @@ def find_reads(
 
 
 def cut_reads(rules: Rules, reads: Reads, ids: Ints, cut: Cut, ends: StepEnds | None = None) -> Reads:
-    """Where `reads` of `ids` [L] lie after `cut`; rules without a pattern look again at what is left.
+    """The positions `reads` of `ids` [L] as they are after `cut`; rules without a pattern are applied again.
 
-    Raises InputError when the cut removes a token that a read depends on: another one must not take its place.
+    Raises InputError when the cut removes a token that a position depends on: another must not take its place.
 
     >>> ids, cut = np.array([4, 8, 9, 5]), Cut(removed=((0, 1),))
     >>> cut_reads({"score": PositionRule(rule="last")}, {"score": np.array([3])}, ids, cut)["score"].tolist()

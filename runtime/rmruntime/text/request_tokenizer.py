@@ -1,6 +1,6 @@
-"""Turns requests into token sequences with the positions that a head reads, as the manifest says.
+"""Turns requests into token sequences and the positions that the head scores, as the manifest says.
 
-Between records and the planner: request -> exchanges -> turns -> segments -> ids -> reads.
+The steps: request -> exchanges -> turns -> segments -> ids -> positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ from rmruntime.text.truncation import Cut, length_limit, plan_cut
 class _Draft(NamedTuple):
     """A sequence before tokenization, in segments.
 
-    `reads` is the number of positions that the head must find (None: any number); `spelled` are the special tokens that
-    the content spells; `exchange` is what it was laid out from, None for a text or ids.
+    `reads` is the number of positions that must be found (None: any number); `spelled` are the special tokens that the
+    content spells; `doubts` are flags; `exchange` is what it was laid out from, None for a text or ids.
     """
 
     segments: tuple[Segment, ...]
@@ -49,15 +49,15 @@ class _Draft(NamedTuple):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What of it is text."""
+        """The segments' texts, of those that are text."""
         return tuple([segment.text for segment in self.segments if segment.ids is None])
 
 
 class RequestTokenizer:
-    """The text half of one bundle; encoding is safe from several threads.
+    """Encodes requests with the tokenizer, chat template and format of one bundle; safe from several threads.
 
-    `folder` holds tokenizer.json and the chat template. Raises BundleError when they or the manifest's format and
-    position rules cannot be used.
+    `folder` has tokenizer.json and the chat template. Raises BundleError when these, or the manifest's format and
+    position rules, cannot be used.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -80,7 +80,7 @@ class RequestTokenizer:
 
         Steps make one sequence with a position per step, or one per partial answer where the head scores sequences.
         Where answers are compared, there is one for every ordered pair of them.
-        Raises InputError for what cannot be scored, InputTooLong for what must be truncated first.
+        Raises InputError for a request that cannot be scored, InputTooLong for one that must be truncated first.
         """
         [outcome] = self.encode_many((request,), options)
         if isinstance(outcome, InputError):
@@ -100,7 +100,7 @@ class RequestTokenizer:
             if isinstance(item, InputError):
                 outcomes.append(item)
                 continue
-            # All ids are taken before any is judged: an error must not shift those of later requests.
+            # All ids of a request are taken before an error is raised, which would shift those of later requests.
             parts = [self._take(draft, encoded) for draft in item]
             outcomes.append(self._try_finish(request, item, parts, options))
         return outcomes
@@ -124,7 +124,7 @@ class RequestTokenizer:
             text = self._bos.clean_text(self._bos.complete_text(conversation.text or ""))
             conversation = Conversation(text=text)
         else:
-            # Checked before it becomes an array, which cannot hold what lies beyond 64 bits.
+            # Checked before it becomes an array, which cannot hold numbers of more than 64 bits.
             _check_ids(conversation.input_ids, self._backbone.vocab_size, "input_ids")
             self._padding.check(conversation.input_ids)
         segments = self._layout.given(conversation, self._form)
@@ -159,7 +159,7 @@ class RequestTokenizer:
         return tuple(dict.fromkeys([found for text in texts for found in self._tokenizer.find_special(text)]))
 
     def _take(self, draft: _Draft, encoded: Iterator[Ints | InputError]) -> list[Ints] | InputError:
-        """The ids of each segment [L_i], the texts' from `encoded`; the BOS policy is about what begins with text."""
+        """The ids of each segment [L_i], those of texts from `encoded`; the BOS policy applies if the first is text."""
         taken = [next(encoded) if s.ids is None else np.array(s.ids, dtype=np.int64) for s in draft.segments]
         parts = [part for part in taken if not isinstance(part, InputError)]
         for part in taken:

@@ -1,6 +1,6 @@
 """Segments, the parts of a sequence that are tokenized by themselves, and the sequence that they make together.
 
-Between layouts, which write them, and the encoder, which has them tokenized.
+Layouts write them, and RequestTokenizer tokenizes them.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from rmruntime.text.truncation import Span
 
 
 class Segment(NamedTuple):
-    """A part of a sequence: `text`, tokenized by itself, or `ids` as they are (then `text` is not looked at).
+    """A part of a sequence: `text`, tokenized by itself, or `ids` as they are (then `text` is not used).
 
-    `token_type` is the type of its tokens, for encoders. Truncation takes nothing from a `fixed` one. `ends_step` says
-    that a step ends here: its last token is read.
+    `token_type` is the type of its tokens, for encoders. Truncation takes nothing from a `fixed` segment. `ends_step`
+    marks a segment that ends a step: its last token is scored.
     """
 
     text: str = ""
@@ -32,7 +32,11 @@ class Segment(NamedTuple):
 class JoinedSegments:
     """`segments` whose tokens are `parts` [L_i], one after the other, then `append` where they do not end in it.
 
-    `ids` [L] are the tokens; the rest is computed when asked for, because most sequences need none of it.
+    `ids` [L] are the tokens of all; the methods compute what most sequences do not need.
+
+    >>> joined = JoinedSegments((Segment(text="a"), Segment(ids=(7,))), (np.array([4, 5]), np.array([7])), append=(2,))
+    >>> joined.ids.tolist()
+    [4, 5, 7, 2]
     """
 
     def __init__(self, segments: Sequence[Segment], parts: Sequence[Ints], append: tuple[int, ...] = ()) -> None:
@@ -48,13 +52,18 @@ class JoinedSegments:
         return np.pad(found, (0, len(self.ids) - len(found)), constant_values=self._segments[-1].token_type)
 
     def step_ends(self) -> StepEnds | None:
-        """Where the segments that end steps lie, None without any; raises InputError for one that has no token."""
+        """First and last token of the segments that end steps, None without any.
+
+        Raises InputError for one that has no token.
+        """
         spans = [span for span, segment in zip(self._spans(), self._segments, strict=True) if segment.ends_step]
         if not spans:
             return None
         first, stop = np.array(spans, dtype=np.int64).T
         if np.any(first == stop):
-            raise InputError("the tokenizer makes no token of the step separator, so there is none to read")
+            raise InputError(
+                "the tokenizer makes no token of the step separator, so there is none to score; export the bundle again"
+            )
         return StepEnds(first, stop - 1)
 
     def spare(self, *, keep_first: bool) -> list[Span]:

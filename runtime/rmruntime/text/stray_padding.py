@@ -1,4 +1,4 @@
-"""Finds pad tokens that callers left in their input_ids, where they would be scored as text."""
+"""Refuses input_ids in which callers left padding, which would be scored as text."""
 
 from typing import NamedTuple, NoReturn, Self
 
@@ -8,9 +8,9 @@ from rmruntime.text.tokenizer import Tokenizer
 
 
 class Padding(NamedTuple):
-    """The ids that pad; one `bos` in front and one `eos` at the end are text even where they also pad.
+    """The ids that count as padding; one `bos` in front and one `eos` at the end are text even where they are pad ids.
 
-    `last_is_read`: a position rule takes the last token whatever it is.
+    `last_is_read`: a position rule scores the last token, whatever it is, so padding after the text matters.
     """
 
     ids: frozenset[int]
@@ -20,7 +20,7 @@ class Padding(NamedTuple):
 
     @classmethod
     def of(cls, manifest: Manifest, tokenizer: Tokenizer) -> Self:
-        """What the position rules skip, what fills a padded graph's rows, and the tokenizer's own pad token."""
+        """The pad ids of the position rules, of padded graphs, and of the tokenizer."""
         named = manifest.format.template_variables
         pad, eos = (_special_id(tokenizer, named.get(name)) for name in ("pad_token", "eos_token"))
         rules = manifest.positions.values()
@@ -30,7 +30,10 @@ class Padding(NamedTuple):
         return cls(pads, manifest.format.bos_id, eos, any(rule.rule == "last" for rule in rules))
 
     def check(self, ids: tuple[int, ...]) -> None:
-        """Raises InputError for padded ids: without the mask that hides it, padding would be scored as text."""
+        """Raises InputError for padded ids: their attention mask is not given, so padding would be scored as text.
+
+        >>> Padding(ids=frozenset([0]), bos=None, eos=None, last_is_read=True).check((5, 6, 7))
+        """
         front = self._count(ids, spared=self.bos)
         if front:
             self._refuse(ids[0], front, "in front")
@@ -43,7 +46,10 @@ class Padding(NamedTuple):
             return 0
         found = next((i for i, token in enumerate(ids) if token not in self.ids), None)
         if found is None:
-            raise InputError(f"every one of the {len(ids)} tokens is the pad token {ids[0]}, so none can be scored")
+            raise InputError(
+                f"every one of the {len(ids)} tokens is the pad token {ids[0]}, so none can be scored; "
+                "give ids without padding"
+            )
         return found - 1 if ids[found - 1] == spared else found
 
     def _refuse(self, pad: int, count: int, where: str) -> NoReturn:

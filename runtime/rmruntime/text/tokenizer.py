@@ -18,7 +18,7 @@ from rmruntime.text.tokenizer_file import TokenizerFault, open_tokenizer, panics
 
 
 class Tokenizer:
-    """The tokenizer in `folder`. It adds no token of its own, and neither truncates nor pads whatever the file says.
+    """The tokenizer in `folder`. It adds no special tokens, and neither truncates nor pads, whatever its file says.
 
     `special_texts` are the texts of its special tokens: text that spells one becomes that token, as in transformers.
     Raises BundleError when the file is missing or damaged.
@@ -33,20 +33,20 @@ class Tokenizer:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, text: str) -> Ints:
-        """Ids [L] of `text`. Raises InputError for a text that it cannot take."""
+        """Ids [L] of `text`. Raises InputError for a text that it cannot encode."""
         [ids] = self.encode_batch((text,))
         if isinstance(ids, InputError):
             raise ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ints | InputError]:
-        """Ids [L_i] of every text, the error of one that it cannot take; several are encoded on several threads."""
+        """Ids [L_i] of every text, or the error of one that it cannot encode; several texts use several threads."""
         try:
             return list(self._encode(texts))
         except TokenizerFault as error:
-            if len(texts) > 1:  # which of them it was is not known
+            if len(texts) > 1:  # it is not known which text failed
                 return [found for text in texts for found in self.encode_batch((text,))]
-            return [InputError(f"the tokenizer cannot take this text ({error})")]
+            return [InputError(f"the tokenizer cannot encode this text ({error}); change or leave out the text")]
 
     def _encode(self, texts: Sequence[str]) -> list[Ints]:
         # "fast" leaves out the character offsets nobody asks for.
@@ -67,9 +67,9 @@ class Tokenizer:
 def ids_between(
     encode: Callable[[str], Sequence[int]], text: str, before: str = "", after: str = ""
 ) -> tuple[int, ...] | None:
-    """The ids that `text` has where it stands between two others, which may differ from those that it has alone.
+    """The ids that `text` has between two other texts, which may differ from those that it has alone.
 
-    None where a token holds characters of `text` and of a neighbour: it is then found by no ids of its own.
+    None where one token covers characters of `text` and of a neighbour, so that `text` has no ids of its own.
 
     >>> ids_between(lambda text: [ord(letter) for letter in text], "b", before="a", after="c")
     (98,)
@@ -81,7 +81,7 @@ def ids_between(
 
 @dataclass(frozen=True, kw_only=True)
 class BosRule:
-    """Executes `Format.bos`, on the text before it is tokenized and on the ids after.
+    """Executes the policy `Format.bos`, on the text before it is tokenized and on the ids afterwards.
 
     "one" and "zero" first delete every occurrence of the BOS text from the rendered conversation, so also where a
     message spells it. That is what the scoring code these policies come from does (MAHALO's hv_eval.py, RLHFlow's
@@ -106,11 +106,13 @@ class BosRule:
             return cls()
         text = tokenizer.text_of(form.bos_id)
         if text is None:
-            raise BundleError(f"format.bos_id: found {form.bos_id}, which {TOKENIZER_NAME} does not have")
+            raise BundleError(
+                f"format.bos_id: found {form.bos_id}, expected an id that {TOKENIZER_NAME} has; export the bundle again"
+            )
         return cls(one=form.bos == "one", bos_id=form.bos_id, bos_text=text)
 
     def complete_text(self, text: str) -> str:
-        """An already rendered text, with the BOS that this template would have written where it lacks it."""
+        """An already rendered text, with the BOS in front that the chat template writes, where the text lacks it."""
         return text if text.startswith(self.rendered_prefix) else self.rendered_prefix + text
 
     def clean_text(self, text: str) -> str:
@@ -134,7 +136,10 @@ def _load(path: Path) -> tokenizers.Tokenizer:
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); export the bundle again") from error
     except TokenizerFault as error:
-        raise BundleError(f"{path} cannot be read by tokenizers {tokenizers.__version__} ({error})") from error
+        raise BundleError(
+            f"{path} cannot be read by tokenizers {tokenizers.__version__} ({error}); upgrade tokenizers, or export "
+            "the bundle again"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,7 +1,7 @@
-"""Opens a tokenizer.json that may come from a stranger: what would abort the process is refused, panics are caught.
+"""Opens a tokenizer.json that cannot be trusted: files that could abort the process are refused, panics are caught.
 
 The library is written in Rust, whose panics reach Python as a BaseException of its own, and whose failed allocations
-end the process. So what makes long texts of short ones is looked at before anything is tokenized.
+end the process. So normalizers that can make very long texts of short ones are refused.
 """
 
 import base64
@@ -14,11 +14,11 @@ from typing import Any
 
 import tokenizers
 
-MAX_GROWTH = 1024  # bytes that a normalizer may make of one; published ones stay below 250
+MAX_GROWTH = 1024  # bytes that a normalizer may make of one byte; published ones stay below 250
 MAX_ADDED = 1 << 16  # tokens; published ones have up to some thousands
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"\\]*)"')
 _CHARSMAP_NAME = b"precompiled_charsmap"
-_HIDDEN_NAME = re.compile(rb"\\u00[2-7]")  # a letter that is spelled out, as no writer does in a name
+_HIDDEN_NAME = re.compile(rb"\\u00[2-7]")  # an ASCII letter written as an escape, which no tokenizer's writer does
 
 
 class TokenizerFault(ValueError):
@@ -27,7 +27,13 @@ class TokenizerFault(ValueError):
 
 @contextmanager
 def panics_caught() -> Iterator[None]:
-    """Turns a panic of the library into TokenizerFault; Ctrl-C and other exceptions pass."""
+    """Turns a panic of the library into TokenizerFault; Ctrl-C and other exceptions pass.
+
+    >>> with panics_caught():
+    ...     tokenizers.Tokenizer.from_str("{}")
+    Traceback (most recent call last):
+    Exception: ...
+    """
     try:
         yield
     except BaseException as error:
@@ -37,7 +43,14 @@ def panics_caught() -> Iterator[None]:
 
 
 def open_tokenizer(raw: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer that a tokenizer.json describes. Raises TokenizerFault."""
+    """The tokenizer that the bytes of a tokenizer.json describe.
+
+    Raises TokenizerFault for a file that cannot be used, or that could abort the process.
+
+    >>> model = {"type": "WordLevel", "vocab": {"Hello": 0, "?": 1}, "unk_token": "?"}
+    >>> open_tokenizer(json.dumps({"model": model, "added_tokens": []}).encode()).encode("Hello").ids
+    [0]
+    """
     _check_charsmaps(raw)
     try:
         with panics_caught():
@@ -50,16 +63,16 @@ def open_tokenizer(raw: bytes) -> tokenizers.Tokenizer:
     except Exception as error:  # the binding raises bare Exception for whatever the file's fault is
         raise TokenizerFault(str(error)) from error
     if dropout:
-        raise TokenizerFault(f"its model drops merges by chance (dropout {dropout}), so no score would come out twice")
+        raise TokenizerFault(f"its model drops merges at random (dropout {dropout}), so scores would not be repeatable")
     if added > MAX_ADDED:
         raise TokenizerFault(f"it has {added:,} added tokens, expected at most {MAX_ADDED:,}")
     if (growth := _growth(normalizer)) > MAX_GROWTH:
-        raise TokenizerFault(f"its normalizer can make {growth:,.0f} bytes of one, expected at most {MAX_GROWTH:,}")
+        raise TokenizerFault(f"its normalizer can make {growth:,.0f} bytes of 1, expected at most {MAX_GROWTH:,}")
     return opened
 
 
 def _check_charsmaps(raw: bytes) -> None:
-    """The library takes the sizes in them at their word. Raises TokenizerFault."""
+    """Raises TokenizerFault for a charsmap with a wrong size, which the library would trust."""
     if _CHARSMAP_NAME not in raw and not _HIDDEN_NAME.search(raw):
         return
     found = _CHARSMAP.findall(raw)
@@ -86,7 +99,7 @@ def _charsmaps(raw: bytes) -> Iterator[str]:
 
 
 def _check_charsmap(encoded: bytes) -> None:
-    """Four bytes say how many bytes of a table follow, then come the texts."""
+    """Raises TokenizerFault for a wrong size: 4 bytes with the size of a table in bytes, the table, then texts."""
     try:
         data = base64.b64decode(encoded, validate=True)
     except binascii.Error:
@@ -97,7 +110,7 @@ def _check_charsmap(encoded: bytes) -> None:
 
 
 def _growth(normalizer: Any) -> float:
-    """How many bytes the normalizer can make of one, at most."""
+    """The most bytes that the normalizer can make of one byte."""
     if normalizer is None:
         return 1
     kind = normalizer.get("type")

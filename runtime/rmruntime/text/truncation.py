@@ -1,4 +1,4 @@
-"""Cuts token sequences to a length limit, and tells where the tokens that are kept came from."""
+"""Cuts token sequences to a length limit, and finds the positions of kept tokens after the cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,12 @@ Span = tuple[int, int]  # [start, stop)
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Takes the tokens of `removed` out of a sequence: spans [start, stop), ascending and apart, none empty."""
+    """The tokens to take out of a sequence: non-empty spans [start, stop), ascending and apart.
+
+    >>> cut = Cut(removed=((1, 3),))
+    >>> cut.keep(np.array([10, 11, 12, 13])).tolist(), cut.shift(np.array([3])).tolist()
+    ([10, 13], [1])
+    """
 
     removed: tuple[Span, ...]
 
@@ -36,11 +41,11 @@ class Cut:
 
 
 def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Span]) -> Cut:
-    """The cut that brings `length` tokens down to `limit`, from the spans of `spare`, the tokens that may be lost.
+    """The cut that brings `length` tokens down to `limit`; only tokens in the spans `spare` may be removed.
 
     "right" takes from the end of the last span, and when that is used up from the end of the one before it; "left" from
     the beginning of the first span, then of the next. Raises InputTooLong where options.truncate is None, and where
-    there is too little to spare.
+    `spare` has too few tokens.
 
     >>> plan_cut(10, 7, ScoreOptions(truncate="left"), [(1, 9)])
     Cut(removed=((1, 4),))

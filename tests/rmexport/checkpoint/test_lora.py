@@ -225,7 +225,7 @@ def test_a_classifier_on_a_language_model_has_no_lm_head(tmp_path: Path, task_ty
 def test_a_trained_head_that_was_not_saved(tmp_path: Path) -> None:
     base = base_of(tmp_path / "base")
     adapter = adapter_of(tmp_path / "a", base, pair(Q, 64, 64), modules_to_save=["classifier", "score"])
-    with pytest.raises(CheckpointError, match="classifier or score was trained"):
+    with pytest.raises(CheckpointError, match="names classifier or score as trained"):
         open_checkpoint(str(adapter))
 
 
@@ -335,7 +335,7 @@ def with_lora(**changes: Any) -> dict[str, Any]:
         (with_lora(lora_alpha="6"), "lora_alpha is '6', expected a number"),
         (with_lora(use_rslora="yes"), "use_rslora is 'yes'"),
         (with_lora(rank_pattern={"q_proj": 0}), "rank_pattern gives 'q_proj' the value 0"),
-        (with_lora(alpha_pattern={"(": 1}), "alpha_pattern: '(' is no regular expression"),
+        (with_lora(alpha_pattern={"(": 1}), "alpha_pattern: '(' is not a regular expression"),
         (with_lora(alpha_pattern=[1]), "alpha_pattern is [1], expected an object"),
         (with_lora(target_parameters=["experts.gate_up_proj"]), "target_parameters cannot be merged"),
         (with_lora(layer_replication=[[0, 2]]), "layer_replication cannot be merged"),

@@ -111,7 +111,7 @@ def test_networks_of_their_own(tmp_path: Path) -> None:
 def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
     write_single(tmp_path, SHARDS[0])
     torch.save(torch.nn.Linear(2, 2), tmp_path / "regression_layer.pt")
-    with pytest.raises(CheckpointError, match=r"regression_layer\.pt holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"regression_layer\.pt has more than tensors"):
         open_checkpoint(str(tmp_path))
 
 

@@ -218,7 +218,7 @@ def test_tensorrt_rtx_compiles_for_what_it_knows(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(devices, "cuda_device", no_device)
     found = find_device(library, CompileOptions(compute_capability="12.0"))
     assert engine_name(library, found) == "sm120-tensorrt_rtx-1.7.1"
-    with pytest.raises(NotCompilable, match=r"such as --compute-capability 8\.9"):
+    with pytest.raises(NotCompilable, match=r"as in --compute-capability 8\.9"):
         find_device(library, CompileOptions())
     monkeypatch.setattr(devices, "cuda_device", lambda index: H200)
     with pytest.raises(

@@ -239,7 +239,7 @@ def test_the_loser_of_two_exports_removes_its_shards(tmp_path: Path) -> None:
         return "1 of 1 shards"
 
     def write(error: type[BaseException] | None = None) -> None:
-        options: dict[str, Any] = {"overwrite": False, "kind": "bundle", "marker": Path.is_dir, "settle": settle}
+        options: dict[str, Any] = {"overwrite": False, "kind": "bundle", "marker": Path.is_dir, "keep_reusable": settle}
         with new_folder(tmp_path / "bundle", **options) as folder:
             (folder / "model.safetensors").write_bytes(bytes(10))
             make(tmp_path / "bundle")  # the other one

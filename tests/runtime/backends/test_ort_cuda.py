@@ -168,7 +168,7 @@ def test_the_wheel_for_cpus_is_told_from_the_one_with_cuda(bundles: dict[str, Pa
 
 def test_a_driver_for_an_older_cuda(bundles: dict[str, Path], ort: FakeOnnxRuntime, driver: FakeDriver) -> None:
     driver.version = 12080
-    assert "serves CUDA 12.8, onnxruntime-gpu 1.31.1 wants CUDA 13" in obstacle(Bundle.open(bundles["fp32"]))
+    assert "supports CUDA 12.8, onnxruntime-gpu 1.31.1 needs CUDA 13" in obstacle(Bundle.open(bundles["fp32"]))
     ort.cuda_version = "12.9"  # a newer minor version runs on the driver of an older one
     load_backend(Bundle.open(bundles["fp32"]), EngineOptions(device="ort-cuda")).close()
 
@@ -202,8 +202,8 @@ def test_the_silent_fallback_to_the_cpu_is_refused(
         RewardModel.load(bundles[dtype], device="ort-cuda")
     assert str(caught.value) == (
         "onnxruntime-gpu 1.31.1 cannot load its CUDA provider (libcublasLt.so.13: cannot open shared object file; "
-        "libcurand.so.10: cannot open shared object file); it wants CUDA 13 and cuDNN 9: pip install 'rmruntime[cuda]' "
-        "brings both"
+        "libcurand.so.10: cannot open shared object file); it needs CUDA 13 and cuDNN 9: pip install 'rmruntime[cuda]' "
+        "installs both"
     )
     assert capsys.readouterr().out == ""  # where scores may go
 

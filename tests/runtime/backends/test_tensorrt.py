@@ -221,7 +221,7 @@ def test_a_foreign_engine(bundle: Path, machine: Machine, expected: list[Score],
 def test_a_damaged_record_is_no_obstacle_to_another_engine(bundle: Path, machine: Machine) -> None:
     compile_engine(bundle, "a")
     (bundle / "engines/tensorrt/a/engine.json").write_text("{}")
-    assert "no record of a compiled engine" in refusal(bundle)
+    assert "is not the record of a compiled engine" in refusal(bundle)
     compile_engine(bundle, "b")
     RewardModel.load(bundle, device="tensorrt").close()
 

@@ -102,8 +102,8 @@ def test_every_faulty_entry_is_named(tmp_path: Path) -> None:
     [
         ([(0, 8), (4, 12)], 12, "overlaps"),
         ([(0, 8), (0, 8)], 8, "overlaps"),
-        ([(0, 8), (12, 20)], 20, "4 bytes behind"),
-        ([(4, 12)], 12, "4 bytes behind"),
+        ([(0, 8), (12, 20)], 20, "4 bytes after"),
+        ([(4, 12)], 12, "4 bytes after"),
         ([(0, 8), (8, 16)], 12, "truncated"),
         ([(0, 8)], 12, "4 bytes follow"),
         ([], 4, "4 bytes follow"),

@@ -42,11 +42,11 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err
 
 
-def test_a_run_in_this_process_heeds_no_option_of_clusters(
+def test_a_run_in_this_process_refuses_the_options_of_clusters(
     bundle: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = told(capsys, bundle, source, "--workers", 2, "--ray-address", "auto", "--overwrite")
-    assert "--ray-address, --workers, --overwrite: only --engine ray heeds this" in said
+    assert "--ray-address, --workers, --overwrite: found with --engine process, only --engine ray uses this" in said
 
 
 def test_ray_is_not_loaded_where_it_is_not_asked_for(bundle: Path, source: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_cluster_without_room_or_a_device_that_is_rays_to_choose() -> None:
         pool([EIGHT], 3, threads=4)
     with pytest.raises(ClusterError, match=r"room for 0 workers of 1 core and a GPU, .*or --device cpu"):
         pool([EIGHT], device="cuda")
-    with pytest.raises(OptionError, match="on a cluster Ray chooses the GPU; say 'cuda'"):
+    with pytest.raises(OptionError, match="on a cluster Ray chooses the GPU; give 'cuda'"):
         pool([GPUS], device="cuda:1")
 
 

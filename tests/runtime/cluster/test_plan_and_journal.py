@@ -9,7 +9,7 @@ import pytest
 
 from rmruntime.batching.runner import Statistics
 from rmruntime.cluster.block_plan import Plan, differences, make_plan
-from rmruntime.cluster.journal import FOLDER, forget, kept_plan, open_journal
+from rmruntime.cluster.journal import FOLDER, earlier_plan, open_journal, remove_earlier_run
 from rmruntime.cluster.options import ClusterOptions
 from rmruntime.errors import BundleError, ClusterError
 from rmruntime.options import ScoreOptions
@@ -41,7 +41,7 @@ def told(then: Plan, now: Plan) -> list[str]:
 def test_a_plan_is_read_as_it_was_written(source: Path, tmp_path: Path) -> None:
     plan = planned(source)
     open_journal(tmp_path / "out", plan)
-    kept = kept_plan(tmp_path / "out")
+    kept = earlier_plan(tmp_path / "out")
     assert kept == plan and kept.digest == plan.digest and told(kept, plan) == []
     assert [plan.shard(b) for b in plan.blocks] == [f"part-0000{i}-of-00003.jsonl" for i in range(3)]
 
@@ -140,7 +140,7 @@ def test_the_first_worker_chooses_the_engine_for_all(source: Path, tmp_path: Pat
     again.claim_engine("openvino in 3 stages in turn in bf16", "a")
     later = open_journal(tmp_path / "out", planned(source))
     assert later.agree_on_engine("ort-cpu") == "openvino"
-    forget(tmp_path / "out")
+    remove_earlier_run(tmp_path / "out")
     assert open_journal(tmp_path / "out", planned(source)).agree_on_engine("ort-cpu") == "ort-cpu"
 
 
@@ -150,9 +150,9 @@ def test_beginning_anew_removes_what_is_ours_alone(source: Path, tmp_path: Path)
     for name in (plan.shard(plan.blocks[0]), "notes.txt", "part-of-something-else"):
         (out / name).write_text("x")
     journal.finish(plan.blocks[0], out / plan.shard(plan.blocks[0]), SUMMARY)
-    forget(out)
+    remove_earlier_run(out)
     assert sorted(path.name for path in out.iterdir()) == ["notes.txt", "part-of-something-else"]
-    forget(tmp_path / "nothing")
+    remove_earlier_run(tmp_path / "nothing")
 
 
 def test_a_plan_of_another_version_is_refused(source: Path, tmp_path: Path) -> None:
@@ -161,4 +161,4 @@ def test_a_plan_of_another_version_is_refused(source: Path, tmp_path: Path) -> N
     for text in ("{", "[]", json.dumps(json.loads(path.read_text()) | {"format": 99})):
         path.write_text(text)
         with pytest.raises(ClusterError, match=r"no plan of this version.*--overwrite"):
-            kept_plan(tmp_path / "out")
+            earlier_plan(tmp_path / "out")

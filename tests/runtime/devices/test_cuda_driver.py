@@ -80,5 +80,5 @@ def test_free_memory_leaves_no_context_behind(driver: FakeDriver) -> None:
         free_memory(0)
     assert (driver.contexts, driver.current) == (0, 0)
     driver.fails["cuDevicePrimaryCtxRetain"] = 2
-    with pytest.raises(EngineUnusable, match="memory is taken"):
+    with pytest.raises(EngineUnusable, match="memory is full"):
         free_memory(0)

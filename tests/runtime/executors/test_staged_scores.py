@@ -19,7 +19,7 @@ from rmruntime.cli import main
 from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError, OptionError
 from rmruntime.executors import streaming
-from rmruntime.executors.stage_group import for_memory
+from rmruntime.executors.stage_group import split_by_memory
 from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, gated
 
@@ -83,7 +83,7 @@ def test_scores_in_turn_are_those_of_the_whole_graph(
         expected = model.score(records, SMALL_PASSES)
     with RewardModel.load(bundles[dtype], device=device, stage_memory=memory) as model:
         found = model.score(records, SMALL_PASSES)
-        groups = len(for_memory(stages, at_once))
+        groups = len(split_by_memory(stages, at_once))
         assert (model.backend, found) == (f"{device} in {groups} stages in turn", expected) and groups > 2
 
 
@@ -198,7 +198,7 @@ def test_a_stage_that_does_not_fit_says_by_how_much(bundles: dict[str, Path]) ->
 
 def test_an_unknown_amount_of_memory_is_no_amount(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "available_memory", lambda: streaming.UNLIMITED)
-    with pytest.raises(BackendError, match="'auto': how much ort-cpu has here is not known; say how many bytes"):
+    with pytest.raises(BackendError, match="'auto': the memory that ort-cpu has here is not known; give a size"):
         RewardModel.load(bundles["fp32"], device="ort-cpu", stage_memory="auto")
 
 
@@ -232,7 +232,7 @@ def test_a_gpus_stages_in_turn(bundles: dict[str, Path], gpus: FakeOnnxRuntime) 
     memory = 2 * largest_stage(bundles["fp32"])
     name, found = scores(bundles["fp32"], device="ort-cuda:1", stage_memory=memory)
     assert name == "ort-cuda in 6 stages in turn" and len(found) == 24
-    with pytest.raises(BackendError, match="'auto': how much ort-cuda has here is not known"):
+    with pytest.raises(BackendError, match="'auto': the memory that ort-cuda has here is not known"):
         RewardModel.load(bundles["fp32"], device="ort-cuda", stage_memory="auto")
 
 

@@ -76,7 +76,7 @@ def test_ultrafeedback_is_candidates() -> None:
     record = {"source": "s", "instruction": "Q", "models": [], "completions": completions, "correct_answers": ["None"]}
     request = parse_record(record)
     assert request.kind == "candidates" and answers(request) == ["good", "bad"]
-    with pytest.raises(RecordError, match="completions: found no list of objects"):
+    with pytest.raises(RecordError, match="expected a list of objects"):
         parse_record({"instruction": "Q", "completions": ["a"]})
 
 

@@ -114,5 +114,5 @@ def test_bos_policies_that_cannot_be_used(tokenizer):
     assert BosRule.from_format(Format(layout="chat", bos="zero"), tokenizer) == BosRule()
     with pytest.raises(BundleError, match="'one' without a bos_id"):
         BosRule.from_format(Format(layout="chat", bos="one"), tokenizer)
-    with pytest.raises(BundleError, match=r"found 99999, which tokenizer\.json does not have"):
+    with pytest.raises(BundleError, match=r"found 99999, expected an id that tokenizer\.json has"):
         BosRule.from_format(Format(layout="chat", bos="one", bos_id=99999), tokenizer)

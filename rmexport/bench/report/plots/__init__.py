@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot of the report: the stem of its PNG, what the page says about it, and the function that draws it."""
+    """A plot of the report: the stem of its PNG, its title and caption on the page, and the function that draws it."""
 
     file: str
     title: str

@@ -23,7 +23,12 @@ _PANELS = ("p50", "p95", "p99")
 
 
 def draw(report: Report, shape: Shape) -> "Figure | None":
-    """Curves of latency in ms over requests/s, or None where no contestant has a load point."""
+    """Curves of latency in ms over requests per second; None where no contestant has a point of the server scenario.
+
+    >>> from rmexport.bench.report.figures import WIDE
+    >>> draw({"contestants": []}, WIDE) is None
+    True
+    """
     curves = [(c, s) for c, s in with_scenario(report, "server") if any(_curve(s, p) for p in _PANELS)]
     if not curves:
         return None

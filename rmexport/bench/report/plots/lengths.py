@@ -16,7 +16,12 @@ _MOST_LABELS = 12
 
 
 def draw(report: Report, shape: Shape) -> "Figure | None":
-    """A histogram in the report's own bins, each as wide as the next; None where the workload has no lengths."""
+    """A histogram with the report's own bins, all of the same width; None where the workload has no lengths.
+
+    >>> from rmexport.bench.report.figures import WIDE
+    >>> draw({"workload": {}}, WIDE) is None
+    True
+    """
     lengths = at(report, "workload", "lengths")
     edges, counts = at(lengths, "edges") or [], at(lengths, "counts") or []
     if not counts or len(edges) != len(counts) + 1:

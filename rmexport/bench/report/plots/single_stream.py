@@ -22,7 +22,12 @@ _GROUP = len(PERCENTILES) * _STEP + 0.32
 
 
 def draw(report: Report, shape: Shape) -> "Figure | None":
-    """Bars of latency in ms, or None where no contestant has a single-stream result."""
+    """Bars of latency in ms; None where no contestant has a single-stream result.
+
+    >>> from rmexport.bench.report.figures import WIDE
+    >>> draw({"contestants": []}, WIDE) is None
+    True
+    """
     groups = [(c, s) for c, s in with_scenario(report, "single-stream") if number(s, "latency_ms", "p50") is not None]
     if not groups:
         return None

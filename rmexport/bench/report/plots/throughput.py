@@ -20,7 +20,12 @@ CAPTION = (
 
 
 def draw(report: Report, shape: Shape) -> "Figure | None":
-    """Bars of conversations/s, or None where no contestant has an offline result."""
+    """Bars of conversations per second; None where no contestant has an offline result.
+
+    >>> from rmexport.bench.report.figures import WIDE
+    >>> draw({"contestants": []}, WIDE) is None
+    True
+    """
     rows = [(c, s, v) for c, s in with_scenario(report, "offline") if (v := number(s, "conversations_per_s"))]
     if not rows:
         return None

@@ -15,13 +15,13 @@ FILE = "time_split"
 TITLE = "Where the time goes"
 CAPTION = (
     "Mean time a request (single-stream) and time of the best repeat (offline), by part. "
-    "Other is what no part accounts for. Parts that overlap each other can add up to more than the time that passed."
+    "Other is time that belongs to no part. Parts that overlap can add up to more than the time that passed."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The time of one contestant in one scenario, by part, in `unit`."""
+    """The time of one contestant in one scenario by part, in `unit` (ms or s)."""
 
     contestant: Contestant
     scenario: str
@@ -34,12 +34,17 @@ class Split:
 
     @property
     def outside(self) -> float | None:
-        """Share of the time that is not the engine's; None where the engine's is not known."""
+        """The share of the time that is spent outside the engine; None where the engine's time is not known."""
         return 1 - self.parts["engine"] / self.total if "engine" in self.parts else None
 
 
 def splits(report: Report) -> list[Split]:
-    """Every split that the report holds."""
+    """Every split of the time that the report has.
+
+    >>> record = {"scenario": "offline", "seconds": 2.0, "split_s": {"engine": 1.5}}
+    >>> [(s.scenario, s.parts) for s in splits({"contestants": [{"name": "rmexport", "scenarios": [record]}]})]
+    [('offline', {'engine': 1.5, 'other': 0.5})]
+    """
     found = []
     for contestant in contestants(report):
         single, offline = contestant.scenario("single-stream"), contestant.scenario("offline")
@@ -63,7 +68,12 @@ def _split(
 
 
 def draw(report: Report, shape: Shape) -> "Figure | None":
-    """Stacked shares, or None where no contestant reports a split."""
+    """Stacked shares of the time; None where no contestant reports a split.
+
+    >>> from rmexport.bench.report.figures import WIDE
+    >>> draw({"contestants": []}, WIDE) is None
+    True
+    """
     rows = splits(report)
     if not rows:
         return None

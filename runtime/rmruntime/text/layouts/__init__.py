@@ -21,9 +21,14 @@ def find_layout(form: Format) -> Layout:
     known = _layouts()
     layout = known.get(form.layout)
     if layout is None:
-        raise BundleError(f"format.layout: found {form.layout!r}, expected one of {', '.join(sorted(known))}")
+        raise BundleError(
+            f"format.layout: found {form.layout!r}, expected one of {', '.join(sorted(known))}; upgrade rmruntime"
+        )
     if form.unit not in layout.units:
-        raise BundleError(f"format.unit: found {form.unit!r}, but {form.layout} scores by {' or '.join(layout.units)}")
+        raise BundleError(
+            f"format.unit: found {form.unit!r}, but {form.layout} scores by {' or '.join(layout.units)}; "
+            "export the bundle again"
+        )
     layout.check(form)
     return layout
 

@@ -1,4 +1,4 @@
-"""The parts that a layout makes of an exchange: turns for the template, and segments that are tokenized alone."""
+"""The interface of layouts, and the pieces they return: turns for the chat template, and segments tokenized alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rmruntime.text.segments import Segment
 
 
 class Turns(NamedTuple):
-    """Messages that the chat template renders into one text; `generation_prompt` then opens the assistant's turn."""
+    """Messages that the chat template renders into one text; with `generation_prompt` it opens an assistant's turn."""
 
     messages: tuple[Message, ...]
     generation_prompt: bool = False
@@ -21,28 +21,38 @@ class Turns(NamedTuple):
 Piece = Turns | Segment
 
 
-def given_whole(conversation: Conversation, form: Format) -> tuple[Segment, ...]:
-    """A text or input_ids record as one segment: what most layouts do with them.
+def as_one_segment(conversation: Conversation, form: Format) -> tuple[Segment, ...]:
+    """A text or input_ids record as one segment: the `given` of most layouts.
 
-    >>> given_whole(Conversation(text="Hello"), Format(layout="chat"))[0].text
+    >>> as_one_segment(Conversation(text="Hello"), Format(layout="chat"))[0].text
     'Hello'
     """
     return (Segment(text=conversation.text or "", ids=conversation.input_ids),)
 
 
-def arrange_nothing(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
-    """One sequence per exchange: all layouts but those that compare answers."""
+def keep_exchanges(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
+    """The exchanges unchanged, one sequence each: the `arrange` of layouts that do not compare answers.
+
+    >>> keep_exchanges(Request(kind="single", conversations=()), ())
+    ()
+    """
     return exchanges
 
 
-def join_nothing(request: Request, scores: list[Score]) -> list[Score]:
-    """One score per sequence, unchanged."""
+def keep_scores(request: Request, scores: list[Score]) -> list[Score]:
+    """The scores unchanged, one per sequence: the `join` of layouts that do not compare answers.
+
+    >>> [score.value for score in keep_scores(Request(kind="single", conversations=()), [Score(value=0.5, tokens=9)])]
+    [0.5]
+    """
     return scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a layout's module states in its LAYOUT: its name in the manifest, `units` that it can score, and how.
+    """A layout, as its module states it in LAYOUT: how a prompt and its answer become pieces of text.
+
+    `name` is the manifest's word for it, `units` what it can score.
 
     - `check(form)` raises BundleError for a format that lacks what the layout needs.
     - `lay_out(exchange, form)` returns the pieces of the sequence; raises InputError for an exchange that does not fit.
@@ -55,6 +65,6 @@ class Layout:
     units: tuple[Per, ...]
     check: Callable[[Format], None]
     lay_out: Callable[[Exchange, Format], tuple[Piece, ...]]
-    given: Callable[[Conversation, Format], tuple[Segment, ...]] = given_whole
-    arrange: Callable[[Request, tuple[Exchange, ...]], tuple[Exchange, ...]] = arrange_nothing
-    join: Callable[[Request, list[Score]], list[Score]] = join_nothing
+    given: Callable[[Conversation, Format], tuple[Segment, ...]] = as_one_segment
+    arrange: Callable[[Request, tuple[Exchange, ...]], tuple[Exchange, ...]] = keep_exchanges
+    join: Callable[[Request, list[Score]], list[Score]] = keep_scores

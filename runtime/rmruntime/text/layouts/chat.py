@@ -7,7 +7,10 @@ from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
-    """Any format will do."""
+    """This layout needs nothing of the format.
+
+    >>> check(Format(layout="chat"))
+    """
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:

@@ -1,8 +1,8 @@
 """Generative graders that answer "+" or "-" to what the user shows them (RLHFlow's math ORM and PRM).
 
 The first user turn is the prompt, `response_joiner` and the answer (or its first step), later steps are user turns of
-their own, and each is followed by an assistant turn that says `reply`; the head reads what the model thinks just
-before each reply. Source: RLHF-Reward-Modeling, math-rm/orm_evaluate.py and prm_evaluate.py.
+their own, and each is followed by an assistant turn with the text `reply`; the head scores the token before each reply,
+where the model predicts it. Source: RLHF-Reward-Modeling, math-rm/orm_evaluate.py and prm_evaluate.py.
 """
 
 from rmruntime.bundle.manifest import Format
@@ -13,7 +13,10 @@ from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for a format without a reply."""
+    """Raises BundleError for a format without a reply.
+
+    >>> check(Format(layout="graded_turns", reply="+"))
+    """
     if form.reply is None:
         raise BundleError("format.reply: found none, graded_turns needs the grader's reply; export the bundle again")
 

@@ -1,8 +1,9 @@
 """Generative judges that read two answers and say which is better: pair-preference-model-LLaMA3-8B.
 
-Both orders are asked, because the model prefers a place: P(i over j) = (s_ij + 1 - s_ji) / 2, where s_ij is its
-probability that A is better when i stands as A and j as B. Source: reward-bench, rewardbench/models/slicpairpm.py. More
-than two answers are compared each with each; the score of one is the mean of its probabilities.
+Both orders are scored, because the model is biased towards one place: P(i over j) = (s_ij + 1 - s_ji) / 2, where s_ij
+is its probability that A is better when i is shown as A and j as B. Source: reward-bench,
+rewardbench/models/slicpairpm.py. More than two answers are compared in pairs; an answer's score is the mean of its
+probabilities.
 """
 
 import math
@@ -18,16 +19,25 @@ from rmruntime.text.layouts.base import Layout, Turns
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for a format without a template for the comparison, or with one that does not compile."""
+    """Raises BundleError for a format without a template for the comparison, or with one that does not compile.
+
+    >>> check(Format(layout="preference", preference_template="A: {{ a }} B: {{ b }}"))
+    """
     if not form.preference_template:
         raise BundleError("format.preference_template: found none, preference needs one; export the bundle again")
     _comparison(form)
 
 
 def arrange(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
-    """Every ordered pair of answers: 2 for chosen and rejected, n * (n - 1) for n responses, the first as A.
+    """Every ordered pair of answers, the first of which is A: 2 for chosen and rejected, n * (n - 1) for n responses.
 
     Raises InputError for a record of one answer, of steps, or whose answers are not to the same prompt.
+
+    >>> from rmruntime.records import parse_record
+    >>> request = parse_record({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})
+    >>> answers = [Exchange(prompt=(Message("user", "2 + 2?"),), answer=(text,)) for text in ("4", "5")]
+    >>> [(pair.answer[0], pair.against) for pair in arrange(request, tuple(answers))]
+    [('4', '5'), ('5', '4')]
     """
     if request.kind == "steps" or len(exchanges) < 2:
         found = "steps" if request.kind == "steps" else "one answer"
@@ -37,7 +47,8 @@ def arrange(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange
         )
     if any(not exchange.answer or exchange.prompt != exchanges[0].prompt for exchange in exchanges):
         raise InputError(
-            "found conversations that differ before their last assistant turn, expected two answers to one prompt"
+            "found conversations that differ before their last assistant turn, expected answers to one prompt; "
+            "give prompt and responses"
         )
     return tuple(
         Exchange(prompt=a.prompt, answer=a.answer, against=b.answer[0], where=f"{a.where} against {b.where}")
@@ -46,16 +57,27 @@ def arrange(request: Request, exchanges: tuple[Exchange, ...]) -> tuple[Exchange
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Turns, ...]:
-    """One user turn, which shows the prompt and both answers."""
+    """One user turn, which shows the prompt and both answers.
+
+    >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("4",), against="5")
+    >>> form = Format(layout="preference", preference_template="{{ messages[0].content }} A: {{ a }} B: {{ b }}")
+    >>> lay_out(exchange, form)[0].messages[0].content
+    '2 + 2? A: 4 B: 5'
+    """
     answers = {"a": exchange.answer[0], "b": exchange.against or ""}
     content = _comparison(form).render([message.as_turn() for message in exchange.prompt], values=answers)
     return (Turns((Message("user", content),), form.generation_prompt),)
 
 
 def join(request: Request, scores: list[Score]) -> list[Score]:
-    """The score of each answer from those of the ordered pairs; a lone text or input_ids keeps its own, unaveraged.
+    """The score of each answer, from the scores of the ordered pairs; that of a lone text or input_ids stays as it is.
 
-    `tokens` are the sum over the sequences that an answer was part of, `truncated` their largest.
+    `tokens` is the sum over the sequences that an answer was part of, `truncated` the largest of theirs.
+
+    >>> from rmruntime.records import parse_record
+    >>> request = parse_record({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})
+    >>> [score.value for score in join(request, [Score(value=0.75, tokens=20), Score(value=0.25, tokens=20)])]
+    [0.75, 0.25]
     """
     count = len(request.conversations)
     if count == 1:

@@ -1,4 +1,4 @@
-"""Process reward models whose steps and separators are tokenized one by one, and read where each separator ends.
+"""Process reward models whose steps and separators are tokenized one by one; each separator's last token is scored.
 
 TRL's PRMTrainer: the prompt's ids, then for every step its own ids and those of the separator (trl/experimental/prm/
 prm_trainer.py). Skywork-o1-Open-PRM: the problem and a line end, then every step and the line end's token, which stands
@@ -13,7 +13,10 @@ from rmruntime.text.segments import Segment
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for a format without a separator, or with ids that would follow the last one."""
+    """Raises BundleError for a format without a separator, or with ids that would follow the last one.
+
+    >>> check(Format(layout="separated_steps", unit="step", step_separator="|"))
+    """
     if not form.step_separator:
         raise BundleError("format.step_separator: found none, separated_steps needs one; export the bundle again")
     if form.append:

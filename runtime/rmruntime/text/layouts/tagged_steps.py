@@ -1,7 +1,7 @@
-"""Process reward models that read a tag after every step, all steps in one assistant turn.
+"""Process reward models that score a tag after every step; all steps are in one assistant turn.
 
 Qwen2.5-Math-PRM puts `<extra_0>` after each step (its model card); math-shepherd " ки" (its model card, and
-search-and-learn, src/sal/models/reward_models.py). A `marker` rule on the tag's token reads them.
+search-and-learn, src/sal/models/reward_models.py). The position rule `marker` finds the tag's tokens.
 """
 
 from rmruntime.bundle.manifest import Format

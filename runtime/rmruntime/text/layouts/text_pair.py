@@ -15,7 +15,10 @@ _Ids = tuple[int, ...]
 
 
 def check(form: Format) -> None:
-    """Raises BundleError for ids, types or prefixes of another number, and for what a pair has no place for."""
+    """Raises BundleError for wrong numbers of ids, types or prefixes, and for fields that a pair cannot use.
+
+    >>> check(Format(layout="text_pair", pair_ids=((1,), (2,), (2,))))
+    """
     for name, found, expected in (
         ("pair_ids", len(form.pair_ids), (3,)),
         ("pair_types", len(form.pair_types), (0, 5)),
@@ -34,7 +37,7 @@ def check(form: Format) -> None:
 
 
 def lay_out(exchange: Exchange, form: Format) -> tuple[Segment, ...]:
-    """The five segments of a pair; truncation takes from the two texts alone.
+    """The five segments of a pair; truncation takes tokens from the two texts only.
 
     Raises InputError unless the exchange is one user turn with an answer.
 
@@ -57,9 +60,13 @@ def lay_out(exchange: Exchange, form: Format) -> tuple[Segment, ...]:
 
 
 def given(conversation: Conversation, form: Format) -> tuple[Segment, ...]:
-    """A text as a single one, between the first and last of `pair_ids`; ids are taken apart into a pair or a single.
+    """The segments of a text, between the first and last of `pair_ids`; or of ids, taken apart into two texts or one.
 
-    Raises InputError for ids that are neither, where the types of their tokens depend on it.
+    Raises InputError for ids without these special tokens, where the types of their tokens depend on them.
+
+    >>> form = Format(layout="text_pair", pair_ids=((1,), (2,), (2,)))
+    >>> [segment.ids for segment in given(Conversation(input_ids=(1, 7, 2, 8, 2)), form)]
+    [(1,), (7,), (2,), (8,), (2,)]
     """
     if conversation.input_ids is None:
         return _single(form, Segment(text=conversation.text or ""))
@@ -86,7 +93,7 @@ def _pair(form: Format, question: Segment, answer: Segment) -> tuple[Segment, ..
 
 
 def _single(form: Format, text: Segment) -> tuple[Segment, ...]:
-    # A single text is all of the question's type, its last special token too.
+    # A single text has the question's token type throughout, its last special token too.
     kinds = form.pair_types[:2] or (0, 0)
     first, last = (Segment(ids=form.pair_ids[place], fixed=True) for place in (0, 2))
     return _typed(first, kinds[0]), _typed(text, kinds[1]), _typed(last, kinds[1])

@@ -24,7 +24,7 @@ def test_gives_back_what_was_written(tmp_path: Path, any_report: dict[str, Any])
     ("content", "words"),
     [
         ("{", "not valid JSON"),
-        ("[]", "holds a JSON list, expected the object"),
+        ("[]", "holds a JSON list, expected the report.json"),
         ("[" * 100_000, "not valid JSON"),
         ({"scores": []}, "has no schema_version; expected the report.json"),
         ({"schema_version": 2}, "schema_version 2, this rmexport reads 1; use the rmexport that wrote it"),
