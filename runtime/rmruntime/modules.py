@@ -27,7 +27,7 @@ def discover(package: str, *contracts: Collection[str]) -> list[Any]:
     attributes that it lacks.
 
     >>> import rmruntime.text.layouts
-    >>> [module.LAYOUT for module in discover("rmruntime.text.layouts", ("LAYOUT", "check", "lay_out"))][:2]
+    >>> [module.LAYOUT.name for module in discover("rmruntime.text.layouts", ("LAYOUT",))][:2]
     ['chat', 'graded_turns']
     """
     import pkgutil
@@ -43,6 +43,11 @@ def discover_values(package: str, name: str, *kinds: type[T]) -> list[T]:
     """The `name` of every module in the folder of `package`, in the order of the modules' names: what each states.
 
     Raises ModuleError for a module that has no such value, or one that is none of `kinds`.
+
+    >>> import rmruntime.text.layouts
+    >>> from rmruntime.text.layouts.base import Layout
+    >>> [layout.name for layout in discover_values("rmruntime.text.layouts", "LAYOUT", Layout)][:2]
+    ['chat', 'graded_turns']
     """
     found = {module: getattr(module, name) for module in discover(package, (name,))}
     for module, value in found.items():
