@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,13 @@ settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("tests")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random weights of a tiny model are the same whatever tests ran before; torch's first seed is a constant too."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
 
 LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
 LEFT_OUT = pytest.StashKey[int]()
