@@ -39,6 +39,10 @@ def _add_contestant_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="the Python that NAME is installed in"
     )
+    group.add_argument(
+        "--peer-folder", metavar="FOLDER", type=Path, default=Path(".peers"),
+        help="where scripts/peers made the environments of peers (default: .peers)",
+    )  # fmt: skip
     group.add_argument("--peer-batch", type=int, default=8, help="most sequences of a peer's batch (default: 8)")
     group.add_argument("--peer-cache", metavar="FOLDER", type=Path, help="keeps the checkpoints that peers convert")
     group.add_argument("--checkpoint", metavar="FOLDER", help="the Hugging Face checkpoint, which peers load")

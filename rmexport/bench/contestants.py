@@ -1,8 +1,8 @@
 """The contestants: the bundle, and the peers that the command line names."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """The facts before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source."""
+    """The facts before anything starts: `folder` is a bundle or a checkpoint, `module` the peer's source.
+
+    `environment` is what the peer's process has beside our variables.
+    """
 
     name: str
     module: Path
@@ -33,6 +36,7 @@ class Entrant:
     dtype: str
     python: str
     heads: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_bundle(self) -> bool:
@@ -54,11 +58,9 @@ def entrants(bundle: Bundle, options: BenchOptions) -> list[Entrant]:
 
 def _entrant(peer: str, options: BenchOptions) -> Entrant:
     name, _, rest = peer.partition(":")
-    python = options.peer_python.get(peer) or options.peer_python.get(name) or sys.executable
-    if not Path(python).is_file():
-        raise OptionError(f"--peer-python {name}={python}: found no such file, expected a Python interpreter")
     if name == BUNDLE:
         Bundle.open(rest)  # its errors before anything is loaded
+        python = _python_of(peer, name, None, options)
         return Entrant(name=peer, module=file_of(peers()[name]), folder=rest, dtype="auto", python=python)
     module: Any = load_module(Path(peer)) if peer.endswith(".py") and Path(peer).is_file() else peers().get(name)
     if module is None:
@@ -72,9 +74,23 @@ def _entrant(peer: str, options: BenchOptions) -> Entrant:
             "expected the folder that the bundle was made from"
         )
     label = module.NAME if peer.endswith(".py") else peer
+    python = _python_of(peer, name, getattr(module, "INSTALLED_AS", module.NAME), options)
+    variables = module.environment(python, options.threads) if hasattr(module, "environment") else {}
     return Entrant(
-        name=label, module=file_of(module), folder=options.checkpoint, dtype=dtype, python=python, heads=module.HEADS
-    )
+        name=label, module=file_of(module), folder=options.checkpoint, dtype=dtype, python=python, heads=module.HEADS,
+        environment=variables,
+    )  # fmt: skip
+
+
+def _python_of(peer: str, name: str, installed_as: str | None, options: BenchOptions) -> str:
+    """The Python that the user names, else that of the peer's environment where `scripts/peers` made one, else ours."""
+    given = options.peer_python.get(peer) or options.peer_python.get(name)
+    if given is not None and not Path(given).is_file():
+        raise OptionError(f"--peer-python {name}={given}: found no such file, expected a Python interpreter")
+    if given is None and installed_as is not None and options.peer_folder is not None:
+        found = options.peer_folder.absolute() / installed_as / "bin" / "python"
+        given = str(found) if found.is_file() else None
+    return given or sys.executable
 
 
 class Contestant:
@@ -127,7 +143,7 @@ def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, wor
     """Load the contestant and give it the workload. Raises ContestantError or ContestantMissing."""
     entrant, record = contestant.entrant, contestant.record
     label = score_label(entrant, manifest)
-    contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+    contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s, entrant.environment)
     hello = contestant.ask("hello")
     record["python"], record["versions"] = hello["python"], hello["versions"]
     if hello["missing"]:
@@ -138,7 +154,7 @@ def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, wor
         prepared = contestant.ask("prepare", folder=folder, options=given)
         folder, record["prepare_s"] = prepared["folder"], prepared["seconds"]
         contestant.close()  # so that the conversion's memory and imports are not counted as the engine's
-        contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+        contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s, entrant.environment)
     loaded = contestant.ask("load", folder=folder, dtype=entrant.dtype, threads=options.threads, options=given)
     record["load_s"], record["precision"], record["settings"] = (
         loaded["seconds"], loaded["precision"], loaded["settings"],
@@ -160,6 +176,7 @@ def load_options(entrant: Entrant, options: BenchOptions, workload: Workload, la
         label=label,
         spare_id=next(i for i in range(len(used) + 1) if i not in used),
         cache=str(options.peer_cache) if options.peer_cache else None,
+        longest=max(map(len, workload.sequences)),
     )
 
 

@@ -29,7 +29,8 @@ class BenchOptions:
     the path of a peer module; `peer_python` says in which Python a NAME runs. `warmup` is the size of a warm-up window
     in requests, `requests` the number of a single-stream repeat, `duration_s` the most seconds of a repeat and of a
     server run. `rates` are requests per second; without any, the server scenario looks for the knee. `timeout_s` is the
-    longest wait for one answer of a contestant. `peer_cache` keeps converted checkpoints.
+    longest wait for one answer of a contestant. `peer_cache` keeps converted checkpoints. `peer_folder` has the peers'
+    environments, a folder each, for the peers that `peer_python` does not name.
     `max_batch_tokens` None is each engine's own choice.
     """
 
@@ -41,6 +42,7 @@ class BenchOptions:
     peer_python: Mapping[str, str] = field(default_factory=dict)
     peer_batch: int = 8
     peer_cache: Path | None = None
+    peer_folder: Path | None = None
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = 0

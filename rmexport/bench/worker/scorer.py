@@ -34,7 +34,7 @@ class LoadOptions:
 
     `batch` is the most sequences a peer puts in one batch; `label` the row of a classifier's logits that is the score;
     `spare_id` a token that occurs in no sequence, for padding where a checkpoint names none; `cache` a folder for
-    converted checkpoints.
+    converted checkpoints; `longest` the tokens of the longest sequence that will be scored (0: not known).
     """
 
     device: str = "cpu"
@@ -44,6 +44,7 @@ class LoadOptions:
     label: int = 0
     spare_id: int = 0
     cache: str | None = None
+    longest: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,7 +70,8 @@ class PeerModule(Protocol):
     """A module of rmexport.bench.peers; it imports nothing but the standard library and this package at its top.
 
     `PACKAGES` must be importable, `DISTRIBUTIONS` are reported with their versions, the first of `DTYPES` is the
-    default, `HEADS` are those it can score (empty: any).
+    default, `HEADS` are those it can score (empty: any). It may also have `INSTALLED_AS`, the name of the environment
+    of its packages (else NAME), and `environment(python, threads)`, the variables that its process starts with.
     """
 
     NAME: str
