@@ -52,7 +52,8 @@ class Scorer(Protocol):
     """A loaded contestant.
 
     `budget` bounds what one pass of the server scenario takes, each request counting `weight`; `settings` is one line
-    for the report.
+    for the report. A server may also have `answer(request)`, which returns when it has scored that request and is
+    called from many threads: the server scenario then sends requests as they arrive, and makes no passes.
     """
 
     precision: str
