@@ -13,6 +13,7 @@ DTYPES = ("bf16", "fp32", "fp16")
 HEADS = ("sequence_classification",)
 VLLM_NAMES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 KV_BYTES = 4 << 30  # on a CPU: all of a workload at once; vLLM would take nearly all memory, beside other contestants
+CPU_BLOCK = 32  # tokens: prefixes are shared in whole blocks, and 32 is the least that vLLM's kernels for CPUs like
 # What vLLM's guide to CPUs has preloaded: the OpenMP that comes with it, and tcmalloc where the system has it.
 OPENMP = "libiomp5.so"
 TCMALLOC = Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4")
@@ -48,7 +49,7 @@ def engine_arguments(dtype: str, options: LoadOptions) -> dict[str, Any]:
     if options.longest:
         arguments["max_model_len"] = options.longest
     if options.device == "cpu":
-        arguments["kv_cache_memory_bytes"] = KV_BYTES
+        arguments |= {"kv_cache_memory_bytes": KV_BYTES, "block_size": CPU_BLOCK}
     return arguments
 
 

@@ -34,7 +34,7 @@ def test_raw_scores_of_token_ids_and_what_the_prefix_cache_saved(scorer: Any) ->
 def test_the_engine_is_given_what_the_workload_needs_and_keeps_its_own_choices(scorer: Any) -> None:
     assert FakeLLM.made == {
         "model": "folder", "runner": "pooling", "dtype": "bfloat16", "enable_prefix_caching": True,
-        "max_model_len": 7, "kv_cache_memory_bytes": 4 << 30,
+        "max_model_len": 7, "kv_cache_memory_bytes": 4 << 30, "block_size": 32,
     }  # fmt: skip
     assert "max_model_len=7" in scorer.settings and scorer.budget == 4096
 
