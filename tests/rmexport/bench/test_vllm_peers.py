@@ -112,5 +112,5 @@ def test_what_the_server_refuses_is_said(server: Any) -> None:
 
 
 def test_a_server_that_does_not_start_is_said(server: Any) -> None:
-    with pytest.raises(ContestantError, match="vllm serve ended with status 7"):
+    with pytest.raises(ContestantError, match="ended with status 7: no such engine"):
         server("--broken")
