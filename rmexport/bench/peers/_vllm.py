@@ -28,6 +28,7 @@ def process_environment(python: str, threads: int) -> dict[str, str]:
     wanted = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_AOT_COMPILE": "0",  # 0.32 cannot load what it has compiled so, and compiles again at every load
         "OMP_NUM_THREADS": str(threads or physical_cores()),
         "LD_PRELOAD": ":".join(str(library) for library in libraries if library.is_file()),
     }

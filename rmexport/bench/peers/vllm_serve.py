@@ -1,4 +1,4 @@
-"""vLLM's own server, as `vllm serve` starts it, over HTTP: requests are sent as they arrive and it batches them as it likes."""
+"""vLLM's own server over HTTP, as `vllm serve` starts it: it gets requests as they arrive, and batches as it likes."""
 
 import http.client
 import itertools
