@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,8 +60,9 @@ class Round:
 class Results:
     """The rows on disk after every case, and each row printed as it is known."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path, self.rows = path, list[Row]()
+    def __init__(self, path: Path | None, folders: Sequence[Path] = ()) -> None:
+        """`folders` are left out of the command that is written down: nobody else has them."""
+        self._path, self._folders, self.rows = path, folders, list[Row]()
 
     def add(self, rows: list[Row]) -> None:
         self.rows += rows
@@ -71,7 +72,10 @@ class Results:
 
     def save(self, *, complete: bool) -> None:
         if self._path is not None:
-            body = {"machine": describe(), "complete": complete, "rows": self.rows}
+            machine = describe()
+            for folder in self._folders:
+                machine["command"] = machine["command"].replace(str(folder), "FOLDER")
+            body = {"machine": machine, "complete": complete, "rows": self.rows}
             self._path.write_text(json.dumps(body, indent=1) + "\n")
 
 
@@ -90,7 +94,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     print(banner())
-    results, deadline = Results(arguments.json), time.monotonic() + 60 * arguments.minutes
+    folders = [folder for folder in (arguments.work, arguments.smollm2, arguments.peer_folder) if folder is not None]
+    results, deadline = Results(arguments.json, folders), time.monotonic() + 60 * arguments.minutes
     for one in rounds(arguments):
         measure(one, arguments, deadline, results)
     results.save(complete=True)
