@@ -6,15 +6,20 @@ import platform
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
+
+from rmexport.bench.machine import CLASS_FLAGS, describe_machine
 
 PACKAGES = ("rmexport", "rmruntime", "onnxruntime", "openvino", "torch", "transformers", "numpy", "tokenizers")
 
 
 def describe() -> dict[str, str]:
     """Machine, versions and the command that ran."""
+    machine = describe_machine()
     facts = {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "cpu": _cpu(),
+        "cpu": _cpu(machine),
+        "processor class": machine["processor_class"],
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "python": platform.python_version(),
@@ -27,12 +32,9 @@ def banner() -> str:
     return "\n".join(f"# {key}: {value}" for key, value in describe().items())
 
 
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    extra = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{name} ({', '.join(extra)})"
+def _cpu(machine: dict[str, Any]) -> str:
+    known = [flag for flag in reversed(CLASS_FLAGS) if flag in machine["flags"]]
+    return f"{machine['cpu']} ({', '.join(known)})"
 
 
 def _version(name: str) -> str:

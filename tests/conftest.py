@@ -33,6 +33,7 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Random weights of a tiny model are the same whatever tests ran before; torch's first seed is a constant too."""

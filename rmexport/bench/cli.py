@@ -61,6 +61,10 @@ def _add_contestant_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint", metavar="FOLDER", help="the Hugging Face checkpoint of the bundle, which peers load"
     )
+    group.add_argument(
+        "--peer-folder", metavar="FOLDER", type=Path, default=Path(".peers"),
+        help="where scripts/peers made the environments of peers (default: .peers)",
+    )  # fmt: skip
 
 
 def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:

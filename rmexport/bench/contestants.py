@@ -1,8 +1,8 @@
 """The contestants: the bundle, and the peers that the command line names. Each runs in a process of its own."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Entrant:
     """A contestant as the command line names it, before it starts.
 
     `module` is the file of the peer's module, `folder` the bundle or checkpoint that it loads, `python` its
-    interpreter; `heads` are the heads that it can score (empty: any).
+    interpreter; `heads` are the heads that it can score (empty: any), `environment` the variables that its
+    process has beside ours.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entrant:
     dtype: str
     python: str
     heads: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_bundle(self) -> bool:
@@ -59,11 +61,9 @@ def entrants(bundle: Bundle, options: BenchOptions) -> list[Entrant]:
 
 def _entrant(peer: str, options: BenchOptions) -> Entrant:
     name, _, rest = peer.partition(":")
-    python = options.peer_python.get(peer) or options.peer_python.get(name) or sys.executable
-    if not Path(python).is_file():
-        raise OptionError(f"--peer-python {name}={python}: found no such file, expected a Python interpreter")
     if name == BUNDLE:
         Bundle.open(rest)  # raises its errors before anything is loaded
+        python = _python_of(peer, name, None, options)
         return Entrant(name=peer, module=file_of(peers()[name]), folder=rest, dtype="auto", python=python)
     module: Any = load_module(Path(peer)) if peer.endswith(".py") and Path(peer).is_file() else peers().get(name)
     if module is None:
@@ -77,9 +77,23 @@ def _entrant(peer: str, options: BenchOptions) -> Entrant:
             "expected the folder that the bundle was made from"
         )
     label = module.NAME if peer.endswith(".py") else peer
+    python = _python_of(peer, name, getattr(module, "INSTALLED_AS", module.NAME), options)
+    variables = module.environment(python, options.threads) if hasattr(module, "environment") else {}
     return Entrant(
-        name=label, module=file_of(module), folder=options.checkpoint, dtype=dtype, python=python, heads=module.HEADS
-    )
+        name=label, module=file_of(module), folder=options.checkpoint, dtype=dtype, python=python, heads=module.HEADS,
+        environment=variables,
+    )  # fmt: skip
+
+
+def _python_of(peer: str, name: str, installed_as: str | None, options: BenchOptions) -> str:
+    """The Python that the user names, else that of the peer's environment where `scripts/peers` made one, else ours."""
+    given = options.peer_python.get(peer) or options.peer_python.get(name)
+    if given is not None and not Path(given).is_file():
+        raise OptionError(f"--peer-python {name}={given}: found no such file, expected a Python interpreter")
+    if given is None and installed_as is not None and options.peer_folder is not None:
+        found = options.peer_folder.absolute() / installed_as / "bin" / "python"
+        given = str(found) if found.is_file() else None
+    return given or sys.executable
 
 
 class Contestant:
@@ -135,7 +149,7 @@ def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, wor
     """
     entrant, record = contestant.entrant, contestant.record
     label = score_label(entrant, manifest)
-    contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+    contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s, entrant.environment)
     hello = contestant.ask("hello")
     record["python"], record["versions"] = hello["python"], hello["versions"]
     if hello["missing"]:
@@ -149,7 +163,7 @@ def start(contestant: Contestant, manifest: Manifest, options: BenchOptions, wor
         prepared = contestant.ask("prepare", folder=folder, options=given)
         folder, record["prepare_s"] = prepared["folder"], prepared["seconds"]
         contestant.close()  # so that the conversion's memory and imports are not counted as the engine's
-        contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s)
+        contestant.worker = WorkerProcess(entrant.python, entrant.module, options.timeout_s, entrant.environment)
     loaded = contestant.ask("load", folder=folder, dtype=entrant.dtype, threads=options.threads, options=given)
     record["load_s"], record["precision"], record["settings"] = (
         loaded["seconds"], loaded["precision"], loaded["settings"],
@@ -171,6 +185,7 @@ def load_options(entrant: Entrant, options: BenchOptions, workload: Workload, la
         label=label,
         spare_id=next(i for i in range(len(used) + 1) if i not in used),
         cache=str(options.peer_cache) if options.peer_cache else None,
+        longest=max(map(len, workload.sequences)),
     )
 
 

@@ -31,7 +31,8 @@ class BenchOptions:
     `requests` that in a single-stream repeat, `duration_s` the most seconds of a repeat and of a server run. `rates`
     are requests per second; without any, the server scenario searches for the knee, the highest rate that a contestant
     keeps up with. `slo_ms` is the latency objective, in ms. `timeout_s` is the longest wait for one answer of a
-    contestant. `peer_cache` is the folder that keeps converted checkpoints. `max_batch_tokens` None is each engine's
+    contestant. `peer_cache` is the folder that keeps converted checkpoints. `peer_folder` has the
+    peers' environments, a folder each, for those that `peer_python` does not name. `max_batch_tokens` None is each engine's
     own choice.
 
     >>> BenchOptions(profile="unknown")
@@ -47,6 +48,7 @@ class BenchOptions:
     peer_python: Mapping[str, str] = field(default_factory=dict)
     peer_batch: int = 8
     peer_cache: Path | None = None
+    peer_folder: Path | None = None
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = 0

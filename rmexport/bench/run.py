@@ -110,7 +110,7 @@ class Benchmark:
         self._tell("the machine's own peak")
         peaks = self._measure_peaks()
         for contestant in self._contestants:
-            self._tell(f"{contestant.entrant.name}: loading")
+            self._tell(f"{contestant.entrant.name}: loading{_where(contestant.entrant)}")
             contestant.attempt(self._enter)
             self.save()
         measurement = Measurement(
@@ -152,6 +152,10 @@ class Benchmark:
         own = self._contestants[0]
         if contestant is not own and own.scores:
             contestant.judge(own.scores, str(own.record["precision"]), self._workload, scores)
+
+
+def _where(entrant: Entrant) -> str:
+    return "" if entrant.python == sys.executable else f", in {entrant.python}"
 
 
 def comparisons(contestants: Sequence[Report]) -> list[Report]:
@@ -202,7 +206,7 @@ def _bundle_record(bundle: Bundle, parameters: int) -> Report:
 
 
 def _settings_record(options: BenchOptions) -> Report:
-    unwritten = ("workload", "profile", "peer_cache", "peers", "peer_python", "checkpoint")
+    unwritten = ("workload", "profile", "peer_cache", "peer_folder", "peers", "peer_python", "checkpoint")
     given = {name: value for name, value in asdict(options).items() if name not in unwritten}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 

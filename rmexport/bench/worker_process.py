@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ STDERR_TAIL = 1500  # characters
 class WorkerProcess:
     """A contestant's process, in a session of its own, so that Ctrl-C reaches only the benchmark."""
 
-    def __init__(self, python: str, module: Path, timeout_s: float) -> None:
-        """Start the peer in the file `module` with the interpreter `python`. Raises ContestantError if that fails."""
+    def __init__(
+        self, python: str, module: Path, timeout_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start the peer in the file `module` with the interpreter `python`; `environment` is added to ours.
+
+        Raises ContestantError if that fails.
+        """
         self.memory, self._timeout_s = PeakMemory(), timeout_s
         self._stderr = tempfile.TemporaryFile()  # closed in `close`
         self._buffer = b""
@@ -31,6 +37,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [python, str(WORKER), str(module)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, start_new_session=True,
+                env=os.environ | (environment or {}),
             )  # fmt: skip
         except OSError as error:
             self._stderr.close()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rmexport.bench.options import DEFAULT_PROFILE, BenchOptions
-from rmexport.bench.profiles import PROFILES
+from rmexport.bench.profiles import PROFILES, Profile
 from rmexport.bench.token_source import TokenSource
 from rmexport.errors import OptionError
 from rmruntime.bundle import Bundle
@@ -73,16 +73,15 @@ def make_workload(bundle: Bundle, options: BenchOptions) -> Workload:
     InputError for a record that this bundle cannot score.
     """
     _check_benchable(bundle, options)
+    if options.workload is None:
+        name = options.profile or DEFAULT_PROFILE
+        return profile_workload(bundle, name, PROFILES[name], options.seed)
     encoder = RequestTokenizer(bundle.manifest, bundle.folder)
-    if options.workload is not None:
-        requests = [_split_answers(encoder, request) for request in _read(Path(options.workload))]
-        name, kind, seed = Path(options.workload).name, "file", None
-    else:
-        name, kind, seed = options.profile or DEFAULT_PROFILE, "profile", options.seed
-        requests = _from_profile(bundle, encoder, name, options.seed)
-    if not requests:
+    name = Path(options.workload).name
+    asked = [_split_answers(encoder, request) for request in _read(Path(options.workload))]
+    if not asked:
         raise OptionError(f"the workload {name} is empty: found no record, expected at least one")
-    return Workload(name=name, kind=kind, seed=seed, requests=tuple(requests))
+    return Workload(name=name, kind="file", seed=None, requests=tuple(asked))
 
 
 def _check_benchable(bundle: Bundle, options: BenchOptions) -> None:
@@ -108,14 +107,17 @@ def _read(path: Path) -> list[Request]:
     return requests
 
 
-def _from_profile(bundle: Bundle, encoder: RequestTokenizer, name: str, seed: int) -> list[WorkloadRequest]:
+def profile_workload(bundle: Bundle, name: str, profile: Profile, seed: int) -> Workload:
+    """The requests of `profile` for this bundle, in token ids. Raises OptionError where the bundle is too short."""
+    encoder = RequestTokenizer(bundle.manifest, bundle.folder)
     rng = np.random.default_rng(seed)
-    drafts = PROFILES[name].drafts(rng)
+    drafts = profile.drafts(rng)
     conversations = TokenSource(bundle.manifest, bundle.folder, rng).conversations(drafts)
-    return [
+    asked = [
         _encoded(encoder, [{"input_ids": ids} for ids in answers], pair=draft.pair)
         for draft, answers in zip(drafts, conversations, strict=True)
     ]
+    return Workload(name=name, kind="profile", seed=seed, requests=tuple(asked))
 
 
 def _split_answers(encoder: RequestTokenizer, request: Request) -> WorkloadRequest:

@@ -8,6 +8,7 @@ from rmexport.bench.worker.scorer import LoadOptions, Scorer
 from rmexport.bench.worker.torch_model import load_classifier, pad_id_of, padded_logits
 
 NAME = "transformers-compile"
+INSTALLED_AS = "transformers"
 PACKAGES = ("torch", "transformers")
 DISTRIBUTIONS = ("torch", "transformers")
 DTYPES = ("bf16", "fp32", "fp16")

@@ -9,6 +9,7 @@ from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 from rmexport.bench.worker.torch_model import load_classifier, pad_id_of
 
 NAME = "transformers-kv"
+INSTALLED_AS = "transformers"
 PACKAGES = ("torch", "transformers")
 DISTRIBUTIONS = ("torch", "transformers")
 DTYPES = ("bf16", "fp32", "fp16")

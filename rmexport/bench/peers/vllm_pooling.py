@@ -1,38 +1,37 @@
-"""vLLM's pooling runner: all requests at once, which it batches itself; prefix caching within a pass."""
+"""vLLM's pooling runner in one process: all requests at once, which it batches itself; prefix caching within a pass."""
 
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from rmexport.bench.peers import _vllm
 from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 
 NAME = "vllm"
-PACKAGES = ("vllm",)
-DISTRIBUTIONS = ("vllm", "torch", "transformers")
-DTYPES = ("bf16", "fp32", "fp16")
-HEADS = ("sequence_classification",)
+PACKAGES, DISTRIBUTIONS, DTYPES, HEADS = _vllm.PACKAGES, _vllm.DISTRIBUTIONS, _vllm.DTYPES, _vllm.HEADS
 BUDGETS = {True: 4096, False: 16384}  # tokens, on CPUs and elsewhere: as our own engines have them
-VLLM_NAMES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
+
+
+def environment(python: str, threads: int) -> dict[str, str]:
+    """One process: with several, vLLM keeps a core for its scheduler alone, which is half of a machine of two."""
+    return _vllm.process_environment(python, threads) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
-    """The classifier in `dtype`; vLLM has no setting for threads here."""
+    """The classifier in `dtype`; threads are what `environment` has set."""
     vllm: Any = importlib.import_module("vllm")
-    model = vllm.LLM(
-        model=folder, runner="pooling", convert="classify", dtype=VLLM_NAMES[dtype], enable_prefix_caching=True
-    )
-    return VllmScorer(model, vllm.PoolingParams(use_activation=False), dtype, options)
+    arguments = _vllm.engine_arguments(dtype, options)
+    model = vllm.LLM(model=folder, **arguments)
+    return VllmScorer(model, vllm.PoolingParams(use_activation=False), dtype, options, _vllm.described(arguments))
 
 
 class VllmScorer:
     """Raw logits of token prompts."""
 
-    def __init__(self, model: Any, pooling: Any, dtype: str, options: LoadOptions) -> None:
+    def __init__(self, model: Any, pooling: Any, dtype: str, options: LoadOptions, settings: str) -> None:
         self._model, self._pooling, self._label = model, pooling, options.label
         self.precision, self.budget = dtype, options.max_batch_tokens or BUDGETS[options.device == "cpu"]
-        self.settings = (
-            f"{dtype}, LLM(runner='pooling', convert='classify'), prefix cache emptied between passes, from ids"
-        )
+        self.settings = f"LLM.classify: {settings}; prefix cache emptied between passes, from token ids"
 
     def weight(self, request: Request) -> int:
         return request.tokens
@@ -40,7 +39,11 @@ class VllmScorer:
     def score(self, requests: Sequence[Request]) -> Scores:
         prompts = [{"prompt_token_ids": list(ids)} for request in requests for ids in request.sequences]
         outputs = self._model.classify(prompts, pooling_params=self._pooling, use_tqdm=False)
-        return Scores([float(output.outputs.probs[self._label]) for output in outputs])
+        cached = sum(output.num_cached_tokens or 0 for output in outputs)
+        values = [float(output.outputs.probs[self._label]) for output in outputs]
+        return Scores(values, sum(request.tokens for request in requests) - cached, 0)
 
     def reset(self) -> None:
-        self._model.reset_prefix_cache()
+        """Raises RuntimeError when the cache could not be emptied: then the next pass would be timed half done."""
+        if not self._model.reset_prefix_cache():
+            raise RuntimeError("vLLM did not empty its prefix cache")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.worker.channel import Channel
-from rmexport.bench.worker.open_loop import Policy, WallClock, poisson_arrivals, serve
+from rmexport.bench.worker.open_loop import Arrival, Policy, Served, WallClock, poisson_arrivals, send, serve
 from rmexport.bench.worker.scorer import LoadOptions, Request, Scorer, Scores
 
 MOST_WINDOWS = 5
@@ -129,9 +129,7 @@ class Contestant:
 
     def _server(self, rate: float, duration_s: float, drain_s: float, seed: int) -> Reply:
         arrivals = poisson_arrivals(rate, duration_s, len(self._requests), seed)
-        weights = [self._scorer.weight(request) for request in self._requests]
-        policy = Policy(weights, self._scorer.budget, duration_s + drain_s)
-        served = serve(arrivals, self._fresh, policy, WallClock())
+        served = self._served(arrivals, duration_s + drain_s)
         return {
             "arrivals": len(arrivals),
             "span_s": max(duration_s if len(arrivals) < 2 else arrivals[-1].at, 1e-9),
@@ -139,6 +137,13 @@ class Contestant:
             "unfinished": served.unfinished,
             "last_pass_s": served.last_pass_s,
         }
+
+    def _served(self, arrivals: Sequence[Arrival], stop_s: float) -> Served:
+        answer = getattr(self._scorer, "answer", None)
+        if answer is not None:
+            return send(arrivals, lambda number: answer(self._requests[number]), stop_s, WallClock())
+        weights = [self._scorer.weight(request) for request in self._requests]
+        return serve(arrivals, self._fresh, Policy(weights, self._scorer.budget, stop_s), WallClock())
 
     def _fresh(self, numbers: Sequence[int]) -> None:
         self._scorer.reset()

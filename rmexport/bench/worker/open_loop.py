@@ -1,13 +1,18 @@
-"""The server scenario: requests arrive whether or not earlier ones are done; every contestant has the same queue."""
+"""The server scenario: requests arrive whether or not earlier ones are done.
+
+Contestants that score a batch when called all have the same queue; servers get each request when it is due.
+"""
 
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
 MOST_ARRIVALS = 200_000  # in one run, so that a very high rate does not fill the memory
+MOST_IN_FLIGHT = 256  # requests that a server has at once; later ones wait here, and their latency includes that
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Policy:
 class Served:
     """The result of a run: `samples` are (scheduled, done) of every scored request, in seconds after the start.
 
-    `unfinished` counts requests without a score; `last_pass_s` is when the last pass began.
+    `unfinished` counts requests without a score; `last_pass_s` is when the last pass began, or could have begun.
     """
 
     samples: list[tuple[float, float]]
@@ -118,3 +123,33 @@ def take(waiting: deque[Arrival], policy: Policy) -> list[Arrival]:
         room -= policy.weights[waiting[0].request]
         batch.append(waiting.popleft())
     return batch
+
+
+def send(arrivals: Sequence[Arrival], answer: Callable[[int], object], stop_s: float, clock: Clock) -> Served:
+    """Send each arrival to a server when it is due; `answer` returns when that request is answered.
+
+    Given up after `stop_s` seconds, but not before something was answered; what is in flight then is waited for and not
+    counted. Raises what `answer` raises.
+    """
+    samples: list[tuple[float, float]] = []
+    begin = clock.now()
+
+    def ask(arrival: Arrival) -> None:
+        answer(arrival.request)
+        samples.append((arrival.at, clock.now() - begin))
+
+    with ThreadPoolExecutor(MOST_IN_FLIGHT) as threads:
+        futures = []
+        for arrival in arrivals:
+            if (early := arrival.at - (clock.now() - begin)) > 0:
+                clock.sleep(early)
+            futures.append(threads.submit(ask, arrival))
+        wait(futures, return_when=FIRST_COMPLETED)
+        done, late = wait(futures, timeout=max(0.0, stop_s - (clock.now() - begin)))
+        for future in done:
+            future.result()
+        answered = sorted(samples)
+        for future in late:
+            future.cancel()
+    fastest = min(end - at for at, end in answered)
+    return Served(answered, len(arrivals) - len(answered), max(end for _, end in answered) - fastest)

@@ -38,7 +38,8 @@ class LoadOptions:
 
     `batch` is the most sequences in a peer's batch; `max_batch_tokens` bounds the tokens of a bundle's pass; `label` is
     the index of the classifier's logit that is the score; `spare_id` is a token id that occurs in no sequence, for
-    padding where a checkpoint has no pad token; `cache` is the folder for converted checkpoints.
+    padding where a checkpoint has no pad token; `cache` is the folder for converted checkpoints; `longest` the
+    number of tokens of the longest sequence that will be scored (0: not known).
     """
 
     device: str = "cpu"
@@ -48,6 +49,7 @@ class LoadOptions:
     label: int = 0
     spare_id: int = 0
     cache: str | None = None
+    longest: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +57,9 @@ class Scorer(Protocol):
     """A loaded contestant.
 
     `precision` is its arithmetic, `settings` one line for the report. In the server scenario a pass takes requests
-    whose `weight`s add up to at most `budget`, in a unit of the contestant's choice.
+    whose `weight`s add up to at most `budget`, in a unit of the contestant's choice. A server may also have
+    `answer(request)`, which returns when it has scored that request and is called from many threads: the server
+    scenario then sends requests as they arrive, and makes no passes.
     """
 
     precision: str
@@ -74,7 +78,9 @@ class PeerModule(Protocol):
 
     `PACKAGES` are the modules that it needs, `DISTRIBUTIONS` are reported with their versions, the first of `DTYPES` is
     the default, `HEADS` are the heads that it can score (empty: any). A module may also have
-    `prepare(folder, options)`, which converts the checkpoint and returns the folder to load.
+    `prepare(folder, options)`, which converts the checkpoint and returns the folder to load; `INSTALLED_AS`, the
+    name of the environment of its packages (else NAME); and `environment(python, threads)`, the variables that its
+    process starts with.
     """
 
     NAME: str

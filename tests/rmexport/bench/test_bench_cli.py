@@ -91,8 +91,8 @@ def test_the_split_adds_up(bundle: Path, tmp_path: Path) -> None:
 class Impatient(WorkerProcess):
     """Waits long for all but the peer that hangs: a busy machine may take its time with the others."""
 
-    def __init__(self, python: str, module: Path, timeout_s: float) -> None:
-        super().__init__(python, module, 1.0 if module.stem == "hang" else timeout_s)
+    def __init__(self, python: str, module: Path, timeout_s: float, environment: Mapping[str, str]) -> None:
+        super().__init__(python, module, 1.0 if module.stem == "hang" else timeout_s, environment)
 
 
 def test_bad_peers_are_flagged_and_the_run_goes_on(

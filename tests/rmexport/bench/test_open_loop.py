@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rmexport.bench.worker.open_loop import MOST_ARRIVALS, Arrival, Policy, poisson_arrivals, serve
+from rmexport.bench.worker.open_loop import MOST_ARRIVALS, Arrival, Policy, poisson_arrivals, send, serve
 
 
 class FakeClock:
@@ -88,3 +88,20 @@ def test_a_rate_nothing_can_reach_ends() -> None:
     score = FakeScorer(clock, 1.0)
     served = serve(arrivals(*np.linspace(0, 10, 1000)), score, Policy([1] * 1000, 2, 20.0), clock)
     assert clock.now() - 100.0 <= 21.0 and len(served.samples) + served.unfinished == 1000 and served.unfinished > 900
+
+
+def test_a_server_gets_each_request_when_it_is_due() -> None:
+    clock = FakeClock()
+    begin, asked = clock.now(), list[int]()
+    served = send(arrivals(0.5, 0.6, 5.0), asked.append, 60.0, clock)
+    assert sorted(asked) == [0, 1, 2] and served.unfinished == 0 and clock.now() - begin == pytest.approx(5.0)
+    assert [at for at, _ in served.samples] == [0.5, 0.6, 5.0] and all(done >= at for at, done in served.samples)
+    assert 0 <= served.last_pass_s <= 5.0  # when the last could have begun: no later than it was done
+
+
+def test_a_server_s_error_ends_the_run() -> None:
+    def refuse(number: int) -> None:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        send(arrivals(0.1, 0.2), refuse, 60.0, FakeClock())

@@ -13,7 +13,10 @@ from rmexport.bench.peers import peers
 from rmexport.bench.worker.scorer import LoadOptions, Request
 from tiny_checkpoints import TinyCheckpoint, sequence_classifier
 
-NAMES = ("bundle", "optimum-intel", "optimum-onnx", "transformers", "transformers-compile", "transformers-kv", "vllm")
+NAMES = (
+    "bundle", "optimum-intel", "optimum-onnx", "transformers", "transformers-compile", "transformers-kv", "vllm",
+    "vllm-serve",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
