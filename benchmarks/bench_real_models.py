@@ -33,7 +33,6 @@ from real_models import (  # noqa: E402
     real_pairs,
     runs_here,
 )
-
 from rmexport import ExportOptions, export  # noqa: E402
 from rmexport.checkpoint import open_checkpoint  # noqa: E402
 from rmexport.verify.quality import Quality, measure_quality  # noqa: E402

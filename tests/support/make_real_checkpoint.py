@@ -25,7 +25,7 @@ from permuted_llama import HeadShape, permuted_llama
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED, HELD_OUT, COUPLES = 7, 950, 60  # what examples/train.py draws before its training pairs
-SMOLLM2_PAIRS, MINILM_PAIRS = 120, 400  # which take about a minute
+TRAINING_PAIRS = 300
 PENALTY = 0.1  # of the ridge, as a share of the features' mean square
 CHECKED = 8  # conversations
 TOLERANCE = 1e-4  # of scores of about 1: fp32 sums in another order
@@ -50,7 +50,7 @@ def smollm2_classifier(folder: Path) -> None:
     model = LlamaForSequenceClassification(LlamaConfig(**{**causal.config.to_dict(), "num_labels": 1}))
     model.model.load_state_dict(causal.model.state_dict())
     rows = []
-    for pair in training_pairs(SMOLLM2_PAIRS):
+    for pair in training_pairs(TRAINING_PAIRS):
         ids = (_ids(tokenizer, pair, answer) for answer in (pair.chosen.text, pair.rejected.text))
         chosen, rejected = (model.model(x).last_hidden_state[0, -1] for x in ids)
         rows.append(chosen - rejected)
@@ -64,7 +64,7 @@ def minilm_classifier(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(published)
     model = BertForSequenceClassification.from_pretrained(published, num_labels=1, dtype=torch.float32).eval()
     rows = []
-    for pair in training_pairs(MINILM_PAIRS):
+    for pair in training_pairs(TRAINING_PAIRS):
         if len(pair.prompt.messages) == 1:  # an encoder reads one question and its answer
             question = pair.prompt.messages[0]["content"]
             texts = [(question, answer.text) for answer in (pair.chosen, pair.rejected)]
