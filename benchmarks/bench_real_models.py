@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,11 +42,11 @@ from rmruntime import RewardModel, ScoreOptions  # noqa: E402
 from rmruntime.records import parse_record  # noqa: E402
 from rmruntime.sequences import TokenSequence  # noqa: E402
 
-SCHEMES = (None, "int8", "int4")
+SCHEMES = ("none", "int8", "int4")
 HEADER = "| weights | layers | engine | computes in | error / deviation | Spearman | pairs flipped | weights, MB |"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """One way to score: `engine` transformers has no bundle, and no bytes."""
 
@@ -74,29 +74,32 @@ def shown(share: float) -> str:
 
 
 class Model:
-    """A checkpoint, its pairs, and transformers' scores of them; of the judge, what bf16 bundles give."""
+    """A checkpoint, its pairs, and transformers' scores of them."""
 
     def __init__(self, kind: str, work: Path, pairs: int) -> None:
         self.kind, self.work, self.encoder = kind, work, kind == ENCODER
         self.folder = real_checkpoint(kind)
         self.options = ExportOptions(recipe=str(JUDGE_RECIPE) if kind == JUDGE else None)
-        self.dtypes = ("bf16",) if kind == JUDGE else DTYPES
         self.records = real_pairs(pairs, single=self.encoder)
 
-    def bundle(self, dtype: Any, scheme: Any = None) -> Path:
+    def bundle(self, dtype: Any, scheme: Any = "none") -> Path:
         """Exported once."""
         folder = self.work / f"{self.kind}-{dtype}-{scheme}"
         if not folder.exists():
             if self.encoder:
                 export_encoder(self.folder, folder, dtype)
             else:
-                export(str(self.folder), folder, replace(self.options, dtype=dtype, quantize=scheme))
+                export(
+                    str(self.folder),
+                    folder,
+                    replace(self.options, dtype=dtype, quantize=None if scheme == "none" else scheme),
+                )
         return folder
 
     @cached_property
     def sequences(self) -> list[TokenSequence]:
         """Two of each pair, the chosen answer first."""
-        with RewardModel.load(self.bundle("bf16")) as model:
+        with RewardModel.load(self.bundle("bf16"), device="ort-cpu") as model:
             requests = [parse_record(record) for record in self.records]
             return [sequence for pair in model.encode(requests, ScoreOptions()) for sequence in pair]
 
@@ -123,29 +126,23 @@ def column(outputs: Any) -> np.ndarray:
     return np.asarray(outputs.get("logit", outputs["score"]), np.float64).ravel()
 
 
-def rows(model: Model) -> Iterator[Row]:
+def rows(model: Model, dtypes: Sequence[str], schemes: Sequence[str]) -> Iterator[Row]:
     """transformers first, then every bundle on every engine that has the arithmetic on this machine."""
     exact = model.transformers("fp32")
-    right = f"{accuracy(exact):.0%} of the pairs in fp32"
+    right = f"{accuracy(exact):.0%} of {len(model.records)} pairs in fp32"
     print(f"\n{model.kind}: {right}, scores deviate by {exact.std():.3g}", flush=True)
     print(f"\n{HEADER}\n|{'---|' * HEADER.count(' |')}", flush=True)
-    common = {"model": model.kind}
-    for dtype in (name for name in model.dtypes if name != "fp32"):
-        quality = model.quality(model.transformers(dtype), exact)
-        yield Row(**common, weights=dtype, layers="", engine="transformers", precision=dtype, quality=quality)
-    for scheme in SCHEMES[:1] if model.encoder else SCHEMES:
+    for dtype in dtypes if "none" in schemes else ():
+        if dtype != "fp32":
+            quality = model.quality(model.transformers(dtype), exact)
+            yield Row(model.kind, dtype, "none", "transformers", dtype, quality)
+    for scheme in schemes:
         for dtype, engine, precision in RUNS:
-            if dtype in model.dtypes and runs_here(engine, precision):
+            if dtype in dtypes and runs_here(engine, precision) and not (model.encoder and scheme != "none"):
                 bundle = model.bundle(dtype, scheme)
-                yield Row(
-                    **common,
-                    weights=dtype,
-                    layers=scheme or "",
-                    engine=engine,
-                    precision=precision,
-                    quality=model.quality(model.engine(bundle, engine, precision), exact),
-                    megabytes=sum(f.stat().st_size for f in bundle.rglob("*.safetensors")) / 1e6,
-                )
+                quality = model.quality(model.engine(bundle, engine, precision), exact)
+                size = sum(file.stat().st_size for file in bundle.rglob("*.safetensors"))
+                yield Row(model.kind, dtype, scheme, engine, precision, quality, size / 1e6)
 
 
 def accuracy(scores: np.ndarray) -> float:
@@ -158,15 +155,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder with 8 GB free for bundles (default: one that is removed)")
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--only", action="append", choices=KINDS, help="a model (repeatable; default: all)")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="of bundles (repeatable; default: all)")
+    parser.add_argument("--scheme", action="append", choices=SCHEMES, help="of layers (repeatable; default: all)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
+    dtypes, schemes = arguments.dtype or DTYPES, arguments.scheme or SCHEMES
     print(banner(), flush=True)
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         for kind in arguments.only or KINDS:
-            for row in rows(Model(kind, work, arguments.pairs)):
+            for row in rows(Model(kind, work, arguments.pairs), dtypes, schemes):
                 print(row.line, flush=True)
                 found.append(asdict(row))
     if arguments.json:
