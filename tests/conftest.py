@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 # The user's own cache folder is left alone. pytest-xdist's workers inherit the first process's environment, and share
-# its folder. matplotlib keeps its own place, where its list of fonts is: making that anew takes seconds.
+# its folder. matplotlib keeps its own place, where its list of fonts is: making that anew takes seconds. Checkpoints of
+# published weights, which take minutes, are kept too.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("MPLCONFIGDIR", str(_cache / "matplotlib"))
+    os.environ.setdefault("RMEXPORT_REAL_MODELS", str(_cache / "rmexport" / "real-models"))
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="rmexport-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
@@ -42,18 +45,26 @@ def pytest_runtest_setup() -> None:
 
 
 LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
-LEFT_OUT = pytest.StashKey[int]()
+REAL = "real"  # of what only `./scripts/test --real` runs
+LINES = {
+    LADDER: "{} tests of the whole ladder were left out; ./scripts/test --all runs them",
+    REAL: "{} tests on published weights were left out; ./scripts/test --real runs them",
+}
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out the tests marked `real` unless `-m` names them: their weights are on no machine unasked."""
+    config.stash[LEFT_OUT] = Counter()
+    if REAL not in config.option.markexpr.split():
+        given = f"({config.option.markexpr}) and " if config.option.markexpr else ""
+        config.option.markexpr = f"{given}not {REAL}"
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Count what was left out for its marker; in a worker of pytest-xdist, to be told to the process that reports."""
-    count = sum(item.get_closest_marker(LADDER) is not None for item in items)
-    if count:
-        _add(items[0].config, count)
-
-
-def _add(config: pytest.Config, count: int) -> None:
-    config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + count
+    for item in items:
+        item.config.stash[LEFT_OUT].update(name for name in LINES if item.get_closest_marker(name) is not None)
 
 
 @pytest.hookimpl(trylast=True)
@@ -61,20 +72,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Workers only: xdist hands this dictionary to `pytest_testnodedown`."""
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output[LADDER] = session.config.stash.get(LEFT_OUT, 0)
+        output["left_out"] = dict(session.config.stash[LEFT_OUT])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Every worker collects all tests and leaves out the same."""
-    count = getattr(node, "workeroutput", {}).get(LADDER, 0)
-    node.config.stash[LEFT_OUT] = max(count, node.config.stash.get(LEFT_OUT, 0))
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The last lines: how many tests of the ladder were left out, and how to run them."""
-    if count := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"{count} tests of the whole ladder were left out; ./scripts/test --all runs them")
+    """The last lines: how many tests were left out, and how to run them."""
+    for name, count in sorted(config.stash[LEFT_OUT].items()):
+        if f"not {name}" in config.option.markexpr:  # else they were left out for another reason, such as -k
+            terminalreporter.write_line(LINES[name].format(count))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,10 @@ def test_always():
 @pytest.mark.parametrize("i", range(3))
 def test_rarely(i):
     pass
+
+@pytest.mark.real
+def test_on_published_weights():
+    pass
 """
 
 
@@ -42,9 +46,13 @@ def script(tmp_path: Path) -> Path:
         (["-k", "moe and not fp16"], [*PART, "-k", "moe and not fp16"]),
         (["--all", "-k", "moe"], ["-k", "moe"]),
         (["-k", "moe", "--all", "-x"], ["-k", "moe", "-x"]),
+        (["--real"], ["-m", "real", "tests/real", "--numprocesses", "2", "--dist", "loadfile"]),
+        (["-k", "int4", "--real"], ["-m", "real", "tests/real", "-k", "int4"]),
     ],
 )
-def test_all_is_the_scripts_and_the_rest_is_pytests(script: Path, given: list[str], expected: list[str]) -> None:
+def test_two_options_are_the_scripts_and_the_rest_is_pytests(
+    script: Path, given: list[str], expected: list[str]
+) -> None:
     environment = {**os.environ, "RMEXPORT_VENV": str(script.parent.parent / "venv")}
     done = subprocess.run([script, *given], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["-m", "pytest", *expected]
@@ -54,16 +62,18 @@ def test_all_is_the_scripts_and_the_rest_is_pytests(script: Path, given: list[st
 def test_what_was_left_out_is_said(tmp_path: Path, processes: list[str]) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_some.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = ladder: rarely\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n ladder: rarely\n real: when asked\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", *processes, str(tmp_path)]
     said = [
         subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=True).stdout
-        for more in (PART, [])
+        for more in (PART, [], ["-m", "real"])
     ]
     line = "3 tests of the whole ladder were left out; ./scripts/test --all runs them"
     assert line in said[0].splitlines() and "1 passed" in said[0]
-    assert "left out" not in said[1] and "4 passed" in said[1]
+    assert "whole ladder" not in said[1] and "4 passed" in said[1]
+    real = "1 tests on published weights were left out; ./scripts/test --real runs them"
+    assert all(real in said[i].splitlines() for i in (0, 1)) and real not in said[2] and "1 passed" in said[2]
 
 
 def test_ci_runs_the_whole_ladder() -> None:
