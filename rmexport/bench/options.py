@@ -32,8 +32,8 @@ class BenchOptions:
     are requests per second; without any, the server scenario searches for the knee, the highest rate that a contestant
     keeps up with. `slo_ms` is the latency objective, in ms. `timeout_s` is the longest wait for one answer of a
     contestant. `peer_cache` is the folder that keeps converted checkpoints. `peer_folder` has the
-    peers' environments, a folder each, for those that `peer_python` does not name. `max_batch_tokens` None is each engine's
-    own choice.
+    peers' environments, a folder each, for those that `peer_python` does not name. `max_batch_tokens` None is each
+    engine's own choice.
 
     >>> BenchOptions(profile="unknown")
     Traceback (most recent call last):
