@@ -36,12 +36,12 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", SERVER, "--model", folder, "--host", HOST, "--port", str(port)]
     command += ["--disable-uvicorn-access-log", *flags(arguments)]
-    output = tempfile.NamedTemporaryFile()  # kept by the scorer
+    output = tempfile.TemporaryFile()  # kept by the scorer; without a name, so that nothing stays of it
     # Of our process group, which the benchmark ends as a whole.
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     while not is_up(port):
         if process.poll() is not None:
-            raise RuntimeError(f"vLLM's server ended with status {process.returncode}: {written(output.name)[-TAIL:]}")
+            raise RuntimeError(f"vLLM's server ended with status {process.returncode}: {written(output)[-TAIL:]}")
         time.sleep(LOOK_S)
     return ServerScorer(port, output, dtype, options, f"{SERVER}: {_vllm.described(arguments)}")
 
@@ -52,9 +52,9 @@ def flags(arguments: dict[str, Any]) -> list[str]:
     return [word for name, value in named.items() for word in ([name] if value is True else [name, str(value)])]
 
 
-def written(file: str) -> str:
-    """What the server has written so far."""
-    return Path(file).read_text(encoding="utf-8", errors="replace").strip()
+def written(output: Any) -> str:
+    """What the server has written so far; opened anew, because reading must not move where it writes."""
+    return Path(f"/proc/self/fd/{output.fileno()}").read_text(encoding="utf-8", errors="replace").strip()
 
 
 def first_error(text: str) -> str:
@@ -83,7 +83,7 @@ class ServerScorer:
 
     def __init__(self, port: int, output: Any, dtype: str, options: LoadOptions, settings: str) -> None:
         self._port, self._label, self._local = port, options.label, threading.local()
-        self._output = output  # the file of what the server writes: it is deleted when this goes
+        self._output = output  # what the server writes
         self._salts = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_IN_FLIGHT)
         self.precision, self.budget = dtype, sys.maxsize
@@ -112,7 +112,7 @@ class ServerScorer:
             self._local.connection.close()
             status, found = self._post(json.dumps(body))
         if status != 200:
-            words = found[:TAIL].decode(errors="replace"), first_error(written(self._output.name))
+            words = found[:TAIL].decode(errors="replace"), first_error(written(self._output))
             raise RuntimeError(f"vLLM's server answered {status}: {' '.join(words).strip()}")
         return [float(item["probs"][self._label]) for item in json.loads(found)["data"]]
 
