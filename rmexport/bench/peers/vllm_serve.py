@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from rmexport.bench.peers import _vllm
@@ -35,22 +36,30 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", SERVER, "--model", folder, "--host", HOST, "--port", str(port)]
     command += ["--disable-uvicorn-access-log", *flags(arguments)]
-    output = tempfile.TemporaryFile()  # as long as the server runs
+    output = tempfile.TemporaryFile()  # kept by the scorer; without a name, so that nothing stays of it
     # Of our process group, which the benchmark ends as a whole.
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     while not is_up(port):
         if process.poll() is not None:
-            output.seek(0)
-            words = output.read().decode(errors="replace").strip()[-TAIL:]
-            raise RuntimeError(f"vLLM's server ended with status {process.returncode}: {words}")
+            raise RuntimeError(f"vLLM's server ended with status {process.returncode}: {written(output)[-TAIL:]}")
         time.sleep(LOOK_S)
-    return ServerScorer(port, dtype, options, f"{SERVER}: {_vllm.described(arguments)}")
+    return ServerScorer(port, output, dtype, options, f"{SERVER}: {_vllm.described(arguments)}")
 
 
 def flags(arguments: dict[str, Any]) -> list[str]:
     """The engine's arguments as the command line has them."""
     named = {f"--{name.replace('_', '-')}": value for name, value in arguments.items()}
     return [word for name, value in named.items() for word in ([name] if value is True else [name, str(value)])]
+
+
+def written(output: Any) -> str:
+    """What the server has written so far; opened anew, because reading must not move where it writes."""
+    return Path(f"/proc/self/fd/{output.fileno()}").read_text(encoding="utf-8", errors="replace").strip()
+
+
+def first_error(text: str) -> str:
+    """The line in which an engine's own error is named first, which the server's answers do not repeat."""
+    return next((line.strip() for line in text.splitlines() if "Error: " in line), "")[:TAIL]
 
 
 def is_up(port: int) -> bool:
@@ -72,8 +81,9 @@ class ServerScorer:
     come again and again, each call has its own.
     """
 
-    def __init__(self, port: int, dtype: str, options: LoadOptions, settings: str) -> None:
+    def __init__(self, port: int, output: Any, dtype: str, options: LoadOptions, settings: str) -> None:
         self._port, self._label, self._local = port, options.label, threading.local()
+        self._output = output  # what the server writes
         self._salts = itertools.count()
         self._threads = ThreadPoolExecutor(MOST_IN_FLIGHT)
         self.precision, self.budget = dtype, sys.maxsize
@@ -102,7 +112,8 @@ class ServerScorer:
             self._local.connection.close()
             status, found = self._post(json.dumps(body))
         if status != 200:
-            raise RuntimeError(f"vLLM's server answered {status}: {found[:300].decode(errors='replace')}")
+            words = found[:TAIL].decode(errors="replace"), first_error(written(self._output))
+            raise RuntimeError(f"vLLM's server answered {status}: {' '.join(words).strip()}")
         return [float(item["probs"][self._label]) for item in json.loads(found)["data"]]
 
     def _post(self, body: str) -> tuple[int, bytes]:
