@@ -28,10 +28,15 @@ def test_parity(real_models: Any, run: tuple[str, str, str]) -> None:
 
 
 def test_int8(real_models: Any, run: tuple[str, str, str]) -> None:
-    """Compared with transformers in fp32, which saves a second run; the arithmetic's own error is part of it."""
+    """About what docs/real_models.md has, with a margin: few pairs allow no finer bound.
+
+    Compared with transformers in fp32, which saves a second run; the arithmetic's own error is part of it.
+    """
     dtype, engine, precision = run
     bundle = real_models.bundle(CLASSIFIER, dtype, "int8")
-    report = real_models.verify(CLASSIFIER, bundle, engine, precision, against="reference", quality="loose")
+    report = real_models.verify(
+        CLASSIFIER, bundle, engine, precision, against="reference", quality="error=0.35,spearman=0.95,flips=0.15"
+    )
     assert report.passed
     real_models.check_independence(CLASSIFIER, bundle, engine, precision)
 
