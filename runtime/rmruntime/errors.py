@@ -18,7 +18,11 @@ RewardModelError
     └── NonFiniteScore     its score, or another output of it, is NaN or infinite
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # every command imports this before it heeds Ctrl-C
+    from collections.abc import Sequence
 
 
 class RewardModelError(Exception):
