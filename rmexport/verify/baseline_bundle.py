@@ -15,7 +15,7 @@ from rmruntime.bundle.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineExport:
-    """A quantized `bundle`, its `checkpoint`, and the options that it was `exported` with, less quantization."""
+    """A quantized `bundle`, its `checkpoint`, and the options that it was `exported` with, without quantization."""
 
     bundle: Path
     manifest: Manifest
@@ -47,14 +47,14 @@ def unquantized_bundle(quantized: BaselineExport, against: str | None) -> Iterat
 
 
 def _check(against: Path, manifest: Manifest) -> None:
-    other = Bundle.open(against).manifest
-    if other.quantization is not None:
+    baseline = Bundle.open(against).manifest
+    if baseline.quantization is not None:
         raise VerificationError(f"--against {against} is quantized too; expected the bundle without --quantize")
-    stated, found = ({f.name: f.size for f in m.source.files} for m in (manifest, other))
-    if (stated, manifest.dtype) != (found, other.dtype):
+    stated, found = ({f.name: f.size for f in m.source.files} for m in (manifest, baseline))
+    if (stated, manifest.dtype) != (found, baseline.dtype):
         raise VerificationError(
-            f"--against {against} was made from another checkpoint or in another dtype ({other.dtype}); expected the "
-            f"same files in {manifest.dtype}: export it again, or leave --against out"
+            f"--against {against} was made from another checkpoint or in another dtype ({baseline.dtype}); expected "
+            f"the same files in {manifest.dtype}: export it again, or leave --against out"
         )
 
 

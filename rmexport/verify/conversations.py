@@ -34,7 +34,11 @@ EXTRAS = ("", "", "", " 12 + 30 = 42.", "\n\n1. one\n2. two", " naïve façade �
 def verification_records(
     count: int = 256, seed: int = 0, *, steps: bool = False, pairs: bool = False
 ) -> list[dict[str, Any]]:
-    """`count` conversations; with `steps`, each answer is a list of steps, with `pairs`, a record has two of them."""
+    """`count` conversations; with `steps`, each answer is a list of steps, with `pairs`, a record has two of them.
+
+    >>> [sorted(record) for record in verification_records(2)]
+    [['id', 'prompt', 'response'], ['id', 'prompt', 'response']]
+    """
     rng = random.Random(seed)
     records = list(_records(rng, count, steps))
     return _paired(records) if pairs else records

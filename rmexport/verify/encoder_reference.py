@@ -35,7 +35,7 @@ def encoder_states(
 
 
 def encoder_outputs(spec: EncoderSpec, states: Sequence[Values]) -> dict[str, NDArray[np.float32]]:
-    """The outputs of the manifest, score [P] and rewards [P, labels], of P sequences."""
+    """The outputs of the manifest, score [P] and rewards [P, labels], from the states of P sequences."""
     logits = np.concatenate([values[LOGITS] for values in states])
     outputs = {"rewards": logits} if len(spec.labels) > 1 else {}
     return outputs | ({} if spec.score_row is None else {"score": logits[:, spec.score_row]})
@@ -44,7 +44,10 @@ def encoder_outputs(spec: EncoderSpec, states: Sequence[Values]) -> dict[str, ND
 def encoder_reference(
     checkpoint: Checkpoint, spec: EncoderSpec, sequences: Sequence[TokenSequence], dtype: str
 ) -> dict[str, NDArray[np.float32]]:
-    """The outputs in `dtype`, as `encoder_states` and `encoder_outputs` have them."""
+    """The outputs in `dtype`: score [P] and rewards [P, labels] of P sequences.
+
+    Raises CheckpointError for weights that transformers cannot load.
+    """
     states = encoder_states(checkpoint, spec, sequences, dtype, Meter())
     return encoder_outputs(spec, [found.values for found in states])
 

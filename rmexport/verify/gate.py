@@ -35,12 +35,23 @@ class Measurement:
 
 
 def reference_dtypes(manifest: Manifest) -> tuple[str, ...]:
-    """The dtypes that transformers computes in: fp32, and the bundle's where parity is judged in it."""
+    """The dtypes that transformers computes in: fp32, and the bundle's where parity is judged in it.
+
+    >>> from types import SimpleNamespace
+    >>> reference_dtypes(SimpleNamespace(dtype="bf16", quantization=None))
+    ('fp32', 'bf16')
+    """
     return ("fp32",) if manifest.quantization is not None else tuple(dict.fromkeys(("fp32", manifest.dtype)))
 
 
 def compared_outputs(manifest: Manifest) -> list[str]:
-    """The outputs that the gate is about: probabilities as their logits, the parts of a sum only in fp32."""
+    """The outputs that the gate is about: probabilities as their logits, the parts of a sum only in fp32.
+
+    >>> from types import SimpleNamespace
+    >>> outputs = [SimpleNamespace(name="score"), SimpleNamespace(name="rewards")]
+    >>> compared_outputs(SimpleNamespace(outputs=outputs, score="score", dtype="bf16", quantization=None))
+    ['score']
+    """
     names = [output.name for output in manifest.outputs]
     if "logit" in names:
         return ["logit"]

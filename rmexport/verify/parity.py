@@ -36,7 +36,11 @@ class ErrorRatio:
 
 
 def fp32_check(name: str, engine: Values, reference: Values) -> Check:
-    """Rule 1: max |engine - reference| <= 1e-4 * max(1, |reference|)."""
+    """Rule 1, for scores [N] of an fp32 bundle: max |engine - reference| <= 1e-4 * max(1, |reference|).
+
+    >>> fp32_check("score", np.array([1.0, 200.0]), np.array([1.0, 200.01])).measured
+    '5.00e-05'
+    """
     relative = np.abs(engine - reference) / np.maximum(1.0, np.abs(reference))
     worst = float(relative.max())
     return Check(
@@ -47,17 +51,25 @@ def fp32_check(name: str, engine: Values, reference: Values) -> Check:
     )
 
 
-def half_checks(name: str, dtype: str, engine: Values, own: Values, reference: Values) -> list[Check]:
-    """Rule 2 for bf16 and fp16; `own` are transformers' scores in that dtype."""
-    error, own_error = np.abs(engine - reference), np.abs(own - reference)
-    ratio = error_ratio(error, own_error)
-    rank, own_rank = spearman(engine, reference), spearman(own, reference)
-    flips = flipped_pairs(engine, reference, margin=2 * float(own_error.max()))
-    floor = min(SPEARMAN_FLOOR, own_rank)
+def half_checks(name: str, dtype: str, engine: Values, transformers: Values, reference: Values) -> list[Check]:
+    """Rule 2, for scores [N] of a bf16 or fp16 bundle: the engine errs, ranks and orders pairs as transformers does.
+
+    `transformers` are its scores in that dtype, `reference` those in fp32.
+
+    >>> reference = np.array([-1.0, 0.0, 2.0])
+    >>> [check.passed for check in half_checks("score", "bf16", reference + 0.001, reference - 0.01, reference)]
+    [True, True, True]
+    """
+    engine_error, transformers_error = np.abs(engine - reference), np.abs(transformers - reference)
+    ratio = error_ratio(engine_error, transformers_error)
+    rank, transformers_rank = spearman(engine, reference), spearman(transformers, reference)
+    flips = flipped_pairs(engine, reference, margin=2 * float(transformers_error.max()))
+    floor = min(SPEARMAN_FLOOR, transformers_rank)
+    errors = f"({engine_error.mean():.2e} / {transformers_error.mean():.2e})"
     return [
         Check(
             name=f"{name}: mean error over transformers' own in {dtype}",
-            measured=f"{ratio.ratio:.3f} +- {ratio.standard_error:.3f} ({error.mean():.2e} / {own_error.mean():.2e})",
+            measured=f"{ratio.ratio:.3f} +- {ratio.standard_error:.3f} {errors}",
             required="ratio - 2 s.e. <= 1",
             passed=ratio.ratio - 2 * ratio.standard_error <= 1.0,
         ),
@@ -72,22 +84,30 @@ def half_checks(name: str, dtype: str, engine: Values, own: Values, reference: V
     ]  # fmt: skip
 
 
-def error_ratio(error: Values, own: Values) -> ErrorRatio:
-    """Ratio of paired means and its standard error by the delta method.
+def error_ratio(engine_error: Values, transformers_error: Values) -> ErrorRatio:
+    """The ratio of the means of paired absolute errors [N], and its standard error by the delta method.
 
     Where transformers makes no error at all, the engine may make fp32's.
+
+    >>> error_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
+    ErrorRatio(ratio=0.5, standard_error=0.0)
     """
-    mean = float(own.mean())
+    mean = float(transformers_error.mean())
     if mean == 0.0:
-        good = float(error.max(initial=0.0)) <= FP32_TOLERANCE
+        good = float(engine_error.max(initial=0.0)) <= FP32_TOLERANCE
         return ErrorRatio(ratio=0.0 if good else math.inf, standard_error=0.0)
-    ratio = float(error.mean()) / mean
-    spread = float(np.mean((error - ratio * own) ** 2)) / max(1, len(own) - 1)
+    ratio = float(engine_error.mean()) / mean
+    residuals = engine_error - ratio * transformers_error
+    spread = float(np.mean(residuals**2)) / max(1, len(transformers_error) - 1)
     return ErrorRatio(ratio=ratio, standard_error=math.sqrt(spread) / mean)
 
 
 def spearman(a: Values, b: Values) -> float:
-    """Rank correlation, ties given their mean rank; 1 for fewer than two values or where neither varies."""
+    """Rank correlation of two [N], ties with their mean rank; 1 for fewer than two values or where neither varies.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 15.0]))
+    0.5
+    """
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     da, db = ranks_a - ranks_a.mean(), ranks_b - ranks_b.mean()
     norm = math.sqrt(float(da @ da) * float(db @ db))
@@ -104,7 +124,11 @@ def _ranks(values: Values) -> Values:
 
 
 def flipped_pairs(engine: Values, reference: Values, *, margin: float) -> int:
-    """Pairs whose order the engine reverses although the reference separates them by more than `margin`."""
+    """Pairs of the [N] scores whose order the engine reverses, of those that `reference` separates by over `margin`.
+
+    >>> flipped_pairs(np.array([0.0, 2.0, 1.0]), np.array([0.0, 1.0, 2.0]), margin=0.5)
+    1
+    """
     flips = 0
     for i in range(len(reference) - 1):  # a row at a time: n^2 values for long step lists would be gigabytes
         gap = reference[i + 1 :] - reference[i]

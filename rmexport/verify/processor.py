@@ -32,7 +32,11 @@ class Processor:
 
 
 def read_processor() -> Processor:
-    """This machine's; without flags where the system does not list them."""
+    """This machine's; without flags where the system does not list them.
+
+    >>> sorted(read_processor().level)
+    ['instruction_sets', 'limits', 'vendor']
+    """
     values = _first_core(CPUINFO.read_text()) if CPUINFO.is_file() else {}
     return Processor(
         model=values.get("model name", platform.processor() or "unknown"),

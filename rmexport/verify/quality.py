@@ -35,16 +35,19 @@ def read_budget(text: str) -> Budget:
     """A level's name, or `error=0.1,spearman=0.99,flips=0.02`, where what is left out is as in "normal".
 
     Raises OptionError for anything else.
+
+    >>> read_budget("spearman=0.98")
+    Budget(error=0.1, spearman=0.98, flips=0.03)
     """
     if text in LEVELS:
         return LEVELS[text]
-    given = {}
+    bounds = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
-        given[name.strip()] = _share(text, value)
-    if unknown := sorted(set(given) - set(asdict(LEVELS["normal"]))):
+        bounds[name.strip()] = _share(text, value)
+    if unknown := sorted(set(bounds) - set(asdict(LEVELS["normal"]))):
         raise _wrong(text, f"it names {', '.join(unknown)}")
-    return replace(LEVELS["normal"], **given)
+    return replace(LEVELS["normal"], **bounds)
 
 
 def _share(text: str, value: str) -> float:
@@ -69,7 +72,7 @@ class Quality:
     """What quantization did to one output: errors against the unquantized bundle's scores, of that `deviation`.
 
     `pairs` were compared, those that the records are or else all; `flipped` changed their order, and of these
-    `flipped_beyond_noise` had scores farther apart than `noise`, twice the unquantized engine's own largest error
+    `flipped_beyond_noise` had scores farther apart than `noise`, twice the unquantized engine's largest error
     against the fp32 reference. `reference_error` and `unquantized_error` are the mean errors against that reference.
     """
 
@@ -100,10 +103,15 @@ class Quality:
 
 
 def measure_quality(output: str, engine: Values, unquantized: Values, reference: Values, pairs: Pairs) -> Quality:
-    """Compare the scores of one output; `pairs` are those of the records, none where they are no pairs."""
+    """Compare the scores [N] of one output; `pairs` are places of two answers, none where the records are no pairs.
+
+    >>> scores = np.array([0.0, 1.0, 2.0])
+    >>> measure_quality("score", scores + 0.1, scores, scores, pairs=()).spearman
+    1.0
+    """
     error = np.abs(engine - unquantized)
-    own = np.abs(unquantized - reference)
-    noise = 2 * float(own.max(initial=0.0))
+    unquantized_error = np.abs(unquantized - reference)
+    noise = 2 * float(unquantized_error.max(initial=0.0))
     flips = [_flipped(engine, unquantized, pairs, margin) for margin in (0.0, noise)]
     return Quality(
         output=output,
@@ -117,7 +125,7 @@ def measure_quality(output: str, engine: Values, unquantized: Values, reference:
         flipped_beyond_noise=flips[1],
         noise=noise,
         reference_error=float(np.abs(engine - reference).mean()),
-        unquantized_error=float(own.mean()),
+        unquantized_error=float(unquantized_error.mean()),
     )
 
 
@@ -128,7 +136,13 @@ def _flipped(engine: Values, unquantized: Values, pairs: Pairs, margin: float) -
 
 
 def quality_checks(found: Quality, budget: Budget) -> list[Check]:
-    """The budget's three lines."""
+    """The budget's three lines, for one output.
+
+    >>> scores = np.arange(5.0)
+    >>> found = measure_quality("score", scores, scores, scores, pairs=())
+    >>> [check.passed for check in quality_checks(found, LEVELS["strict"])]
+    [True, True, True]
+    """
     kind = "pairs of the records" if found.pairs_of_records else "pairs"
     return [
         Check(

@@ -1,4 +1,4 @@
-"""The reference: what transformers' backbone and the head's published formula give, in any dtype (extra `[verify]`)."""
+"""The reference: transformers' backbone and the head's published formula, in any dtype (extra `[verify]`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +38,9 @@ def reference_device(name: str) -> torch.device:
     """The torch device called cpu, cuda or cuda:N.
 
     Raises VerificationError for another name, and where torch sees no such GPU.
+
+    >>> reference_device("cpu")
+    device(type='cpu')
     """
     if name == "cpu":
         return CPU
@@ -57,11 +60,11 @@ class Reference(Protocol):
     """A checkpoint's reference: states that are costly and worth keeping, and the scores that follow from them."""
 
     def states(self, sequences: Sequence[TokenSequence], dtype: str, meter: Meter) -> list[SequenceStates]:
-        """What transformers' backbone gives for each sequence in `dtype`, whatever else is among them."""
+        """What transformers' backbone computes for each sequence in `dtype`: the same whatever else is among them."""
         ...
 
     def scores(self, states: Sequence[SequenceStates], dtype: str) -> ReferenceScores:
-        """The outputs of all sequences together."""
+        """The outputs of all sequences together, [P] or [P, labels] with P the scored positions of all."""
         ...
 
 
@@ -121,7 +124,7 @@ def reference_scores(
     dtype: str,
     device: torch.device = CPU,
 ) -> ReferenceScores:
-    """What transformers gives in `dtype`, head included, as `from_pretrained(dtype=...)` would compute it on `device`.
+    """The scores of transformers in `dtype`, head included, as `from_pretrained(dtype=...)` would compute on `device`.
 
     Raises VerificationError when this transformers has no such architecture.
     """
@@ -171,13 +174,21 @@ def _head_weights(
 
 
 def versions(device: torch.device = CPU) -> Mapping[str, str]:
-    """What computed the reference, for reports."""
+    """What computed the reference, for reports.
+
+    >>> sorted(versions())
+    ['reference_device', 'torch', 'transformers']
+    """
     where = str(device) if device == CPU else f"{device} ({torch.cuda.get_device_name(device)})"
     return {"torch": torch.__version__, "transformers": transformers.__version__, "reference_device": where}
 
 
 def arithmetic(device: torch.device = CPU) -> dict[str, Any]:
-    """What else the reference's bits depend on, beside checkpoint, dtype and processor: versions, threads, switches."""
+    """What else the reference's bits depend on, beside checkpoint, dtype and processor: versions, threads, switches.
+
+    >>> arithmetic()["reference_device"]
+    'cpu'
+    """
     facts: dict[str, Any] = {
         **versions(device),
         "build": torch.__config__.show(),

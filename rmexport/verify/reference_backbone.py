@@ -36,6 +36,9 @@ def as_tensor(array: NDArray[Any], dtype: torch.dtype, device: torch.device) -> 
     """A copy of a checkpoint array on `device`; torch cannot read ml_dtypes' bf16, but takes its bits.
 
     Uploaded as it is stored, widened there.
+
+    >>> as_tensor(np.array([1.5, 2.5]), torch.bfloat16, torch.device("cpu"))
+    tensor([1.5000, 2.5000], dtype=torch.bfloat16)
     """
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16).copy()).to(device).view(torch.bfloat16).to(dtype)
@@ -70,11 +73,11 @@ class _Parameters:
         return as_tensor(read_derived(self._checkpoint, self._parts(name))[rows], self._dtype, self._device)
 
     def _parts(self, name: str) -> Derived:
-        own = rename(self._prefix + name, self._prefixes)
-        made = (
-            self._made(self._config, name) if self._made is not None and own not in self._checkpoint.tensors else None
-        )
-        return renamed(made, self._prefixes) if made else TensorAlias(source=own)
+        stored = rename(self._prefix + name, self._prefixes)
+        made = None
+        if self._made is not None and stored not in self._checkpoint.tensors:
+            made = self._made(self._config, name)
+        return renamed(made, self._prefixes) if made else TensorAlias(source=stored)
 
 
 class _Recorder(nn.Module):  # type: ignore[misc] # torch is untyped here
@@ -104,7 +107,7 @@ class ReferenceBackbone:
         self._dtype, self._device = dtype, device
         try:
             config = _config(checkpoint, spec)
-            # transformers' fused attention knows no softcap
+            # transformers' fused attention has no softcap
             attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
             with _parameters_on_meta():
                 self._model = transformers.AutoModel.from_config(config, attn_implementation=attention).eval()
@@ -202,7 +205,11 @@ class ReferenceBackbone:
 
 
 def largest(peaks: Sequence[Mapping[str, float]]) -> tuple[LayerPeak, ...]:
-    """The layers' peaks over all sequences; NaN where one is."""
+    """The layers' peaks over all sequences; NaN where one is.
+
+    >>> largest([{"layers.0": 1.0}, {"layers.0": 3.0}])
+    (LayerPeak(layer='layers.0', magnitude=3.0),)
+    """
     layers = peaks[0] if peaks else {}
     return tuple(LayerPeak(layer, float(np.max([seen[layer] for seen in peaks]))) for layer in layers)
 

@@ -54,6 +54,9 @@ def open_cache(option: str | None, notify: Notify) -> "ReferenceCache":
     """The cache in the folder `option`, in the default one, or one that keeps nothing for "off".
 
     Raises OptionError where the option names something else than a folder.
+
+    >>> open_cache("off", print).keeps
+    False
     """
     if option == OFF:
         return ReferenceCache(None, notify)

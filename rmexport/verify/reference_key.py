@@ -53,7 +53,7 @@ class ReferenceKey:
 
 
 def read_key(checkpoint: Checkpoint, options: ExportOptions, arithmetic: Mapping[str, Any]) -> ReferenceKey:
-    """The key of a checkpoint as it is now, read with `options`, computed by what `arithmetic` says.
+    """The key of a checkpoint as it is now, read with `options`, and of the `arithmetic` that computes.
 
     Looks at every file's size and time; raises CheckpointError where one cannot be read.
     """
@@ -71,7 +71,12 @@ def read_key(checkpoint: Checkpoint, options: ExportOptions, arithmetic: Mapping
 
 
 def sequence_key(sequence: TokenSequence) -> str:
-    """The same for two sequences of the same tokens, reads and types: 64 hexadecimal digits."""
+    """The same for two sequences of the same tokens, reads and types: 64 hexadecimal digits.
+
+    >>> sequence = TokenSequence(ids=np.array([5, 7]), reads={"score": np.array([1])})
+    >>> sequence_key(sequence) == sequence_key(TokenSequence(ids=np.array([5, 7]), reads=sequence.reads, truncated=3))
+    True
+    """
     parts = {"ids": sequence.ids, **{f"read {role}": at for role, at in sequence.reads.items()}}
     parts |= {} if sequence.types is None else {"types": sequence.types}
     digest = hashlib.sha256()

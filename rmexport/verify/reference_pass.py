@@ -1,4 +1,4 @@
-"""A pass of the reference over some sequences: what it gives before any head, and what it costs."""
+"""A pass of the reference over some sequences: what it computes before any head, and what it costs."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ Clock = Callable[[], float]  # seconds from some moment on
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceStates:
-    """What transformers gives for one sequence, whatever else is computed beside it.
+    """What transformers computes for one sequence: the same whatever else is computed beside it.
 
     `values` are final hidden states [P, hidden] by role, or an encoder's logits [1, labels], in fp32, which holds every
     16-bit value exactly. `peaks` are the largest activations by layer, none where none was watched.
@@ -31,7 +31,11 @@ class Speed:
     per_token: float
 
     def seconds(self, tokens: int) -> float:
-        """What a pass over so many tokens takes."""
+        """What a pass over `tokens` tokens takes.
+
+        >>> Speed(loading=2.0, per_token=0.5).seconds(10)
+        7.0
+        """
         return self.loading + tokens * self.per_token
 
 
@@ -70,7 +74,16 @@ class Meter:
 
     @property
     def speed(self) -> Speed:
-        """What was measured, of the first work only where there was no other."""
+        """What was measured, of the first work only where there was no other.
+
+        >>> meter = Meter(clock=iter((0.0, 3.0, 3.0, 5.0)).__next__)
+        >>> with meter.loading():
+        ...     pass
+        >>> with meter.computing(4, first=True):
+        ...     pass
+        >>> meter.speed
+        Speed(loading=3.0, per_token=0.5)
+        """
         first = not self._tokens[False]
         tokens = self._tokens[first]
         return Speed(loading=self._loading, per_token=self._seconds[first] / tokens if tokens else 0.0)

@@ -25,10 +25,11 @@ FEW_SEQUENCES = 100
 class Report:
     """What was measured and whether the bundle passes; the peak is None where no layer was watched (encoders).
 
-    A `peak_layer` without a `peak_magnitude` has activations that are not finite.
-    `left_out` are the built-in records that are longer than the model's limit. `quality` has an entry an output where
-    the bundle is `quantized`, compared with what `against` says. `engine_reason`: why this engine was chosen.
-    `references` say where transformers' scores came from, which `parity.json` leaves out: they are the same.
+    A `peak_layer` without a `peak_magnitude` has activations that are not finite. `reads` is the number of scored
+    positions of all `sequences`; `left_out` of the built-in conversations are longer than the model's limit. `quality`
+    has an entry per output where the bundle is `quantized`, compared with what `against` names. `engine_reason` says
+    why this engine was chosen. `references` say where transformers' scores came from, which `parity.json` leaves out:
+    they are the same.
     """
 
     passed: bool
@@ -65,7 +66,7 @@ def write_report(
     for i, sequence in enumerate(sequences):
         expected = {name: parts[i].tolist() for name, parts in rows.items()}
         if not all(np.isfinite(parts[i]).all() for parts in rows.values()):
-            continue  # JSON has no word for it, and no engine should give it
+            continue  # JSON has no word for it, and no engine should return it
         lines.append({"id": i, "input_ids": sequence.ids.tolist(), "expected": expected})
     body = "".join(json.dumps(line) + "\n" for line in lines)
     measured["manifest"] = _digest(json.loads(canonical(asdict(manifest))))
@@ -81,7 +82,16 @@ def _digest(data: Mapping[str, Any]) -> str:
 
 
 def table(report: Report) -> str:
-    """The report as aligned text."""
+    """The report as aligned text.
+
+    >>> check = Check(name="score: error in fp32", measured="3.00e-07", required="<= 1e-04", passed=True)
+    >>> report = Report(
+    ...     passed=True, dtype="fp32", backend="ort-cpu", precision="fp32", sequences=2, left_out=0, reads=2,
+    ...     checks=(check,), peak_layer=None, peak_magnitude=None, versions={},
+    ... )
+    >>> print(table(report).splitlines()[-3])
+    score: error in fp32  3.00e-07  <= 1e-04  pass
+    """
     rows = [("check", "measured", "required", "")]
     rows += [(c.name, c.measured, c.required, "pass" if c.passed else "FAIL") for c in report.checks]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

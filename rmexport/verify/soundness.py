@@ -14,23 +14,34 @@ from rmexport.verify.reference_backbone import LayerPeak
 from rmruntime.sequences import TokenSequence
 
 # Norms square their input in fp32, whatever the bundle's dtype: what is larger becomes infinite there, and its
-# reciprocal 0, so that all behind the norm is 0.
+# reciprocal 0, so that everything after the norm is 0.
 SQUARED_LIMIT = math.sqrt(float(np.finfo(np.float32).max))
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
 def worst_peak(peaks: Sequence[LayerPeak], dtype: str) -> LayerPeak | None:
-    """The first layer whose activations go beyond what `dtype` bears, else the one with the largest.
+    """The first layer with activations beyond the limit of `dtype`, else the one with the largest.
 
     None where none was watched.
+
+    >>> worst_peak([LayerPeak("layers.0", 7e4), LayerPeak("layers.1", 9e4)], "fp16").layer
+    'layers.0'
+    >>> worst_peak([LayerPeak("layers.0", 7.0), LayerPeak("layers.1", 9.0)], "fp16").layer
+    'layers.1'
     """
     beyond = [peak for peak in peaks if not peak.magnitude <= _limit(dtype)]  # NaN too is beyond
     return beyond[0] if beyond else max(peaks, key=lambda peak: peak.magnitude, default=None)
 
 
 def peak_checks(peaks: Sequence[LayerPeak], dtype: str) -> list[Check]:
-    """That no activation overflows: always told in fp16, else where one does."""
+    """That no activation overflows: always told in fp16, else where one does.
+
+    >>> [check.passed for check in peak_checks([LayerPeak("layers.0", 7e4)], "fp16")]
+    [False]
+    >>> peak_checks([LayerPeak("layers.0", 7e4)], "bf16")
+    []
+    """
     peak = worst_peak(peaks, dtype)
     if peak is None:
         return []
@@ -46,7 +57,15 @@ def peak_checks(peaks: Sequence[LayerPeak], dtype: str) -> list[Check]:
 def finite_checks(
     names: Sequence[str], sequences: Sequence[TokenSequence], results: Mapping[str, Outputs]
 ) -> list[Check]:
-    """That all results are numbers, of each who gave some: told where some are not."""
+    """That all results are numbers: told where some are not.
+
+    `results` are outputs by who computed them, [P] or [P, labels] each, P the scored positions of all sequences.
+
+    >>> sequence = TokenSequence(ids=np.array([5]), reads={"score": np.array([0])})
+    >>> results = {"ort-cpu": {"score": np.array([1.0, np.nan], np.float32)}}
+    >>> [check.measured for check in finite_checks(["score"], [sequence, sequence], results)]
+    ['1 of 2 NaN or infinite, first in conversation 1']
+    """
     owners = np.repeat(np.arange(len(sequences)), [sequence.position_count for sequence in sequences])
     checks = []
     for who, outputs in results.items():
@@ -60,7 +79,12 @@ def finite_checks(
 
 
 def difference_checks(names: Sequence[str], sequences: Sequence[TokenSequence], engine: Outputs) -> list[Check]:
-    """That different conversations have different results: told where all have the same."""
+    """That different conversations have different results: told where all have the same.
+
+    >>> a, b = (TokenSequence(ids=np.array([token]), reads={"score": np.array([0])}) for token in (5, 6))
+    >>> [check.measured for check in difference_checks(["score"], [a, b], {"score": np.array([0.5, 0.5], np.float32)})]
+    ['all 2 results are 0.5']
+    """
     if len({sequence.ids.tobytes() for sequence in sequences}) < 2:
         return []
     checks = []

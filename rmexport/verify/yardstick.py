@@ -179,7 +179,11 @@ def _announce_kept(works: Sequence[_Arithmetic], shelf: _Shelf) -> None:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit that leaves a number above one or so: 40 s, 3 min, 2.5 h."""
+    """In the largest unit that leaves a number above one or so.
+
+    >>> [duration(seconds) for seconds in (40, 180, 9000)]
+    ['40 s', '3 min', '2.5 h']
+    """
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,7 @@ NAMED = "it was asked for by name"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """What an engine would do with a graph, told without loading it.
+    """What an engine would do with a graph, known without loading it.
 
     `precision` is the arithmetic that would run. `speed` says about how fast: 1 for fp32 products on a CPU from packed
     weights. `memory` is what the weights take of the host's memory, in bytes beyond the page cache; 0 where they lie on
@@ -30,7 +30,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An engine that nothing keeps from running the bundle."""
+    """An engine that can run the bundle here."""
 
     name: str
     facts: EngineFacts
@@ -51,6 +51,11 @@ def preferred(candidates: Sequence[Candidate], free: int, missing: Sequence[str]
     """The engine to take where weights may have `free` bytes of memory; `candidates` has some, the first wins ties.
 
     `missing` are engines that could be asked too, were they installed.
+
+    >>> slow = Candidate(name="slow", facts=EngineFacts(precision="fp32", speed=0.5, memory=0))
+    >>> fast = Candidate(name="fast", facts=EngineFacts(precision="fp32", speed=1.0, memory=2_000_000))
+    >>> preferred([slow, fast], free=1_000_000_000)
+    Preference(name='fast', reason='it is faster here than slow in fp32')
     """
     if len(candidates) == 1:
         return Preference(name=candidates[0].name, reason=_alone(missing))
@@ -61,8 +66,8 @@ def preferred(candidates: Sequence[Candidate], free: int, missing: Sequence[str]
     if not fitting:
         return Preference(name=best.name, reason=f"it {_needs(best, free)}, and others need more")
     if faster:
-        other = max(faster, key=lambda c: c.facts.speed)
-        return Preference(name=best.name, reason=f"{other}, which is faster, {_needs(other, free)}")
+        fastest = max(faster, key=lambda c: c.facts.speed)
+        return Preference(name=best.name, reason=f"{fastest}, which is faster, {_needs(fastest, free)}")
     return Preference(name=best.name, reason=_faster(best, others))
 
 
@@ -78,8 +83,8 @@ def _needs(candidate: Candidate, free: int) -> str:
 
 
 def _faster(best: Candidate, others: Sequence[Candidate]) -> str:
-    other = max(others, key=lambda c: c.facts.speed)
-    if best.facts.speed == other.facts.speed:
-        return f"it comes before {other}, which is as fast"
-    why = best.facts.because or other.facts.because
-    return f"it is faster here than {other}" + (f": {why}" if why else "")
+    runner_up = max(others, key=lambda c: c.facts.speed)
+    if best.facts.speed == runner_up.facts.speed:
+        return f"it comes before {runner_up}, which is as fast"
+    why = best.facts.because or runner_up.facts.because
+    return f"it is faster here than {runner_up}" + (f": {why}" if why else "")

@@ -78,11 +78,21 @@ class Summary:
 
     @classmethod
     def decoded(cls, fields: Mapping[str, Any]) -> "Summary":
-        """From what dataclasses.asdict made of one."""
+        """From what dataclasses.asdict made of one.
+
+        >>> from dataclasses import asdict
+        >>> Summary.decoded(asdict(Summary(backend="ort-cpu", precision="fp32", records=3))).records
+        3
+        """
         return cls(**{**fields, "statistics": Statistics(**fields["statistics"])})
 
     def text(self) -> str:
-        """The lines printed at the end."""
+        """The lines printed at the end.
+
+        >>> print(Summary(backend="ort-cpu", precision="fp32", records=2, pairs=2, pairs_right=1.5).text())
+        2 records, 0 sequences on ort-cpu in fp32: 0 tokens given, 0 computed, 0 padded, 0 passes, 0.00 s
+        pair accuracy 75.00% (2 pairs)
+        """
         s = self.statistics
         shared = f", {1 - s.computed / s.given:.0%} shared" if s.given else ""
         lines = [
@@ -145,10 +155,10 @@ def score_records(
 
 
 def writable(records: Iterable[Record], writer: RecordWriter) -> Iterator[Record]:
-    """The records, with an error in the place of one whose id the output cannot hold."""
+    """The records, with an error in the place of one that has an id which the output cannot hold."""
     for number, request in records:
-        own = request.record_id if isinstance(request, InputError) else request.id
-        refusal = None if own is None else writer.refusal(own)
+        record_id = request.record_id if isinstance(request, InputError) else request.id
+        refusal = None if record_id is None else writer.refusal(record_id)
         if refusal is None:
             yield number, request
         elif isinstance(request, InputError):  # its own error is the one to know of
@@ -189,9 +199,8 @@ def _write(writer: RecordWriter, window: ScoredWindow[int], on_error: str) -> No
         elif isinstance(result, InputError) and on_error == "stop":
             prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
             raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
-        own = request.record_id if isinstance(request, InputError) else request.id
-        identity = number if own is None else own
-        writer.write({"id": identity, **result_fields(request, result)})
+        record_id = request.record_id if isinstance(request, InputError) else request.id
+        writer.write({"id": number if record_id is None else record_id, **result_fields(request, result)})
     if late and on_error == "stop":
         number, error = late[0]
         what = f"{len(late)} records could not be computed: record {number}: {error}"
@@ -202,6 +211,11 @@ def result_fields(request: Request | InputError, result: Scored | InputError) ->
     """A result as output fields: `score`, `scores` for candidates, `chosen_score`/`rejected_score` for pairs.
 
     Lists of chosen and rejected answers have `chosen_scores` and `rejected_scores`.
+
+    >>> from rmruntime.records import parse_record
+    >>> request = parse_record({"prompt": "2 + 2?", "responses": ["4", "5"]})
+    >>> result_fields(request, [Score(value=1.5), Score(value=-0.5)])
+    {'scores': [1.5, -0.5]}
     """
     if isinstance(result, InputError):
         return {"error": str(result)}
@@ -217,7 +231,7 @@ def result_fields(request: Request | InputError, result: Scored | InputError) ->
 
 
 def _columns(scores: Sequence[Score]) -> dict[str, object]:
-    """Every field as a list, an item a score."""
+    """Every field as a list with one item per score."""
     columns = [_fields(score) for score in scores]
     keys = dict.fromkeys(key for column in columns for key in column)
     return {("scores" if key == "score" else key): [column.get(key) for column in columns] for key in keys}
@@ -267,7 +281,7 @@ def _kinds(scores: Sequence[Score]) -> set[str]:
 
 
 def _rights(judged: Iterable[tuple[list[Score], int]]) -> list[float]:
-    """How right each was, of those that have scores; of a result the first so many are chosen answers."""
+    """How right each was, of those that have scores; the number with a result is that of its chosen answers."""
     rights = []
     for result, chosen in judged:
         values = [score.value for score in result if score.value is not None]

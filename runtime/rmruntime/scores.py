@@ -1,4 +1,4 @@
-"""Results: what a score is, and how raw engine outputs become one by the manifest's output descriptions."""
+"""Results: scores, and how the raw outputs of the engine become scores by the manifest's output descriptions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +62,10 @@ class OutputProcessor:
         computed: Sequence[tuple[TokenSequence, Outcome]] | InputError,
         options: ScoreOptions,
     ) -> Scored | InputError:
-        """The scores; or the error of the request, of its sequences, or of an output that is not finite."""
+        """The scores; or the error of the request, of its sequences, or of an output that is not finite.
+
+        `computed` are the sequences of the request in order, each with its rows of the outputs: [P] or [P, labels].
+        """
         if isinstance(request, InputError):
             return request
         if isinstance(computed, InputError):
@@ -90,10 +93,18 @@ def _joined(request: Request, scores: list[Score], aggregate: Aggregate) -> Scor
 def score_from_outputs(
     manifest: Manifest, sequence: TokenSequence, outputs: Arrays, aggregate: Aggregate, precision: str | None = None
 ) -> Score:
-    """The score of one sequence from its rows of the outputs: [P] or [P, labels] each, P its number of reads.
+    """The score of one sequence from its rows of the outputs: [P] or [P, labels] each, P its number of positions.
 
     `precision` is the arithmetic that ran, None for the bundle's own. Raises NonFiniteScore, an InputError, when a
     value is NaN or infinite.
+
+    >>> from types import SimpleNamespace
+    >>> manifest = SimpleNamespace(
+    ...     dtype="fp32", score="score", outputs=[SimpleNamespace(name="score", per="sequence", labels=None)]
+    ... )
+    >>> sequence = TokenSequence(ids=np.array([5, 7]), reads={"score": np.array([1])})
+    >>> score_from_outputs(manifest, sequence, {"score": np.array([0.5], np.float32)}, "mean")
+    Score(value=0.5, ..., tokens=2, truncated=0, flags=())
     """
     for name, values in outputs.items():
         if not all(map(math.isfinite, flat := values.ravel().tolist())):
@@ -120,7 +131,7 @@ def score_from_outputs(
 
 
 def _raw(outputs: Arrays, score: str | None) -> list[float]:
-    """What the head gives before any probability is made of it; of a classifier without a score the largest label."""
+    """The head's value before a probability is made of it; of a classifier without a score the largest label's."""
     if score is None:
         return [float(np.abs(outputs["rewards"]).max())] if "rewards" in outputs else []
     raw: list[float] = outputs["logit" if "logit" in outputs else score].tolist()
@@ -144,7 +155,11 @@ def _advice(dtype: str, precision: str) -> str:
 
 
 def score_from_partials(partials: Sequence[Score], aggregate: Aggregate) -> Score:
-    """Steps scored by a sequence head: each partial answer as if finished. Detail fields are the whole answer's."""
+    """Steps scored by a sequence head: each partial answer as if finished. Detail fields are the whole answer's.
+
+    >>> score_from_partials([Score(value=1.0), Score(value=0.0)], "mean").value
+    0.5
+    """
     whole = partials[-1]
     values = [p.value for p in partials if p.value is not None]
     logits = [p.logit for p in partials if p.logit is not None]
@@ -161,7 +176,11 @@ def score_from_partials(partials: Sequence[Score], aggregate: Aggregate) -> Scor
 
 
 def aggregated(values: Sequence[float], aggregate: Aggregate) -> float:
-    """One number from the steps' scores."""
+    """One number from the steps' scores, of which there is at least one.
+
+    >>> [aggregated([0.5, 0.25], how) for how in ("mean", "prod", "min", "last")]
+    [0.375, 0.125, 0.25, 0.25]
+    """
     if aggregate == "mean":
         return math.fsum(values) / len(values)
     if aggregate == "prod":

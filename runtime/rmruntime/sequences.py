@@ -1,4 +1,4 @@
-"""A token sequence and where the head reads it: what the text half hands to the planner."""
+"""A token sequence and where the head reads it: what the text half returns, and what passes are planned from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence:
-    """One sequence of token ids.
+    """One sequence of token ids, and the positions that the head reads.
 
     `ids` [L]; `reads` maps each position role of the manifest to token positions [P], the same P for all roles.
 

@@ -38,6 +38,10 @@ def plan_batches(
     stays in one pass where it fits, so that the prefix is computed once. Sequences whose lengths have different classes
     (Backbone.rope_class) have other rotary frequencies and never share a pass. `prefixes` are those of `sequences`, for
     callers that read them afterwards.
+
+    >>> shared, longer = np.array([1, 2, 3, 4]), np.array([9, 9, 9, 9, 9])
+    >>> plan_batches([shared, longer, np.array([1, 2, 3, 5])], max_tokens=6)
+    [[1], [0, 2]]
     """
     prefixes = prefixes or PrefixOrder(sequences)
     if len(sequences) == 1:
@@ -56,6 +60,9 @@ def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[in
     A pass computes its longest sequence's length for each of its sequences, which is at most `max_tokens`, unless a
     single sequence is longer than that. Of all cuts of the sequences ordered by length this is the one that computes
     least, a pass counting as PASS_COST tokens more (dynamic programming over where the last pass begins).
+
+    >>> plan_padded_batches([10, 200, 12, 190], max_tokens=512)
+    [[1, 3], [2, 0]]
     """
     order = np.argsort(-np.array(lengths, np.int64), kind="stable")
     ordered = np.array(lengths, np.int64)[order]

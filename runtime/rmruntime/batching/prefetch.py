@@ -44,6 +44,10 @@ def one_ahead(work: Callable[[Item], Result], items: Iterable[Item | None]) -> I
     Items are drawn on the caller's thread, because a read that waits for input cannot be ended from outside. None among
     them says that no item is ready yet: all results so far come before the next item is asked for. What drawing or
     `work` raises comes after the results before it. Leaving the context, in whatever way, waits for the thread.
+
+    >>> with one_ahead(str.upper, ["a", "b"]) as results:
+    ...     list(results)
+    ['A', 'B']
     """
     if isinstance(items, Sequence) and len(items) < 2:  # a thread is not worth its start
         yield (work(item) for item in items if item is not None)

@@ -101,7 +101,7 @@ class BatchRunner:
     def run(
         self, sequences: Sequence[TokenSequence], plan: BatchPlan, advance: Advance | None = None
     ) -> tuple[list[Outcome], Statistics]:
-        """What the engine gives for each sequence, in their order, in the passes of `plan`.
+        """The engine's outputs for each sequence, in their order, in the passes of `plan`.
 
         A sequence whose pass does not fit into the device, nor a smaller one, has a DeviceLimit instead. `advance` is
         told the number of sequences after each batch. Raises BackendError when the engine fails otherwise.
@@ -148,7 +148,7 @@ class BatchRunner:
         return outcomes, statistics
 
     def _in_order(self, prepared: Iterable[PreparedPass]) -> Iterator[BegunPass]:
-        """Every pass once it is submitted, with as many submitted behind it as keep the executor busy."""
+        """Every pass once it is submitted, with as many submitted after it as keep the executor busy."""
         begun: deque[list[BegunPass]] = deque()
         for wave in self._waves(prepared):
             begun.append(self._submit(wave))
@@ -175,7 +175,7 @@ class BatchRunner:
             return self.begin(wave)
 
     def _sound(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
-        """What a batch gives, where what is not finite is computed again apart.
+        """The outcomes of a batch, where those that are not finite are computed again apart.
 
         One sequence's NaN reaches those that share tokens with it: attention computes a token's masked keys too, and
         0 * NaN is NaN. Apart, each has its own value.
@@ -194,7 +194,7 @@ class BatchRunner:
         return outcomes, statistics
 
     def _outcomes(self, begun: BegunPass, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
-        """What one submitted batch gives, in one pass, or in more where the device does not take it."""
+        """The outcomes of one submitted batch, of one pass, or of more where the device does not take it."""
         batch, sequences = begun.batch, begun.batch.sequences
         try:
             return _read(begun, begun.future.result())
@@ -235,13 +235,13 @@ def _finite(outcome: Outcome) -> bool:
 def _groups(lengths: Sequence[int], indices: Sequence[int], most: int) -> list[list[int]]:
     """`indices`, of sequences of those lengths, in groups of at most `most` tokens or of one sequence."""
     groups: list[list[int]] = []
-    room = 0
+    tokens_left = 0
     for index, length in zip(indices, lengths, strict=True):
-        if length > room:
+        if length > tokens_left:
             groups.append([])
-            room = most
+            tokens_left = most
         groups[-1].append(index)
-        room -= length
+        tokens_left -= length
     return groups
 
 

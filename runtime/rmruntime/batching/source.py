@@ -22,14 +22,20 @@ class RequestSource(Protocol[Tag_co]):
     def windows(self) -> Iterable[Sequence[Entry[Tag_co]] | None]:
         """Windows in the order in which their results are wanted. Drawn on the thread that draws the results.
 
-        The loop asks for the next window before it scores this one. A source that would have to wait for it gives None
-        first: the loop then scores all that it has, hands out the results, and asks again, when the source may wait.
-        An error that is raised here comes after the results of all windows before it.
+        The loop asks for the next window before it scores this one. A source that would have to wait for it returns
+        None first: the loop then scores all that it has, hands out the results, and asks again, when the source may
+        wait. An error that is raised here comes after the results of all windows before it.
         """
 
 
 class IterableSource(Generic[Tag]):
-    """Windows of `rmruntime.batching.prefetch.RECORDS_AHEAD` entries; the last one is shorter."""
+    """Windows of `rmruntime.batching.prefetch.RECORDS_AHEAD` entries; the last one is shorter.
+
+    >>> from rmruntime.records import parse_record
+    >>> [[(tag, request)]] = IterableSource([("first", parse_record({"text": "Hello"}))]).windows()
+    >>> tag, request.kind
+    ('first', 'single')
+    """
 
     def __init__(self, entries: Iterable[Entry[Tag]]) -> None:
         self._entries = entries

@@ -79,13 +79,13 @@ class PrefixOrder:
         shared, starts = np.zeros(len(members), np.int64), np.zeros(len(members), np.int64)
         ids, positions, offset, previous = [], [], 0, -1
         for at in sorted(range(len(members)), key=lambda at: self.places[members[at]]):
-            own = self.sequences[members[at]]
+            tokens = self.sequences[members[at]]
             depth = self.shared(members[previous], members[at]) if share and previous >= 0 else 0
-            fresh = np.arange(offset, offset + len(own) - depth)
+            fresh = np.arange(offset, offset + len(tokens) - depth)
             paths[at] = np.concatenate([paths[previous][:depth], fresh]) if depth else fresh
             shared[at], starts[at] = depth, offset
-            ids.append(own[depth:])
-            positions.append(np.arange(depth, len(own)))
+            ids.append(tokens[depth:])
+            positions.append(np.arange(depth, len(tokens)))
             offset, previous = offset + len(fresh), at
         return TokenTrie(np.concatenate(ids), np.concatenate(positions), tuple(paths), shared, starts)
 

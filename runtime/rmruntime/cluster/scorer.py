@@ -154,16 +154,16 @@ def _agreed(job: Job) -> tuple[FileOptions, str]:
     """
     files, bundle = job.files, Bundle.open(Path(job.bundle))
     options, staged = files.engine, files.engine.stages_in_turn
-    own = choose_engine(bundle, options, staged=staged)
+    preferred = choose_engine(bundle, options, staged=staged)
     if options.device in backends():
-        return files, own.reason
-    agreed = job.journal.agree_on_engine(own.module.NAME)
-    if agreed != own.module.NAME:
+        return files, preferred.reason
+    agreed = job.journal.agree_on_engine(preferred.module.NAME)
+    if agreed != preferred.module.NAME:
         try:
             choose_engine(bundle, replace(options, device=agreed), staged=staged)
         except BackendError:
-            agreed = own.module.NAME
-    reason = own.reason if agreed == own.module.NAME else "the first worker of the run chose it"
+            agreed = preferred.module.NAME
+    reason = preferred.reason if agreed == preferred.module.NAME else "the first worker of the run chose it"
     return replace(files, engine=replace(options, device=agreed)), reason
 
 

@@ -1,4 +1,4 @@
-"""Jinja's sandbox with a budget: operators, filters and methods are asked what they will make before they make it."""
+"""Jinja's sandbox with a budget: what operators, filters and methods will make is estimated before they make it."""
 
 import re
 import types
@@ -158,7 +158,7 @@ _MOST_KEPT = 4096  # pairs of a type and an attribute
 
 
 def guarded(name: str, unguarded: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is asked what it will make; `unguarded` is the one that Jinja has."""
+    """The filter `unguarded` of Jinja, whose result is estimated before it is made."""
     skipped = 1 if hasattr(unguarded, "jinja_pass_arg") else 0
     estimate, prints, lazy = _FILTER_SIZES.get(name), name not in _TEXTLESS_FILTERS, name in _LAZY_FILTERS
 
