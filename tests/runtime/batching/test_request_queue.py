@@ -39,7 +39,9 @@ def filled(*items: QueuedRequest, limit: int = 100) -> RequestQueue:
 def test_the_bound_is_in_tokens_of_what_has_not_begun() -> None:
     first, second = request(60), request(40)
     queue = filled(first, second)
-    with pytest.raises(QueueFull, match=r"2 requests of 100 tokens wait, expected at most 100 tokens with this one's 1"):
+    with pytest.raises(
+        QueueFull, match=r"2 requests of 100 tokens wait, expected at most 100 tokens with this one's 1"
+    ):
         queue.put(request(1))
     assert queue.begin(first)
     queue.put(request(60))
