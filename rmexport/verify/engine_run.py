@@ -50,7 +50,7 @@ def run_engine(
 
 
 def run_baseline(
-    baseline: BaselineExport,
+    quantized: BaselineExport,
     backend: str,
     sequences: Sequence[TokenSequence],
     options: VerifyOptions,
@@ -62,7 +62,7 @@ def run_baseline(
     """
     device = backend + "".join(options.engine.device.partition(":")[1:])  # with the number that the user gave
     with (
-        unquantized_bundle(baseline, options.against) as folder,
+        unquantized_bundle(quantized, options.against) as folder,
         RewardModel.load(folder, replace(options.engine, device=device).unstaged()) as model,
     ):
         return run_engine(model, sequences, options, watcher)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rmexport.verify.conversations import Conversations
 from rmexport.verify.engine_run import EngineRun
 from rmexport.verify.parity import Check, Values, fp32_check, half_checks
-from rmexport.verify.quality import Pairs, Quality, measure_quality
+from rmexport.verify.quality import Quality, measure_quality
 from rmexport.verify.reference import ReferenceScores
 from rmexport.verify.soundness import difference_checks, finite_checks, peak_checks
 from rmexport.verify.yardstick import Yardstick
@@ -18,15 +19,20 @@ from rmruntime.sequences import TokenSequence
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What the engine and transformers computed for the same sequences.
+    """What the engine and transformers computed for the same conversations.
 
     `yardsticks` are transformers' scores by dtype: in fp32, and where parity is judged in the bundle's dtype too.
     """
 
     manifest: Manifest
-    sequences: Sequence[TokenSequence]
+    conversations: Conversations
     engine: EngineRun
     yardsticks: Mapping[str, Yardstick]
+
+    @property
+    def sequences(self) -> Sequence[TokenSequence]:
+        """The token sequences of the conversations."""
+        return self.conversations.sequences
 
     @property
     def reference(self) -> ReferenceScores:
@@ -92,7 +98,7 @@ def soundness_checks(measured: Measurement) -> list[Check]:
     ]
 
 
-def quantization_quality(measured: Measurement, unquantized: Arrays, pairs: Pairs) -> list[Quality]:
+def quantization_quality(measured: Measurement, unquantized: Arrays) -> list[Quality]:
     """What quantization did to every column of the compared outputs, by the `unquantized` bundle's."""
     manifest = measured.manifest
     found = []
@@ -103,5 +109,5 @@ def quantization_quality(measured: Measurement, unquantized: Arrays, pairs: Pair
         for i, label in enumerate(labels):
             title = name if label is None else f"{name} {label}"
             engine, baseline, reference = (column[:, i] for column in columns)
-            found.append(measure_quality(title, engine, baseline, reference, pairs))
+            found.append(measure_quality(title, engine, baseline, reference, measured.conversations.pairs))
     return found

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rmexport.output.progress import Watcher
 from rmexport.verify.baseline_bundle import BaselineExport
-from rmexport.verify.conversations import Conversations, read_conversations
+from rmexport.verify.bundle_source import open_source
+from rmexport.verify.conversations import read_conversations
 from rmexport.verify.engine_run import run_baseline, run_engine
 from rmexport.verify.gate import Measurement, parity_checks, quantization_quality, reference_dtypes, soundness_checks
 from rmexport.verify.options import REFERENCE, VerifyOptions
@@ -23,7 +24,6 @@ from rmexport.verify.reference_cache import open_cache
 from rmexport.verify.reference_key import read_key
 from rmexport.verify.report import Report, write_report
 from rmexport.verify.soundness import worst_peak
-from rmexport.verify.source import open_source
 from rmexport.verify.yardstick import compute_yardsticks
 from rmexport.version import __version__
 from rmruntime import RewardModel
@@ -48,39 +48,34 @@ def verify(
         key = read_key(source.checkpoint, source.export_options, arithmetic(device))
         conversations = read_conversations(model, options)
         engine = run_engine(model, conversations.sequences, options, watcher)
-    sequences = conversations.sequences
-    yardsticks = compute_yardsticks(reference, sequences, reference_dtypes(manifest), key, cache, watcher)
-    measured = Measurement(manifest=manifest, sequences=sequences, engine=engine, yardsticks=yardsticks)
-    baseline = BaselineExport(
+    dtypes = reference_dtypes(manifest)
+    yardsticks = compute_yardsticks(reference, conversations.sequences, dtypes, key, cache, watcher)
+    measured = Measurement(manifest=manifest, conversations=conversations, engine=engine, yardsticks=yardsticks)
+    quantized = BaselineExport(
         bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=source.export_options
     )
-    quality = _quality(measured, baseline, conversations, options, watcher)
-    report = _report(measured, quality, conversations, options, {"rmexport": __version__, **versions(device)})
+    quality = _quality(measured, quantized, options, watcher)
+    report = _report(measured, quality, options, {"rmexport": __version__, **versions(device)})
     if options.write:
-        write_report(Path(bundle), manifest, report, sequences, measured.reference)
+        write_report(Path(bundle), manifest, report, measured.sequences, measured.reference)
     return report
 
 
 def _quality(
-    measured: Measurement,
-    baseline: BaselineExport,
-    conversations: Conversations,
-    options: VerifyOptions,
-    watcher: Watcher,
+    measured: Measurement, quantized: BaselineExport, options: VerifyOptions, watcher: Watcher
 ) -> list[Quality]:
     """What quantization costs, compared with the unquantized bundle or, where that is asked for, the reference."""
     if measured.manifest.quantization is None:
         return []
     if options.against == REFERENCE:
-        return quantization_quality(measured, measured.reference.outputs, conversations.pairs)
-    unquantized = run_baseline(baseline, measured.engine.backend, measured.sequences, options, watcher)
-    return quantization_quality(measured, unquantized.outputs, conversations.pairs)
+        return quantization_quality(measured, measured.reference.outputs)
+    unquantized = run_baseline(quantized, measured.engine.backend, measured.sequences, options, watcher)
+    return quantization_quality(measured, unquantized.outputs)
 
 
 def _report(
     measured: Measurement,
     quality: Sequence[Quality],
-    conversations: Conversations,
     options: VerifyOptions,
     versions: Mapping[str, str],
 ) -> Report:
@@ -95,7 +90,7 @@ def _report(
         precision=engine.precision,
         engine_reason=engine.reason,
         sequences=len(measured.sequences),
-        left_out=conversations.left_out,
+        left_out=measured.conversations.left_out,
         reads=len(next(iter(engine.outputs.values()))),
         checks=tuple(checks),
         peak_layer=peak.layer if peak else None,
