@@ -139,7 +139,7 @@ class QueueWorker:
         """Wait until there is something to compute and the executor is not busy; False at the end."""
         with self._changed:
             while not self._ended():
-                if (self._queue.tokens or self._round) and self._computing <= self._executor.ahead:
+                if (self._queue.tokens or self._round or self._wave) and self._computing <= self._executor.ahead:
                     return True
                 self._changed.wait()
         return False
@@ -222,6 +222,8 @@ class QueueWorker:
         with self._packing:
             if not self._wave:
                 self._wave = self._packed_wave()
+        with self._changed:
+            self._changed.notify_all()  # what was in no list for a moment is in one again
 
     def _hand_out(self) -> None:
         one = self._computed.popleft()

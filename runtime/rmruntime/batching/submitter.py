@@ -66,7 +66,7 @@ class Submitter:
         RewardModelError where no more requests are taken.
         """
         expires, future = self._admit(options, deadline), ScoreFuture()
-        self._pool().submit(self._enqueue_later, future, record, options, expires)
+        self._on_a_thread(self._enqueue_later, future, record, options, expires)
         return future
 
     def drain(self, timeout: float | None) -> bool:
@@ -140,13 +140,13 @@ class Submitter:
             self._worker = QueueWorker(self._queue, self._loop.executor, steps)
             weakref.finalize(self, self._worker.finish).atexit = False
 
-    def _pool(self) -> ThreadPoolExecutor:
+    def _on_a_thread(self, work: Callable[..., None], *given: Any) -> None:
         with self._lock:
             if self._closed:
                 raise closed_error()
             if self._encoders is None:
                 self._encoders = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix=THREAD_NAME)
-            return self._encoders
+            self._encoders.submit(work, *given)
 
 
 def _scored(result: Result, item: QueuedRequest) -> Scored | BaseException:

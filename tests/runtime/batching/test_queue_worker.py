@@ -201,6 +201,21 @@ def test_a_request_of_several_passes(gated: Gated, plain: RewardModel) -> None:
     assert len(engine.passes) == 3 and future.statistics.passes == 3
 
 
+def test_the_end_of_a_request_that_was_packed_ahead_is_computed(gated: Gated, plain: RewardModel) -> None:
+    """Two passes at a time, where nothing else waits."""
+    model, engine = gated
+    record = {"prompt": "What?", "responses": ["a", "b c", "d", "e"]}
+    model._loop.executor.wave_tokens = plain.score([record])[0][0].tokens + 1  # type: ignore[index, union-attr]
+    future = model.submit(record, ONE_BY_ONE)
+    engine.wait_for_pass()
+    worker = model._submitter._worker
+    assert worker is not None
+    wait_until(lambda: len(worker._wave) == 2)
+    assert not worker._round and not model.waiting_tokens
+    engine.permit(9)
+    assert result(future) == plain.score([record])[0]
+
+
 def test_a_request_one_of_whose_passes_fails(gated: Gated) -> None:
     """The rest of it is not computed."""
     model, engine = gated
