@@ -9,6 +9,7 @@ another thread that scores all records as one batch.
 import argparse
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 from bench_scoring import exported, write_checkpoint
 from machine import banner
 
-from rmruntime import RewardModel, Score
+from rmruntime import RewardModel, Score, Statistics
 
 SHAPE = {
     "vocab_size": 32000,
@@ -42,12 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with 1 GB free")
     parser.add_argument("--threads", type=int, default=32)
-    parser.add_argument("--records", type=int, default=640)
+    parser.add_argument("--records", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--singles", type=int, default=20, help="single requests whose latency is measured")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # as it is known, also into a file
     print(banner())
     checkpoint = write_checkpoint(arguments.work / "llama-100m", SHAPE)
     bundle = exported(checkpoint, arguments.work / f"llama-100m-{arguments.dtype}.bundle", arguments.dtype)
@@ -56,21 +58,22 @@ def main() -> None:
         expected = model.score(records)
         tokens = sum(score.tokens for score in expected if isinstance(score, Score))
         print(
-            f"{model.backend} in {model.precision}: {len(records)} records of {tokens} tokens, {arguments.threads} threads"
+            f"{model.backend} in {model.precision}: {len(records)} records of {tokens} tokens in all, "
+            f"{arguments.threads} threads"
         )
         compare(model, records, expected, arguments)
         latency(model, records, arguments.singles)
 
 
 def conversations(count: int) -> list[Record]:
-    """Of 30 to 200 words, half of them after a prompt that another has too."""
+    """Of 10 to 70 words, half of them after a prompt that another has too."""
     rng = random.Random(0)
 
     def text(least: int, most: int) -> str:
         return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
 
-    prompts = [text(20, 80) for _ in range(count * 3 // 4)]
-    return [{"prompt": prompts[i % len(prompts)], "response": text(10, 120)} for i in range(count)]
+    prompts = [text(5, 30) for _ in range(count * 3 // 4)]
+    return [{"prompt": prompts[i % len(prompts)], "response": text(5, 40)} for i in range(count)]
 
 
 def compare(
@@ -82,6 +85,7 @@ def compare(
         "closed loop": lambda: in_threads(arguments.threads, records, lambda own: closed_loop(model, own)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    counted: dict[str, Statistics] = {}
     for _ in range(arguments.repeats):
         for name, way in ways.items():
             before, begin = model.statistics, time.perf_counter()
@@ -89,8 +93,7 @@ def compare(
             seconds[name].append(time.perf_counter() - begin)
             assert found == expected, f"{name}: other scores"
             after = model.statistics
-            passes[name] = after.passes - before.passes
-            computed[name] = after.computed - before.computed
+            counted[name] = Statistics(passes=after.passes - before.passes, computed=after.computed - before.computed)
     base = statistics.median(seconds["one score()"])
     for name, own in seconds.items():
         median = statistics.median(own)
@@ -98,12 +101,9 @@ def compare(
         target = f", wanted at most {TARGETS[name]:.2f}" if name in TARGETS else ""
         print(
             f"{name}: {median:.3f} s ({', '.join(f'{one:.3f}' for one in own)}), {median / base:.3f} of one score(), "
-            f"pair by pair {ratio:.3f}{target}; {passes[name]} passes, {computed[name]} tokens computed"
+            f"pair by pair {ratio:.3f}{target}; the last in {counted[name].passes} passes of "
+            f"{counted[name].computed} tokens"
         )
-
-
-passes: dict[str, int] = {}
-computed: dict[str, int] = {}
 
 
 def in_threads(threads: int, records: Sequence[Record], work: Callable[[Sequence[Record]], list[Any]]) -> list[Any]:

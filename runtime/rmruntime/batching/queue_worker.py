@@ -25,6 +25,7 @@ from rmruntime.executors.base import closed_error
 from rmruntime.scores import Scored
 from rmruntime.sequences import TokenSequence
 
+FULL = 2  # times the tokens of a pass: some are shared, and so there is one that nothing could be added to
 THREAD_NAME = "rmruntime-queue"
 ENGINE_THREAD_NAME = "rmruntime-engine"
 
@@ -216,7 +217,7 @@ class QueueWorker:
     def _is_full(self) -> bool:
         """Whether what waits fills the next passes, so that they need not stay open."""
         least = max(self._executor.batch_tokens, self._executor.wave_tokens)
-        return len(self._round) > 1 or self._queue.unplanned_tokens >= least
+        return len(self._round) > 1 or self._queue.unplanned_tokens >= FULL * least
 
     def _pack_ahead(self) -> None:
         with self._packing:

@@ -109,25 +109,26 @@ def test_families_go_together_and_the_oldest_first(gated: Gated, plain: RewardMo
 
 def test_full_passes_are_packed_ahead_and_what_is_less_stays_open(gated: Gated, plain: RewardModel) -> None:
     model, engine = gated
-    engine.batch_tokens = model._loop.executor.batch_tokens = 8
+    model._loop.executor.batch_tokens = 8
     held(gated)
     worker = model._submitter._worker
     assert worker is not None
-    records = [ids(40), ids(50), ids(60)]
-    futures = [model.submit(records[0])]
+    records = [ids(first) for first in (40, 50, 60, 70, 80)]
+    futures = [model.submit(record) for record in records[:3]]
     assert not worker._wave and not worker._round
-    futures.append(model.submit(records[1]))
+    futures.append(model.submit(records[3]))
     wait_until(lambda: worker._wave)
-    assert [item for item, _ in worker._wave[0].parts] and len(worker._wave[0].parts) == 2
-    futures.append(model.submit(records[2]))
-    engine.permit(3)
+    assert len(worker._wave[0].parts) == 2
+    futures.append(model.submit(records[4]))
+    engine.permit(4)
     assert [result(future) for future in futures] == plain.score(records)
-    assert [40 in one and 50 in one for one in engine.passes] == [False, True, False]
+    found = [[first for first in (40, 50, 60, 70, 80) if first in one] for one in engine.passes[1:]]
+    assert found == [[40, 50], [60, 70], [80]]
 
 
 def test_what_is_cancelled_is_not_computed_even_when_it_was_packed(gated: Gated, plain: RewardModel) -> None:
     model, engine = gated
-    model._loop.executor.batch_tokens = 40
+    model._loop.executor.batch_tokens = 20
     held(gated)
     worker = model._submitter._worker
     assert worker is not None
@@ -306,6 +307,19 @@ def test_each_request_keeps_its_own_options(gated: Gated, plain: RewardModel) ->
     assert [result(future) for future in futures] == [plain.score([record], options)[0] for options in every]
     assert type(error_of(short)).__name__ == "InputTooLong"
     assert len(engine.passes) == 3  # the first; those of any size; that of seven tokens
+
+
+def test_requests_of_other_budgets_share_no_pass(gated: Gated, plain: RewardModel) -> None:
+    """Not even the last pass of what was planned before."""
+    model, engine = gated
+    model._loop.executor.batch_tokens = 8
+    held(gated)
+    firsts, small = (40, 50, 60), (70, 80)
+    futures = [model.submit(ids(first)) for first in firsts] + [model.submit(ids(first), ONE_BY_ONE) for first in small]
+    engine.permit(9)
+    assert [result(future) for future in futures] == plain.score([ids(first) for first in (*firsts, *small)])
+    shared = [[first for first in (*firsts, *small) if first in one] for one in engine.passes[1:]]
+    assert shared == [[40, 50], [60], [70], [80]]
 
 
 def test_a_request_waits_for_one_pass_of_a_batch(gated: Gated, plain: RewardModel) -> None:
