@@ -1,9 +1,8 @@
 """Computes what waits in a `RequestQueue`: one thread keeps the engine busy, another does everything else.
 
-Whenever the engine is free, and it is the queue's turn, the engine's thread takes the next passes of what waits. Where
-more waits than one pass takes, these were planned and packed before, by the other thread, while the engine computed;
-what is less stays open for requests that come until then. Results are handed out by the other thread as well, so that
-callers' callbacks never delay the engine.
+Whenever the engine is free, and it is the queue's turn, the engine's thread takes the next passes of what waits. The
+other packs them before, where enough waits, ends what is too late, and hands out results, so that callers' callbacks
+never delay the engine.
 """
 
 import atexit
@@ -16,34 +15,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rmruntime.batching.batch_plan import BatchPlan
-from rmruntime.batching.prefetch import RECORDS_AHEAD
+from rmruntime.batching.pass_composer import PackedPass, Part, PassComposer, Plan, fail
 from rmruntime.batching.request_queue import QueuedRequest, RequestQueue, settle
-from rmruntime.batching.runner import Batch, BatchRunner, BegunPass, PreparedPass, Statistics
+from rmruntime.batching.runner import BatchRunner, BegunPass, Statistics
 from rmruntime.executors import PassExecutor
 from rmruntime.executors.base import closed_error
 from rmruntime.scores import Scored
-from rmruntime.sequences import TokenSequence
 
-FULL = 2  # times the tokens of a pass: some are shared, and so there is one that nothing could be added to
 THREAD_NAME = "rmruntime-queue"
 ENGINE_THREAD_NAME = "rmruntime-engine"
-
-Part = tuple[QueuedRequest, int]  # a request, and the place of one of its sequences
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A batch of the plan, and whose each of its sequences is; then with its inputs, then submitted."""
-
-    parts: Sequence[Part]
-    batch: Batch
-
-
-@dataclass(frozen=True)
-class _Packed:
-    parts: Sequence[Part]
-    prepared: PreparedPass
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class QueueSteps:
     that were loaded, wait for a `turn` of the engine, and make the `result` of a request that was computed.
     """
 
-    plan: Callable[[Sequence[TokenSequence], int], BatchPlan]
+    plan: Plan
     check: Callable[[], None]
     turn: Callable[[], AbstractContextManager[None]]
     result: Callable[[QueuedRequest], Scored | BaseException]
@@ -71,9 +51,7 @@ class QueueWorker:
         self._queue, self._executor, self._steps = queue, executor, steps
         self._runner = BatchRunner(executor, steps.turn)
         self._changed = queue.changed
-        self._packing = threading.Lock()  # guards the next two
-        self._round: deque[_Planned] = deque()  # planned together, the pass of the oldest request first
-        self._wave: list[_Packed] = []
+        self._composer = PassComposer(queue, executor, self._runner, steps.plan)
         self._computing, self._computed = 0, deque[_Computing]()
         self._stopping = self._finishing = False
         self._process = os.getpid()
@@ -132,7 +110,7 @@ class QueueWorker:
     def _feed_engine(self) -> None:
         while self._engine_is_wanted():
             with self._steps.turn():
-                wave = self._next_wave()
+                wave = self._composer.next_wave()
                 if wave:
                     self._begin(wave)
 
@@ -140,7 +118,7 @@ class QueueWorker:
         """Wait until there is something to compute and the executor is not busy; False at the end."""
         with self._changed:
             while not self._ended():
-                if (self._queue.tokens or self._round or self._wave) and self._computing <= self._executor.ahead:
+                if (self._queue.tokens or self._composer.has_passes) and self._computing <= self._executor.ahead:
                     return True
                 self._changed.wait()
         return False
@@ -148,26 +126,7 @@ class QueueWorker:
     def _ended(self) -> bool:
         return self._stopping or (self._finishing and not self._queue.unfinished)
 
-    def _next_wave(self) -> list[_Packed]:
-        """Passes to submit together, without requests that were cancelled or are too late."""
-        with self._packing:
-            wave, self._wave = self._wave or self._packed_wave(), []
-        return [packed for one in wave if (packed := self._without_ended(one))]
-
-    def _without_ended(self, packed: _Packed) -> _Packed | None:
-        begun: dict[QueuedRequest, bool] = {}
-        for item, _ in packed.parts:
-            if item not in begun:
-                begun[item] = self._queue.begin(item)
-        places = [place for place, (item, _) in enumerate(packed.parts) if begun[item]]
-        if len(places) == len(packed.parts):
-            return packed
-        if not places:
-            return None
-        batch = packed.prepared.batch.part(places, share=True)
-        return _Packed([packed.parts[place] for place in places], self._runner.prepare(batch))
-
-    def _begin(self, wave: Sequence[_Packed]) -> None:
+    def _begin(self, wave: Sequence[PackedPass]) -> None:
         with self._changed:
             self._computing += 1
             self._changed.notify_all()  # the next may be packed
@@ -178,7 +137,7 @@ class QueueWorker:
             with self._changed:
                 self._computing -= 1
             for packed in wave:
-                _fail(packed.parts, error)
+                fail(packed.parts, error)
             return
         left = [_Computing(packed.parts, one) for packed, one in zip(wave, begun, strict=True)]
         for one in list(left):
@@ -206,25 +165,13 @@ class QueueWorker:
                 due = self._queue.seconds_to_deadline()
                 if due == 0:
                     return self._queue.expire
-                if self._computing and not self._wave and self._is_full():
-                    return self._pack_ahead
+                if self._computing and self._composer.can_pack:
+                    return self._composer.pack_ahead
                 if self._computed:
                     return self._hand_out
                 if self._ended() and not self._computing:
                     return None
                 self._changed.wait(due)
-
-    def _is_full(self) -> bool:
-        """Whether what waits fills the next passes, so that they need not stay open."""
-        least = max(self._executor.batch_tokens, self._executor.wave_tokens)
-        return len(self._round) > 1 or self._queue.unplanned_tokens >= FULL * least
-
-    def _pack_ahead(self) -> None:
-        with self._packing:
-            if not self._wave:
-                self._wave = self._packed_wave()
-        with self._changed:
-            self._changed.notify_all()  # what was in no list for a moment is in one again
 
     def _hand_out(self) -> None:
         one = self._computed.popleft()
@@ -232,7 +179,7 @@ class QueueWorker:
             outcomes, _ = self._runner.finish(one.begun)
             self._steps.check()
         except Exception as error:  # of any type: it is the requests' to raise
-            _fail(one.parts, error)
+            fail(one.parts, error)
             return
         self._count(one)
         for (item, place), outcome in zip(one.parts, outcomes, strict=True):
@@ -250,48 +197,6 @@ class QueueWorker:
         for item in {item for item, _ in one.parts}:
             item.future.statistics = replace(item.future.statistics, passes=item.future.statistics.passes + 1)
 
-    # Both, with the lock of packing.
-
-    def _packed_wave(self) -> list[_Packed]:
-        """The next passes of what waits: one, or as many as the executor takes together."""
-        wave: list[_Packed] = []
-        tokens = 0
-        while (planned := self._next_pass()) is not None:
-            try:
-                wave.append(_Packed(planned.parts, self._runner.prepare(planned.batch)))
-            except Exception as error:  # of any type: others can be computed
-                _fail(planned.parts, error)
-                continue
-            tokens += wave[-1].prepared.inputs.computed
-            if tokens >= self._executor.wave_tokens:
-                break
-        return wave
-
-    def _next_pass(self) -> _Planned | None:
-        """The first of the round; its last, which others may fill up, is planned again together with what waits."""
-        last = [part for one in self._round for part in one.parts] if len(self._round) == 1 else []
-        if last or not self._round:
-            items = self._queue.plan(RECORDS_AHEAD, like=last[0][0] if last else None)
-            fresh = [(item, place) for item in items for place in range(len(item.sequences))]
-            if fresh or not self._round:
-                self._plan_round([part for part in last + fresh if not part[0].future.done()])
-        return self._round.popleft() if self._round else None
-
-    def _plan_round(self, parts: Sequence[Part]) -> None:
-        try:
-            self._round = deque(self._planned(parts) if parts else ())
-        except Exception as error:  # of any type: others can be computed
-            self._round.clear()
-            _fail(parts, error)
-
-    def _planned(self, parts: Sequence[Part]) -> list[_Planned]:
-        sequences = [item.sequences[place] for item, place in parts]
-        plan = self._steps.plan(sequences, parts[0][0].options.max_batch_tokens or self._executor.batch_tokens)
-        return [
-            _Planned([parts[i] for i in numbers], Batch(numbers, [sequences[i] for i in numbers], plan.prefixes))
-            for numbers in sorted(map(sorted, plan.batches))  # parts are in the order in which they came
-        ]
-
 
 def _brought(one: _Computing) -> dict[Part, int]:
     """The tokens of each part that no part before it had."""
@@ -302,8 +207,3 @@ def _brought(one: _Computing) -> dict[Part, int]:
     for number in reversed(range(len(paths))):
         owners[paths[number]] = number
     return dict(zip(one.parts, np.bincount(owners, minlength=len(paths)).tolist(), strict=True))
-
-
-def _fail(parts: Sequence[Part], error: BaseException) -> None:
-    for item in {item: None for item, _ in parts}:
-        settle(item.future, error)

@@ -115,10 +115,10 @@ def test_full_passes_are_packed_ahead_and_what_is_less_stays_open(gated: Gated, 
     assert worker is not None
     records = [ids(first) for first in (40, 50, 60, 70, 80)]
     futures = [model.submit(record) for record in records[:3]]
-    assert not worker._wave and not worker._round
+    assert not worker._composer._wave and not worker._composer._round
     futures.append(model.submit(records[3]))
-    wait_until(lambda: worker._wave)
-    assert len(worker._wave[0].parts) == 2
+    wait_until(lambda: worker._composer._wave)
+    assert len(worker._composer._wave[0].parts) == 2
     futures.append(model.submit(records[4]))
     engine.permit(4)
     assert [result(future) for future in futures] == plain.score(records)
@@ -134,7 +134,7 @@ def test_what_is_cancelled_is_not_computed_even_when_it_was_packed(gated: Gated,
     assert worker is not None
     records = [family(40, answer) for answer in (7, 8, 9, 10)]
     futures = [model.submit(record) for record in records]
-    wait_until(lambda: worker._wave)
+    wait_until(lambda: worker._composer._wave)
     before = model.waiting_tokens
     assert futures[1].cancel() and model.waiting_tokens == before - 12
     engine.permit(2)
@@ -211,8 +211,8 @@ def test_the_end_of_a_request_that_was_packed_ahead_is_computed(gated: Gated, pl
     engine.wait_for_pass()
     worker = model._submitter._worker
     assert worker is not None
-    wait_until(lambda: len(worker._wave) == 2)
-    assert not worker._round and not model.waiting_tokens
+    wait_until(lambda: len(worker._composer._wave) == 2)
+    assert not worker._composer._round and not model.waiting_tokens
     engine.permit(9)
     assert result(future) == plain.score([record])[0]
 
@@ -425,7 +425,7 @@ def test_a_bug_of_the_queue_leaves_nobody_waiting(gated: Gated, monkeypatch: pyt
     def broken() -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(worker, "_next_wave", broken)
+    monkeypatch.setattr(worker._composer, "next_wave", broken)
     future = model.submit(ids(40))
     engine.permit(9)
     assert isinstance(error_of(future), RewardModelError)
@@ -446,7 +446,7 @@ def test_a_pass_that_cannot_be_planned_or_packed_is_its_requests_error(
     def broken(*_: object) -> None:
         raise MemoryError("no more")
 
-    for owner, name in ((worker._runner, "prepare"), (worker, "_planned")):
+    for owner, name in ((worker._runner, "prepare"), (worker._composer, "_planned")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, broken)
             assert isinstance(error_of(model.submit(ids(40))), MemoryError)
