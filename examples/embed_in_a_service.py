@@ -68,10 +68,12 @@ class Service:
             return 200, {"waiting_tokens": self._model.waiting_tokens, **asdict(self._model.statistics)}
         if request != ["post", "/score"]:
             return 404, {"error": "expected POST /score or GET /health"}
-        length = int(fields.get("content-length", 0))
-        if length > LARGEST:
-            return 413, {"error": f"found {length} bytes, expected at most {LARGEST}"}
-        return await self._while_connected(reader, await reader.readexactly(length))
+        length = fields.get("content-length", "").strip()
+        if not length.isdecimal():
+            return 400, {"error": "expected the number of the body's bytes, Content-Length"}
+        if len(length) > len(str(LARGEST)) or int(length) > LARGEST:
+            return 413, {"error": f"found {length:.20} bytes, expected at most {LARGEST}"}
+        return await self._while_connected(reader, await reader.readexactly(int(length)))
 
     async def _while_connected(self, reader: asyncio.StreamReader, body: bytes) -> Answer:
         """The answer, unless the client hangs up: its request is then cancelled, and not computed."""
