@@ -40,7 +40,7 @@ class GatedEngine:
         self._engine.close()
 
     def permit(self, passes: int = 1) -> None:
-        """Let so many passes go, those that wait and those that come."""
+        """Let N passes go, those that wait and those that come."""
         self._permits.release(passes)
 
     def wait_for_pass(self) -> None:

@@ -20,12 +20,12 @@ from rmruntime.sequences import TokenSequence
 FULL = 2  # times the tokens of a pass: some are shared, and so there is one that nothing could be added to
 
 Part = tuple[QueuedRequest, int]  # a request, and the place of one of its sequences
-Plan = Callable[[Sequence[TokenSequence], int], BatchPlan]  # of sequences, in passes of so many tokens
+Plan = Callable[[Sequence[TokenSequence], int], BatchPlan]  # of sequences, in passes of at most N tokens
 
 
 @dataclass(frozen=True)
 class _PlannedPass:
-    """A batch of the plan, and whose each of its sequences is."""
+    """A batch of the plan, with the request of each of its sequences."""
 
     parts: Sequence[Part]
     batch: Batch
@@ -33,7 +33,7 @@ class _PlannedPass:
 
 @dataclass(frozen=True)
 class PackedPass:
-    """A pass that can be submitted, and whose each of its sequences is."""
+    """A pass that can be submitted, with the request of each of its sequences."""
 
     parts: Sequence[Part]
     prepared: PreparedPass

@@ -23,7 +23,7 @@ class ScoreFuture(Future[Scored]):
 
     `statistics` are, once it is done, the request's own: its `sequences` and their tokens `given`; of these `computed`
     for it, where a token that requests of a pass share counts for the one submitted first; and the `passes` that it was
-    part of. Padding is nobody's: `padded` is 0. Callbacks are called on the model's thread, so they had best be brief.
+    part of. Padding counts for no request: `padded` is 0. Callbacks run on a thread of the model and should be brief.
     """
 
     def __init__(self) -> None:
@@ -81,11 +81,11 @@ class RequestQueue:
 
     @property
     def unfinished(self) -> int:
-        """The number of requests whose future is not done."""
+        """The number of requests that have no result yet."""
         return len(self._unfinished)
 
     def check(self, tokens: int = 1) -> None:
-        """Raises QueueFull where there is no space for so many tokens, RewardModelError where no more are taken."""
+        """Raises QueueFull where `tokens` more have no space, RewardModelError where no more requests are taken."""
         with self.changed:
             if self._refusal:
                 raise RewardModelError(self._refusal)
