@@ -186,10 +186,10 @@ class RewardModel:
         """Have one record scored in passes that all callers share; returns at once, after tokenizing it.
 
         Whenever the engine is free, it computes what waits, oldest first, and what starts alike together. The future
-        has what `score` returns for the record, or raises why there is none: an InputError, BackendError or BundleError,
-        DeadlineExceeded where it has not begun `deadline` seconds from now, RewardModelError where the model is closed
-        before. `cancel()` takes back a record that has not begun. While another thread scores a batch, passes
-        alternate. Raises QueueFull, OptionError, and RewardModelError once the model is drained or closed.
+        has what `score` returns for the record, or raises why there is none: an InputError, a BackendError, a
+        BundleError, DeadlineExceeded where it has not begun `deadline` seconds from now, RewardModelError where the
+        model is closed before. `cancel()` takes back a record that has not begun. While another thread scores a batch,
+        passes alternate. Raises QueueFull, OptionError, and RewardModelError once the model is drained or closed.
         """
         return self._submitter.submit(record, options or ScoreOptions(), deadline)
 
