@@ -13,9 +13,10 @@ def test_all_is_sorted_and_importable() -> None:
 
 def test_public_names() -> None:
     assert set(rmruntime.__all__) == {
-        "BackendError", "BundleError", "ClusterError", "DeviceLimit", "DeviceMemoryError", "EngineNotInstalled",
-        "EngineUnusable", "InputError", "InputTooLong", "NonFiniteScore", "OptionError", "OutputError", "RecordError",
-        "RewardModel", "RewardModelError", "Run", "Score", "ScoreOptions", "Statistics", "__version__",
+        "BackendError", "BundleError", "ClusterError", "DeadlineExceeded", "DeviceLimit", "DeviceMemoryError",
+        "EngineNotInstalled", "EngineUnusable", "InputError", "InputTooLong", "NonFiniteScore", "OptionError",
+        "OutputError", "QueueFull", "RecordError", "RewardModel", "RewardModelError", "Run", "Score", "ScoreFuture",
+        "ScoreOptions", "Statistics", "__version__",
     }  # fmt: skip
     assert set(rmexport.__all__) == {
         "CheckpointError", "ExportError", "ExportOptions", "OptionError", "TargetExists", "UnsupportedModel",

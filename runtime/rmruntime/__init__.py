@@ -4,6 +4,7 @@ from rmruntime.errors import (
     BackendError,
     BundleError,
     ClusterError,
+    DeadlineExceeded,
     DeviceLimit,
     DeviceMemoryError,
     EngineNotInstalled,
@@ -13,6 +14,7 @@ from rmruntime.errors import (
     NonFiniteScore,
     OptionError,
     OutputError,
+    QueueFull,
     RecordError,
     RewardModelError,
 )
@@ -21,6 +23,7 @@ from rmruntime.version import __version__
 
 TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
+    from rmruntime.batching.request_queue import ScoreFuture
     from rmruntime.batching.runner import Statistics
     from rmruntime.options import ScoreOptions
     from rmruntime.reward_model import RewardModel, Run
@@ -30,6 +33,7 @@ __all__ = [
     "BackendError",
     "BundleError",
     "ClusterError",
+    "DeadlineExceeded",
     "DeviceLimit",
     "DeviceMemoryError",
     "EngineNotInstalled",
@@ -39,11 +43,13 @@ __all__ = [
     "NonFiniteScore",
     "OptionError",
     "OutputError",
+    "QueueFull",
     "RecordError",
     "RewardModel",
     "RewardModelError",
     "Run",
     "Score",
+    "ScoreFuture",
     "ScoreOptions",
     "Statistics",
     "__version__",
@@ -56,6 +62,7 @@ if not TYPE_CHECKING:
             "RewardModel": "reward_model",
             "Run": "reward_model",
             "Score": "scores",
+            "ScoreFuture": "batching.request_queue",
             "ScoreOptions": "options",
             "Statistics": "batching.runner",
         },

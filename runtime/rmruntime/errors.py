@@ -6,6 +6,8 @@ RewardModelError
 ├── ModuleError            a file among the backends or other choices lacks what each of them must have
 ├── OutputError            records cannot be written: a full disk, a closed pipe
 ├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
+├── QueueFull              too many tokens wait for the engine; a submitted record was not taken
+├── DeadlineExceeded       a submitted record had not begun by its deadline, and was not computed
 ├── BackendError           the engine cannot run what was asked of it
 │   ├── EngineNotInstalled the engine's package is missing; the message names the extra
 │   ├── EngineUnusable     the engine is installed and cannot run here: no driver, no GPU, no compiled engine
@@ -47,6 +49,14 @@ class OutputError(RewardModelError):
 
 class ClusterError(RewardModelError):
     """The cluster cannot be reached, or a worker cannot do its part."""
+
+
+class QueueFull(RewardModelError):
+    """Too many tokens wait for the engine: the record was not taken, and may be submitted again later."""
+
+
+class DeadlineExceeded(RewardModelError, TimeoutError):
+    """A submitted record had not begun by its deadline, and was not computed. It is a TimeoutError too."""
 
 
 class BackendError(RewardModelError):

@@ -10,14 +10,16 @@ from typing import Any, Generic, Literal, Self
 
 from rmruntime.backends.base import Backend
 from rmruntime.batching.prefetch import in_windows
+from rmruntime.batching.request_queue import ScoreFuture
 from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.batching.scoring_loop import Encoded, ScoringLoop
 from rmruntime.batching.source import Entry, IterableSource, RequestSource, Tag
+from rmruntime.batching.submitter import QUEUE_TOKENS, Submitter
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import InputError, OptionError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
-from rmruntime.option_checks import check_value
+from rmruntime.option_checks import TOKENS, check_value
 from rmruntime.options import EngineOptions, Precision, ScoreOptions
 from rmruntime.records import Request
 from rmruntime.records.call_arguments import check_records, check_texts, numbered_requests, parse_records
@@ -46,7 +48,7 @@ class ScoredWindow(Generic[Tag]):
 class RewardModel:
     """A loaded bundle. `score` may be called from several threads; passes of the engine run one at a time."""
 
-    def __init__(self, bundle: Bundle, backend: Backend | PassExecutor) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend | PassExecutor, *, queue_tokens: int = QUEUE_TOKENS) -> None:
         """Use `RewardModel.load`; this constructor takes the parts, for tests and other engines."""
         self._bundle = bundle
         self._executor = backend if isinstance(backend, PassExecutor) else DirectExecutor(backend)
@@ -54,6 +56,9 @@ class RewardModel:
         self._loop = ScoringLoop(bundle, self._executor)
         self._output_processor = OutputProcessor(
             manifest=bundle.manifest, precision=self._executor.precision, join=self._request_tokenizer.join
+        )
+        self._submitter = Submitter(
+            self._loop, self._request_tokenizer.encode_many, self._output_processor.result, queue_tokens
         )
 
     @classmethod
@@ -69,6 +74,7 @@ class RewardModel:
         memory_limit: int | None = None,
         dialect: str | None = None,
         stage_memory: int | Literal["auto"] | None = None,
+        queue_tokens: int = QUEUE_TOKENS,
     ) -> Self:
         """Open and validate a bundle and load its engine: as `engine` says, or as its fields given one by one do.
 
@@ -80,7 +86,8 @@ class RewardModel:
 
         Of a bundle that was exported with stages, several devices ("cuda:0,cuda:1") run one after another, each busy
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
-        weights loaded than that. Raises OptionError, BundleError, BackendError or EngineNotInstalled.
+        weights loaded than that. `queue_tokens` is how many tokens of submitted records may wait, before `submit`
+        raises QueueFull. Raises OptionError, BundleError, BackendError or EngineNotInstalled.
         """
         keywords = EngineOptions(
             device=device,
@@ -92,9 +99,10 @@ class RewardModel:
             stage_memory=stage_memory,
         )
         check_value("folder", folder, str | Path)
+        check_value("queue_tokens", queue_tokens, int, TOKENS)
         options = _one_of(engine, keywords)
         bundle = Bundle.open(Path(folder), check=options.check)
-        return cls(bundle, load_executor(bundle, options))
+        return cls(bundle, load_executor(bundle, options), queue_tokens=queue_tokens)
 
     @property
     def manifest(self) -> Manifest:
@@ -120,6 +128,16 @@ class RewardModel:
     def batch_tokens(self) -> int:
         """How many tokens a pass computes at most, where the options do not say."""
         return self._executor.batch_tokens
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of all passes since the model was loaded, whoever asked for them."""
+        return self._loop.statistics + self._submitter.statistics
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of submitted records that have not begun, of which there may be `queue_tokens`."""
+        return self._submitter.waiting_tokens
 
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
         """Scores in input order; a pair gives [chosen, rejected], candidates a list, and lists of chosen and rejected
@@ -157,6 +175,45 @@ class RewardModel:
         [score] = self.score([{"prompt": prompt, "steps": check_texts("steps", steps)}], options)
         assert isinstance(score, Score)  # one solution, one score
         return score
+
+    def submit(
+        self,
+        record: Mapping[str, Any] | Request,
+        options: ScoreOptions | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> ScoreFuture:
+        """Have one record scored in passes that all callers share; returns at once, after tokenizing it.
+
+        Whenever the engine is free, it computes what waits, oldest first, and what starts alike together. The future
+        has what `score` returns for the record, or raises why there is none: an InputError, a BackendError, a
+        BundleError, DeadlineExceeded where it has not begun `deadline` seconds from now, RewardModelError where the
+        model is closed before. `cancel()` takes back a record that has not begun. While another thread scores a batch,
+        passes alternate. Raises QueueFull, OptionError, and RewardModelError once the model is drained or closed.
+        """
+        return self._submitter.submit(record, options or ScoreOptions(), deadline)
+
+    async def ascore(
+        self,
+        record: Mapping[str, Any] | Request,
+        options: ScoreOptions | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Scored:
+        """`submit` for event loops: the score, or its error, once it is there; the record is tokenized on a thread.
+
+        Cancelling the task, as `asyncio.wait_for` and `asyncio.timeout` do, takes back a record that has not begun.
+        """
+        import asyncio
+
+        return await asyncio.wrap_future(self._submitter.submit_later(record, options or ScoreOptions(), deadline))
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no more submitted records, and wait until those that were taken are done, `timeout` seconds at most.
+
+        Returns whether they are. Other calls go on as before; `close` afterwards.
+        """
+        return self._submitter.drain(timeout)
 
     def stream(
         self,
@@ -224,7 +281,11 @@ class RewardModel:
         return self._outcomes(sequences, options, advance)
 
     def close(self) -> None:
-        """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
+        """Free the engine; waits for a pass that is running. Scoring afterwards is an error.
+
+        Submitted records that have not begun fail with a RewardModelError; `drain` before it lets them be scored.
+        """
+        self._submitter.close()
         self._loop.close()
 
     def __enter__(self) -> Self:

@@ -106,8 +106,9 @@ def watch(model: Any, clock: PartClock) -> None:
     # Older versions have no loop, and the passes under the second name, or not at all.
     loop = getattr(model, "_loop", model)
     passes = getattr(loop, "_runner", getattr(loop, "_passes", loop))
-    if hasattr(passes, "_prepare"):
-        passes._prepare = clock.timed("plan", passes._prepare)
+    for name in ("prepare", "_prepare"):
+        if hasattr(passes, name):
+            setattr(passes, name, clock.timed("plan", getattr(passes, name)))
     owner = getattr(passes, "_executor", passes)  # nor this one
     owner._backend = Watched(owner._backend, clock, {"run": "engine"})
     for module, name in ((type(loop).__module__, "plan_batches"), (type(passes).__module__, "pack")):

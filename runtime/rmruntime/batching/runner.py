@@ -1,8 +1,10 @@
 """Runs planned batches: the next is packed while one computes, one that does not fit the device is cut in two."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -13,7 +15,7 @@ from rmruntime.batching.batch_plan import BatchPlan
 from rmruntime.batching.packing import PassInputs, pack, row_shape
 from rmruntime.batching.padding import pad
 from rmruntime.batching.prefetch import one_ahead
-from rmruntime.batching.trie import PrefixOrder
+from rmruntime.batching.trie import PrefixOrder, TokenTrie
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Outcome
@@ -47,7 +49,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to."""
 
     numbers: Sequence[int]
@@ -55,30 +57,46 @@ class _Batch:
     prefixes: PrefixOrder | None
     share: bool = True
 
-    def part(self, places: Sequence[int], *, share: bool) -> "_Batch":
+    def part(self, places: Sequence[int], *, share: bool) -> "Batch":
         """Some of its sequences."""
         numbers, sequences = [self.numbers[i] for i in places], [self.sequences[i] for i in places]
-        return _Batch(numbers, sequences, self.prefixes, share)
-
-
-_Prepared = tuple[_Batch, PassInputs]
+        return Batch(numbers, sequences, self.prefixes, share)
 
 
 @dataclass(frozen=True)
-class _Begun:
+class PreparedPass:
+    """A batch with the inputs of its pass; `trie` says who shares what, None for a padded graph."""
+
+    batch: Batch
+    inputs: PassInputs
+    trie: TokenTrie | None
+
+
+@dataclass(frozen=True)
+class BegunPass:
     """A submitted pass."""
 
-    batch: _Batch
+    batch: Batch
     inputs: PassInputs
+    trie: TokenTrie | None
     future: Future[Outputs]
 
 
 class BatchRunner:
-    """The passes of one model."""
+    """The passes of one model: `run` for many at a time, or `prepare`, `begin` and `finish` for one after another."""
 
-    def __init__(self, executor: PassExecutor) -> None:
-        self._executor = executor
+    def __init__(
+        self, executor: PassExecutor, turn: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """`turn` is entered around every submission, by those who share the engine with others."""
+        self._executor, self._turn = executor, turn
         self._rows = row_shape(executor.graph)
+        self._lock, self._total = threading.Lock(), Statistics()
+
+    @property
+    def statistics(self) -> Statistics:
+        """All passes that were finished so far."""
+        return self._total
 
     def run(
         self, sequences: Sequence[TokenSequence], plan: BatchPlan, advance: Advance | None = None
@@ -90,10 +108,10 @@ class BatchRunner:
         """
         found: dict[int, Outcome] = {}
         statistics = Statistics()
-        batches = [_Batch(numbers, [sequences[i] for i in numbers], plan.prefixes) for numbers in plan.batches]
-        with one_ahead(self._prepare, batches) as prepared:
+        batches = [Batch(numbers, [sequences[i] for i in numbers], plan.prefixes) for numbers in plan.batches]
+        with one_ahead(self.prepare, batches) as prepared:
             for begun in self._in_order(prepared):
-                outcomes, one = self._sound(begun)
+                outcomes, one = self.finish(begun)
                 found |= dict(zip(begun.batch.numbers, outcomes, strict=True))
                 statistics += one
                 if advance is not None:
@@ -104,15 +122,34 @@ class BatchRunner:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
         self._executor.close()
 
-    def _prepare(self, batch: _Batch) -> _Prepared:
-        graph = self._executor.graph
+    def prepare(self, batch: Batch) -> PreparedPass:
+        """Plan the inputs of a pass; needs no engine, so it may be done while one computes."""
         if batch.prefixes is None:
-            return batch, pad(batch.sequences, graph.pad_id)
-        return batch, pack(batch.sequences, self._rows, batch.prefixes.trie(batch.numbers, share=batch.share))
+            return PreparedPass(batch, pad(batch.sequences, self._executor.graph.pad_id), None)
+        trie = batch.prefixes.trie(batch.numbers, share=batch.share)
+        return PreparedPass(batch, pack(batch.sequences, self._rows, trie), trie)
 
-    def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
+    def begin(self, wave: Sequence[PreparedPass]) -> list[BegunPass]:
+        """Submit passes together, for callers that have the engine's turn. Some executors compute them here.
+
+        Raises RewardModelError once the engine is closed.
+        """
+        futures = self._executor.submit([one.inputs.feeds for one in wave])
+        return [BegunPass(one.batch, one.inputs, one.trie, future) for one, future in zip(wave, futures, strict=True)]
+
+    def finish(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
+        """Wait for a pass: what each of its sequences has, where what is not finite is computed again apart.
+
+        Raises BackendError when the engine fails.
+        """
+        outcomes, statistics = self._sound(begun)
+        with self._lock:
+            self._total += statistics
+        return outcomes, statistics
+
+    def _in_order(self, prepared: Iterable[PreparedPass]) -> Iterator[BegunPass]:
         """Every pass once it is submitted, with as many submitted after it as keep the executor busy."""
-        begun: deque[list[_Begun]] = deque()
+        begun: deque[list[BegunPass]] = deque()
         for wave in self._waves(prepared):
             begun.append(self._submit(wave))
             if len(begun) > self._executor.ahead:
@@ -120,24 +157,24 @@ class BatchRunner:
         for one in begun:
             yield from one
 
-    def _waves(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+    def _waves(self, prepared: Iterable[PreparedPass]) -> Iterator[list[PreparedPass]]:
         """Passes that are submitted together."""
-        wave: list[_Prepared] = []
+        wave: list[PreparedPass] = []
         tokens = 0
         for one in prepared:
             wave.append(one)
-            tokens += one[1].computed
+            tokens += one.inputs.computed
             if tokens >= self._executor.wave_tokens:
                 yield wave
                 wave, tokens = [], 0
         if wave:
             yield wave
 
-    def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
-        futures = self._executor.submit([inputs.feeds for _, inputs in wave])
-        return [_Begun(*one, future) for one, future in zip(wave, futures, strict=True)]
+    def _submit(self, wave: Sequence[PreparedPass]) -> list[BegunPass]:
+        with self._turn():
+            return self.begin(wave)
 
-    def _sound(self, begun: _Begun) -> tuple[list[Outcome], Statistics]:
+    def _sound(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
         """The outcomes of a batch, where those that are not finite are computed again apart.
 
         One sequence's NaN reaches those that share tokens with it: attention computes a token's masked keys too, and
@@ -149,14 +186,14 @@ class BatchRunner:
             return outcomes, statistics
         lengths = [len(begun.batch.sequences[i].ids) for i in spoiled]
         for group in _groups(lengths, spoiled, begun.inputs.computed):
-            [again] = self._submit([self._prepare(begun.batch.part(group, share=False))])
+            [again] = self._submit([self.prepare(begun.batch.part(group, share=False))])
             found, one = self._outcomes(again)
             statistics += replace(one, sequences=0, given=0)
             for i, outcome in zip(group, found, strict=True):
                 outcomes[i] = outcome
         return outcomes, statistics
 
-    def _outcomes(self, begun: _Begun, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
+    def _outcomes(self, begun: BegunPass, *, retry: bool = True) -> tuple[list[Outcome], Statistics]:
         """The outcomes of one submitted batch, of one pass, or of more where the device does not take it."""
         batch, sequences = begun.batch, begun.batch.sequences
         try:
@@ -173,7 +210,7 @@ class BatchRunner:
         statistics = Statistics()
         middle = len(sequences) // 2
         halves = (range(middle), range(middle, len(sequences)))
-        prepared = [self._prepare(batch.part(half, share=batch.share)) for half in halves]
+        prepared = [self.prepare(batch.part(half, share=batch.share)) for half in halves]
         for half in self._submit(prepared):
             found, one = self._outcomes(half, retry=retry)
             outcomes += found
@@ -181,7 +218,7 @@ class BatchRunner:
         return outcomes, statistics
 
 
-def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
+def _read(begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
     """The rows of each sequence."""
     inputs, sequences = begun.inputs, len(begun.batch.sequences)
     ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
+from rmruntime.batching.engine_turns import EngineTurns
 from rmruntime.batching.prefetch import one_ahead
 from rmruntime.batching.runner import Advance, BatchRunner, Statistics
 from rmruntime.batching.trie import PrefixOrder
@@ -46,8 +47,14 @@ class ScoringLoop:
     """The passes of one bundle on its engine. Several threads may run loops; passes run one at a time."""
 
     def __init__(self, bundle: Bundle, executor: PassExecutor) -> None:
-        self._bundle, self._executor = bundle, executor
-        self._runner = BatchRunner(executor)
+        self.bundle, self.executor = bundle, executor
+        self.turns = EngineTurns()
+        self._runner = BatchRunner(executor, self.turns.of_batches)
+
+    @property
+    def statistics(self) -> Statistics:
+        """The passes of all runs so far."""
+        return self._runner.statistics
 
     def run(
         self,
@@ -64,12 +71,12 @@ class ScoringLoop:
         windows before it. Raises BackendError when the engine fails, and BundleError where the weights' files are no
         longer those that were loaded.
         """
-        budget = max_batch_tokens or self._executor.batch_tokens
+        budget = max_batch_tokens or self.executor.batch_tokens
 
         def planned(items: Sequence[Item]) -> _PlannedWindow[Item]:
             encoded = encode(items)
             sequences = [s for found in encoded if not isinstance(found, InputError) for s in found]
-            return _PlannedWindow(items, encoded, sequences, self._plan(sequences, budget))
+            return _PlannedWindow(items, encoded, sequences, self.plan(sequences, budget))
 
         with one_ahead(planned, windows) as ahead:
             for window in ahead:
@@ -79,21 +86,22 @@ class ScoringLoop:
         """Free the engine; waits for a pass that is running. Running the loop afterwards is an error."""
         self._runner.close()
 
-    def _plan(self, sequences: Sequence[TokenSequence], budget: int) -> BatchPlan:
+    def plan(self, sequences: Sequence[TokenSequence], budget: int) -> BatchPlan:
+        """The passes that compute the sequences, of at most `budget` tokens each."""
         if not sequences:
             return BatchPlan(batches=())
-        if self._executor.graph.layout == "padded":
+        if self.executor.graph.layout == "padded":
             return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
-        backbone = self._bundle.manifest.backbone
+        backbone = self.bundle.manifest.backbone
         rope_class = backbone.rope_class if backbone.rope_length is not None else None
         ids = [s.ids for s in sequences]
         prefixes = PrefixOrder(ids)
         return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
 
     def _computed(self, window: _PlannedWindow[Item], advance: Advance | None) -> OutputWindow[Item]:
-        self._bundle.check_unchanged()
+        self.bundle.check_unchanged()
         outcomes, statistics = self._runner.run(window.sequences, window.plan, advance)
-        self._bundle.check_unchanged()  # nor were they changed meanwhile
+        self.bundle.check_unchanged()  # nor were they changed meanwhile
         pairs = iter(zip(window.sequences, outcomes, strict=True))
         computed: list[Computed | InputError] = [
             found if isinstance(found, InputError) else [next(pairs) for _ in found] for found in window.encoded

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conversations import text
 from rmexport.verify.options import VerifyOptions
 from rmexport.verify.run import verify
-from rmruntime import RewardModel, Score, ScoreOptions
+from rmruntime import RewardModel, Score, ScoreOptions, Statistics
 
 TOLERANCE = 1e-4  # the parity gate's fp32 rule, for scores of magnitude about 1
 NARROW = 16  # matrices with fewer rows or columns stay in fp32
@@ -103,6 +103,19 @@ def test_a_score_does_not_depend_on_the_batch(encoders: Path, family: str, devic
         alone = [values(model, [record])[0] for record in records]
         assert values(model, records) == pytest.approx(alone, abs=1e-5)
         assert values(model, records, ScoreOptions(max_batch_tokens=200)) == pytest.approx(alone, abs=1e-5)
+
+
+def test_submitted_records_share_padded_passes(encoders: Path) -> None:
+    """Their own tokens count for each; what fills the rows up is nobody's."""
+    records = pairs(17, seed=1)
+    with RewardModel.load(encoders / "bert.fp32", device="ort-cpu") as model:
+        expected = values(model, records)
+        before = model.statistics
+        futures = [model.submit(record) for record in records]
+        scores = [future.result(60) for future in futures]
+        assert [score.value for score in scores if isinstance(score, Score)] == pytest.approx(expected, abs=1e-5)
+        own, whole = sum((future.statistics for future in futures), Statistics()), model.statistics
+        assert own.computed == own.given == before.given and whole.computed == 2 * own.computed
 
 
 def test_short_weights_of_memory(encoders: Path) -> None:
