@@ -61,8 +61,8 @@ def main() -> None:
             f"{model.backend} in {model.precision}: {len(records)} records of {tokens} tokens in all, "
             f"{arguments.threads} threads"
         )
-        compare(model, records, expected, arguments)
-        latency(model, records, arguments.singles)
+        passes = compare(model, records, expected, arguments)
+        latency(model, records, arguments.singles, passes)
 
 
 def conversations(count: int) -> list[Record]:
@@ -78,7 +78,8 @@ def conversations(count: int) -> list[Record]:
 
 def compare(
     model: RewardModel, records: Sequence[Record], expected: Sequence[Any], arguments: argparse.Namespace
-) -> None:
+) -> int:
+    """Print the three beside one another. Returns the number of passes of one `score()`."""
     ways: dict[str, Callable[[], list[Any]]] = {
         "one score()": lambda: model.score(records),
         "all at once": lambda: in_threads(arguments.threads, records, lambda own: all_at_once(model, own)),
@@ -107,6 +108,7 @@ def compare(
             f"the last in {counted[name].passes} passes of "
             f"{counted[name].computed} tokens"
         )
+    return counted["one score()"].passes
 
 
 def in_threads(threads: int, records: Sequence[Record], work: Callable[[Sequence[Record]], list[Any]]) -> list[Any]:
@@ -126,17 +128,17 @@ def closed_loop(model: RewardModel, records: Sequence[Record]) -> list[Any]:
     return [model.submit(record).result() for record in records]
 
 
-def latency(model: RewardModel, records: Sequence[Record], singles: int) -> None:
-    """Of single requests, alone and beside a batch that begins anew until all of them have their scores."""
+def latency(model: RewardModel, records: Sequence[Record], singles: int, passes: int) -> None:
+    """Of single requests, alone and beside a batch of so many passes that begins anew until all have their scores."""
     alone = [one_latency(model, record) for record in records[:singles]]
     ended = threading.Event()
     spent: list[float] = []
 
     def batches() -> None:
         while not ended.is_set():
-            before, begin = model.statistics.passes, time.perf_counter()
+            begin = time.perf_counter()
             model.score(records)
-            spent.append((time.perf_counter() - begin) / max(1, model.statistics.passes - before))
+            spent.append((time.perf_counter() - begin) / passes)
 
     batch = threading.Thread(target=batches)
     batch.start()
@@ -145,8 +147,8 @@ def latency(model: RewardModel, records: Sequence[Record], singles: int) -> None
     batch.join()
     print(
         f"a single request: alone {1e3 * statistics.median(alone):.1f} ms, beside a batch median "
-        f"{1e3 * statistics.median(beside):.1f} ms, most {1e3 * max(beside):.1f} ms; a pass then takes "
-        f"{1e3 * statistics.median(spent):.1f} ms"
+        f"{1e3 * statistics.median(beside):.1f} ms, most {1e3 * max(beside):.1f} ms; one pass of the "
+        f"batch, and the request between two, then take {1e3 * statistics.median(spent):.1f} ms"
     )
 
 
