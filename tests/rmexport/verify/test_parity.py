@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from rmexport.verify.parity import error_ratio, flipped_pairs, fp32_check, half_checks, spearman
+from rmexport.verify.parity import (
+    error_ratio,
+    flipped_pairs,
+    fp32_check,
+    half_checks,
+    rank_difference_error,
+    spearman,
+)
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.normal(0, 2, 300)
@@ -37,6 +44,39 @@ def test_a_few_wild_scores_fail() -> None:
     wrong[::100] += 4
     checks = half_checks("score", "bf16", wrong, noisy(0.01), REFERENCE)
     assert [check.passed for check in checks[1:]] == [False, False]
+
+
+def test_ranks_may_differ_by_chance_where_transformers_ranks_below_the_floor() -> None:
+    """Of two that err alike one ranks worse: without an allowance it would fail."""
+    rng = np.random.default_rng(1)
+    draws = [REFERENCE + rng.normal(0, 0.25, 300) for _ in range(2)]
+    worse, better = sorted(draws, key=lambda scores: spearman(scores, REFERENCE))
+    assert spearman(worse, REFERENCE) < spearman(better, REFERENCE) < 0.999
+    check = half_checks("score", "bf16", worse, better, REFERENCE)[1]
+    assert check.passed and "s.e." in check.required
+    assert half_checks("score", "bf16", better, worse, REFERENCE)[1].required.startswith(">= 0.99")
+
+
+def test_an_engine_that_ranks_much_worse_than_transformers_fails() -> None:
+    check = half_checks("score", "bf16", noisy(0.5), noisy(0.25), REFERENCE)[1]
+    assert not check.passed and "s.e." in check.required
+
+
+def test_no_allowance_where_transformers_ranks_well() -> None:
+    check = half_checks("score", "bf16", noisy(0.25), noisy(0.001), REFERENCE)[1]
+    assert not check.passed and check.required == ">= 0.999000"
+
+
+def test_the_error_of_a_difference_of_ranks() -> None:
+    """Against the spread of the difference over 300 draws of the noise of both."""
+    rng = np.random.default_rng(2)
+    differences, errors = [], []
+    for _ in range(300):
+        engine, own = (REFERENCE[:60] + rng.normal(0, 0.25, 60) for _ in range(2))
+        differences.append(spearman(engine, REFERENCE[:60]) - spearman(own, REFERENCE[:60]))
+        errors.append(rank_difference_error(engine, own, REFERENCE[:60]))
+    assert 0.8 < np.mean(errors) / np.std(differences) < 1.5
+    assert rank_difference_error(REFERENCE[:2], REFERENCE[:2], REFERENCE[:2]) == math.inf
 
 
 def test_ratio_and_standard_error() -> None:
