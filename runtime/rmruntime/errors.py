@@ -21,7 +21,7 @@ RewardModelError
 from __future__ import annotations
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # every command imports this before it heeds Ctrl-C
+if TYPE_CHECKING:  # every command imports this before it handles Ctrl-C
     from collections.abc import Sequence
 
 
