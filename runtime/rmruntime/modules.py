@@ -42,7 +42,8 @@ def discover(package: str, *contracts: Collection[str]) -> list[Any]:
 def discover_values(package: str, name: str, *kinds: type[T]) -> dict[ModuleType, T]:
     """The `name` of every module in the folder of `package`, by module in the order of their names: what each states.
 
-    Raises ModuleError for a module that has no such value, or one that is none of `kinds`.
+    Raises ModuleError for a module that has no such value, one that is none of `kinds`, which are dataclasses, or one
+    with a text where a tuple belongs.
 
     >>> import rmruntime.text.layouts
     >>> from rmruntime.text.layouts.base import Layout
@@ -59,6 +60,7 @@ def discover_values(package: str, name: str, *kinds: type[T]) -> dict[ModuleType
                 f"{module.__file__}: found {name} = {value!r}, expected a {expected}, in which a module of {package} "
                 "states what it is"
             )
+        _check_tuples(module, value)
     return found
 
 
@@ -117,6 +119,20 @@ def _check(module: ModuleType, package: str, contracts: Collection[Collection[st
             f"{module.__file__}: found no {', '.join(lacks)}, which every module of {package} must have; add what "
             "is missing, or begin the file's name with an underscore if it is a helper"
         )
+
+
+def _check_tuples(module: ModuleType, value: Any) -> None:
+    """Raises ModuleError for `("llama")`, of which every letter would count as one."""
+    from dataclasses import fields
+
+    from rmruntime.errors import ModuleError
+
+    for field in fields(value):
+        found = getattr(value, field.name)
+        if isinstance(found, str) and str(field.type).startswith("tuple"):
+            raise ModuleError(
+                f"{module.__file__}: found {field.name} = {found!r}, expected a tuple; write ({found!r},) for one"
+            )
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -71,6 +71,13 @@ def test_a_misspelt_fact_is_an_error(folder: Path, package: ModuleType) -> None:
         AXES[package][0]()
 
 
+def test_a_text_in_place_of_a_tuple_is_an_error(folder: Path) -> None:
+    llama = Path(families.__path__[0]).joinpath("llama.py").read_text()
+    (folder / "unready.py").write_text(llama.replace('model_types=("llama",)', 'model_types=("abc")'))
+    with pytest.raises(ModuleError, match=r"unready\.py: found model_types = 'abc', expected a tuple; write"):
+        families.families()
+
+
 @pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)
 def test_a_name_that_another_file_has_too_is_an_error(folder: Path, package: ModuleType) -> None:
     own = Path(package.__path__[0])
