@@ -112,8 +112,8 @@ class Model:
     def engine(self, bundle: Path, device: str, precision: Any) -> np.ndarray:
         """A bundle's scores."""
         with RewardModel.load(bundle, device=device, precision=precision) as model:
-            outcomes, _ = model.outputs(self.sequences, ScoreOptions())
-        return np.concatenate([column(outcome) for outcome in outcomes])
+            outcomes = model.stream_outputs(self.sequences, ScoreOptions())
+            return np.concatenate([column(outcome) for outcome in outcomes])
 
     def quality(self, found: np.ndarray, exact: np.ndarray) -> Quality:
         """Against transformers in fp32."""

@@ -6,13 +6,14 @@ from types import ModuleType
 from rmexport.graph.dialect import Dialect
 from rmruntime.bundle.manifest import Quantization
 from rmruntime.errors import ModuleError
-from rmruntime.modules import discover
+from rmruntime.modules import by_name, discover
 
 
 @cache
 def dialects() -> dict[str, type[Dialect]]:
-    """Every dialect by its NAME. Raises ModuleError for a file that has none."""
-    return {dialect.NAME: dialect for module in discover(__name__, ()) for dialect in _dialects_of(module)}
+    """Every dialect by its NAME. Raises ModuleError for a file that has none, or one that another has too."""
+    found = ((dialect.NAME, module, dialect) for module in discover(__name__, ()) for dialect in _dialects_of(module))
+    return by_name(__name__, found)
 
 
 def _dialects_of(module: ModuleType) -> list[type[Dialect]]:

@@ -1,8 +1,8 @@
 """ONNX Runtime on NVIDIA GPUs, 16-bit: attention over pages of keys, without padding, prefixes shared by page table.
 
-The read tokens of the last layer attend by rows, as in `ort-cuda`. PagedAttention's window is HF's: a query sees itself
-and the window - 1 tokens before it (`local_window_size - 1` is what FlashAttention gets). Its outputs for the pages are
-left out, so one pair of buffers serves all layers: each writes its keys before it reads any.
+The scored tokens of the last layer attend by rows, as in `ort-cuda`. PagedAttention's window is HF's: a query sees
+itself and the window - 1 tokens before it (`local_window_size - 1` is what FlashAttention gets). Its outputs for the
+pages are left out, so one pair of buffers serves all layers: each writes its keys before it reads any.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from rmexport.checkpoint.derived_tensors import Derived
 from rmexport.errors import UnsupportedModel
 from rmexport.graph.decoder_writer import DecoderWriter
-from rmruntime.modules import discover_values
+from rmruntime.modules import by_name, discover_values
 
 ROTARY_BUFFERS = (r".*rotary_emb\.inv_freq$",)  # buffers that old releases saved; computed from the config
 
@@ -79,8 +79,8 @@ class Family:
 @cache
 def families() -> dict[str, Family]:
     """Every family by each model_type that it answers to."""
-    found = discover_values(__name__, "FAMILY", Family)
-    return {model_type: family for family in found for model_type in family.model_types}
+    found = discover_values(__name__, "FAMILY", Family).items()
+    return by_name(__name__, ((name, module, family) for module, family in found for name in family.model_types))
 
 
 def family_of(raw: Mapping[str, Any]) -> Family:

@@ -99,7 +99,7 @@ class GptNeoxLayers(DecoderLayers):
 
 
 def backbone(d: DecoderWriter, c: GptNeoxConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(GptNeoxLayers(d, c))
 
 

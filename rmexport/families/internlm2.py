@@ -85,7 +85,7 @@ def _has_bias(raw: Mapping[str, Any]) -> bool:
 
 
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
 
 

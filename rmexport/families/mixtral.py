@@ -77,7 +77,7 @@ class MixtralLayers(DecoderLayers):
 
 
 def backbone(d: DecoderWriter, c: MixtralConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(MixtralLayers(d, c))
 
 

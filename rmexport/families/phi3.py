@@ -55,7 +55,7 @@ def derived(c: DecoderConfig) -> Mapping[str, Derived]:
 
 
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
 
 

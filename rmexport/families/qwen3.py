@@ -29,7 +29,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(DecoderLayers(d, c))
 
 

@@ -97,7 +97,7 @@ class Qwen3MoeLayers(DecoderLayers):
 
 
 def backbone(d: DecoderWriter, c: Qwen3MoeConfig) -> ir.Value:
-    """Final hidden states of the read tokens, fp32 [N, hidden]."""
+    """Final hidden states of the scored tokens, fp32 [N, hidden]."""
     return decode(Qwen3MoeLayers(d, c))
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from types import ModuleType
 from typing import Any, NoReturn
 
 import onnx_ir as ir
@@ -20,7 +21,7 @@ from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import PLAIN, Recipe, recipes
 from rmruntime.bundle.manifest import Output, PositionRule
 from rmruntime.errors import listing
-from rmruntime.modules import discover_values
+from rmruntime.modules import by_name, discover_values
 
 __all__ = [
     "HEAD_FIELDS",
@@ -113,8 +114,8 @@ def heads() -> dict[str, ScoringHead | RefusedHead]:
     >>> "sequence_classification" in heads()
     True
     """
-    kinds: list[ScoringHead | RefusedHead] = discover_values(__name__, "HEAD", ScoringHead, RefusedHead)
-    return {kind.name: kind for kind in kinds}
+    found: dict[ModuleType, ScoringHead | RefusedHead] = discover_values(__name__, "HEAD", ScoringHead, RefusedHead)
+    return by_name(__name__, ((kind.name, module, kind) for module, kind in found.items()))
 
 
 HEAD_FIELDS = (

@@ -129,7 +129,7 @@ def _entries(manifest: Manifest, options: VerifyOptions) -> Iterator[Record]:
     number = None
     for number, request in read_records(options.data):
         if isinstance(request, InputError):
-            raise VerificationError(f"{options.data}, record {number}: {request}")
+            raise VerificationError(str(request))  # which begins with the file, the line and the record
         yield number, request
     if number is None:
         raise VerificationError(f"{options.data} holds no records; expected at least one conversation")

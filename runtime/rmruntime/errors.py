@@ -3,7 +3,7 @@
 RewardModelError
 ├── BundleError            the bundle is damaged, incomplete, or newer than this runtime
 ├── OptionError            an option has a value that it cannot have
-├── ModuleError            a file among the backends or other choices lacks what each of them must have
+├── ModuleError            a file among backends or other choices lacks what each must have, or has another's name
 ├── OutputError            records cannot be written: a full disk, a closed pipe
 ├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
 ├── QueueFull              too many tokens wait for the engine; a submitted record was not taken
@@ -23,7 +23,7 @@ RewardModelError
 from __future__ import annotations
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # every command imports this before it heeds Ctrl-C
+if TYPE_CHECKING:  # every command imports this before it handles Ctrl-C
     from collections.abc import Sequence
 
 
@@ -40,7 +40,7 @@ class OptionError(RewardModelError):
 
 
 class ModuleError(RewardModelError):
-    """A file among the backends or other choices lacks what each of them must have."""
+    """A file among the backends or other choices lacks what each of them must have, or has the name of another."""
 
 
 class OutputError(RewardModelError):

@@ -11,7 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from types import ModuleType
     from typing import Any, TypeVar
 
@@ -39,14 +39,15 @@ def discover(package: str, *contracts: Collection[str]) -> list[Any]:
     return found
 
 
-def discover_values(package: str, name: str, *kinds: type[T]) -> list[T]:
-    """The `name` of every module in the folder of `package`, in the order of the modules' names: what each states.
+def discover_values(package: str, name: str, *kinds: type[T]) -> dict[ModuleType, T]:
+    """The `name` of every module in the folder of `package`, by module in the order of their names: what each states.
 
-    Raises ModuleError for a module that has no such value, or one that is none of `kinds`.
+    Raises ModuleError for a module that has no such value, one that is none of `kinds`, which are dataclasses, or one
+    with a text where a tuple belongs.
 
     >>> import rmruntime.text.layouts
     >>> from rmruntime.text.layouts.base import Layout
-    >>> [layout.name for layout in discover_values("rmruntime.text.layouts", "LAYOUT", Layout)][:2]
+    >>> [layout.name for layout in discover_values("rmruntime.text.layouts", "LAYOUT", Layout).values()][:2]
     ['chat', 'graded_turns']
     """
     found = {module: getattr(module, name) for module in discover(package, (name,))}
@@ -59,7 +60,31 @@ def discover_values(package: str, name: str, *kinds: type[T]) -> list[T]:
                 f"{module.__file__}: found {name} = {value!r}, expected a {expected}, in which a module of {package} "
                 "states what it is"
             )
-    return list(found.values())
+        _check_tuples(module, value)
+    return found
+
+
+def by_name(package: str, found: Iterable[tuple[str, ModuleType, T]]) -> dict[str, T]:
+    """The choices of `package` by name, from names, the modules that have them, and choices.
+
+    Raises ModuleError for a name that two have, which names the file of each.
+
+    >>> import rmruntime.text.layouts.chat as chat
+    >>> list(by_name("rmruntime.text.layouts", [("chat", chat, chat.LAYOUT)]))
+    ['chat']
+    """
+    choices: dict[str, T] = {}
+    homes: dict[str, ModuleType] = {}
+    for name, module, choice in found:
+        if name in choices:
+            from rmruntime.errors import ModuleError
+
+            raise ModuleError(
+                f"{module.__file__}: found the name {name!r}, which {homes[name].__file__} has too, expected one of "
+                f"its own in {package}; give one of them another name"
+            )
+        choices[name], homes[name] = choice, module
+    return choices
 
 
 def is_choice(name: str) -> bool:
@@ -94,6 +119,20 @@ def _check(module: ModuleType, package: str, contracts: Collection[Collection[st
             f"{module.__file__}: found no {', '.join(lacks)}, which every module of {package} must have; add what "
             "is missing, or begin the file's name with an underscore if it is a helper"
         )
+
+
+def _check_tuples(module: ModuleType, value: Any) -> None:
+    """Raises ModuleError for `("llama")`, of which every letter would count as one."""
+    from dataclasses import fields
+
+    from rmruntime.errors import ModuleError
+
+    for field in fields(value):
+        found = getattr(value, field.name)
+        if isinstance(found, str) and str(field.type).startswith("tuple"):
+            raise ModuleError(
+                f"{module.__file__}: found {field.name} = {found!r}, expected a tuple; write ({found!r},) for one"
+            )
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

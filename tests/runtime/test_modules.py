@@ -1,4 +1,4 @@
-"""Choices are found in their folders: helpers are passed over, and a file that lacks something is named with it."""
+"""Choices are found in their folders: helpers are passed over, and what a file lacks or repeats is named with it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +69,23 @@ def test_a_misspelt_fact_is_an_error(folder: Path, package: ModuleType) -> None:
     (folder / "unready.py").write_text(f"from {home} import {kind}\n{name} = {kind}(defalt_pad_id=0)\n")
     with pytest.raises(TypeError, match="unexpected keyword argument 'defalt_pad_id'"):
         AXES[package][0]()
+
+
+def test_a_text_in_place_of_a_tuple_is_an_error(folder: Path) -> None:
+    llama = Path(families.__path__[0]).joinpath("llama.py").read_text()
+    (folder / "unready.py").write_text(llama.replace('model_types=("llama",)', 'model_types=("abc")'))
+    with pytest.raises(ModuleError, match=r"unready\.py: found model_types = 'abc', expected a tuple; write"):
+        families.families()
+
+
+@pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)
+def test_a_name_that_another_file_has_too_is_an_error(folder: Path, package: ModuleType) -> None:
+    own = Path(package.__path__[0])
+    taken = next(file for file in sorted(own.glob("*.py")) if is_choice(file.stem))
+    (folder / "unready.py").write_text(taken.read_text())
+    with pytest.raises(ModuleError, match=r"found the name .*, which .* has too, expected one of its own") as caught:
+        AXES[package][0]()
+    assert str(folder / "unready.py") in str(caught.value) and str(taken) in str(caught.value)
 
 
 @pytest.mark.parametrize("package", AXES, ids=lambda package: package.__name__)

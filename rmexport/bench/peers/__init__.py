@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexport.bench.worker.scorer import PeerModule
-from rmruntime.modules import discover, members
+from rmruntime.modules import by_name, discover, members
 
 
 @cache
@@ -19,7 +19,7 @@ def peers() -> dict[str, PeerModule]:
     >>> sorted(peers())[:2]
     ['bundle', 'optimum-intel']
     """
-    return {module.NAME: module for module in discover(__name__, members(PeerModule))}
+    return by_name(__name__, ((module.NAME, module, module) for module in discover(__name__, members(PeerModule))))
 
 
 def file_of(module: Any) -> Path:

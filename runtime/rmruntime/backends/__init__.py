@@ -18,7 +18,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.engine_choice import NAMED, Candidate, EngineFacts, preferred
 from rmruntime.errors import BackendError, EngineNotInstalled, EngineUnusable
-from rmruntime.modules import discover, members
+from rmruntime.modules import by_name, discover, members
 from rmruntime.options import EngineOptions, is_index
 
 
@@ -44,8 +44,8 @@ def backends() -> dict[str, BackendModule]:
     >>> list(backends())[-1], backends()["openvino"].DEVICES
     ('ort-cpu', ('cpu',))
     """
-    modules: list[BackendModule] = discover(__name__, members(BackendModule))
-    return {m.NAME: m for m in sorted(modules, key=lambda m: -m.PRIORITY)}
+    modules = sorted(discover(__name__, members(BackendModule)), key=lambda module: -module.PRIORITY)
+    return by_name(__name__, ((module.NAME, module, module) for module in modules))
 
 
 def load_backend(bundle: Bundle, options: EngineOptions) -> Backend:

@@ -61,7 +61,7 @@ class RowShape:
 
     Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
     of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding. With a `page_size` other
-    than 0, only read tokens stand in rows; all tokens find their keys by pages. At least `least_reads` tokens are read.
+    than 0, only scored tokens stand in rows; all tokens find their keys by pages. At least `least_reads` are scored.
     """
 
     query_block: int
@@ -286,7 +286,7 @@ def _at_least(count: int, values: Ints) -> Ints:
 
 
 def _read_rows(trie: TokenTrie, number: Ints) -> list[_Row]:
-    """A row per sequence that contributed read tokens; `number` [T] is a token's place among them, -1 for the rest."""
+    """A row per sequence with scored tokens of its own; `number` [T] is a token's place among them, -1 for the rest."""
     rows = []
     for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
         fresh = number[path[start:]]

@@ -8,7 +8,7 @@ from functools import cache
 
 from rmruntime.bundle.manifest import Format
 from rmruntime.errors import BundleError
-from rmruntime.modules import discover_values
+from rmruntime.modules import by_name, discover_values
 from rmruntime.text.layouts.base import Layout
 
 
@@ -35,4 +35,5 @@ def find_layout(form: Format) -> Layout:
 
 @cache
 def _layouts() -> Mapping[str, Layout]:
-    return {layout.name: layout for layout in discover_values(__name__, "LAYOUT", Layout)}
+    found = discover_values(__name__, "LAYOUT", Layout).items()
+    return by_name(__name__, ((layout.name, module, layout) for module, layout in found))
