@@ -8,12 +8,14 @@ from itertools import accumulate
 
 import numpy as np
 
-from rmruntime.backends.base import Outputs
+from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.batching.batch_plan import BatchPlan
 from rmruntime.batching.packing import PassInputs, pack, row_shape
 from rmruntime.batching.padding import pad
+from rmruntime.batching.past import PassPast, longer, past_layout, plan_past, without_past
 from rmruntime.batching.prefetch import one_ahead
-from rmruntime.batching.trie import PrefixOrder
+from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
+from rmruntime.batching.trie import PrefixOrder, TokenTrie
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Outcome
@@ -26,6 +28,7 @@ Advance = Callable[[int], object]
 class Statistics:
     """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine.
 
+    `cached` counts those that the prefix cache had, each as often as a pass would have computed it.
     `padded` counts what was computed beyond real tokens: query slots of a packed graph's attention rows, or the tokens
     that fill up a padded graph's.
     """
@@ -35,6 +38,7 @@ class Statistics:
     computed: int = 0
     padded: int = 0
     passes: int = 0
+    cached: int = 0
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(
@@ -43,25 +47,36 @@ class Statistics:
             computed=self.computed + other.computed,
             padded=self.padded + other.padded,
             passes=self.passes + other.passes,
+            cached=self.cached + other.cached,
         )
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to."""
+    """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to.
+
+    `cached` are their beginnings that are not computed, None without a cache.
+    """
 
     numbers: Sequence[int]
     sequences: Sequence[TokenSequence]
     prefixes: PrefixOrder | None
     share: bool = True
+    cached: Sequence[CachedPrefix] | None = None
 
     def part(self, places: Sequence[int], *, share: bool) -> "_Batch":
         """Some of its sequences."""
         numbers, sequences = [self.numbers[i] for i in places], [self.sequences[i] for i in places]
-        return _Batch(numbers, sequences, self.prefixes, share)
+        return _Batch(numbers, sequences, self.prefixes, share, self.cached and [self.cached[i] for i in places])
 
 
-_Prepared = tuple[_Batch, PassInputs]
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch with the inputs of its pass, and its past where the graph takes one."""
+
+    batch: _Batch
+    inputs: PassInputs
+    past: PassPast | None = None
 
 
 @dataclass(frozen=True)
@@ -70,15 +85,19 @@ class _Begun:
 
     batch: _Batch
     inputs: PassInputs
+    past: PassPast | None
     future: Future[Outputs]
 
 
 class BatchRunner:
     """The passes of one model."""
 
-    def __init__(self, executor: PassExecutor) -> None:
+    def __init__(self, executor: PassExecutor, cache: PrefixCache | None = None, layers: int = 0) -> None:
+        """`cache` is there where the graph takes a past, of its `layers` layers."""
         self._executor = executor
         self._rows = row_shape(executor.graph)
+        self._cache = cache
+        self._layout = None if cache is None else past_layout(executor.graph, layers)
 
     def run(
         self, sequences: Sequence[TokenSequence], plan: BatchPlan, advance: Advance | None = None
@@ -90,7 +109,7 @@ class BatchRunner:
         """
         found: dict[int, Outcome] = {}
         statistics = Statistics()
-        batches = [_Batch(numbers, [sequences[i] for i in numbers], plan.prefixes) for numbers in plan.batches]
+        batches = [_batch(sequences, plan, numbers) for numbers in plan.batches]
         with one_ahead(self._prepare, batches) as prepared:
             for begun in self._in_order(prepared):
                 outcomes, one = self._sound(begun)
@@ -103,12 +122,27 @@ class BatchRunner:
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
         self._executor.close()
+        if self._cache is not None:
+            self._cache.clear()
 
     def _prepare(self, batch: _Batch) -> _Prepared:
         graph = self._executor.graph
         if batch.prefixes is None:
-            return batch, pad(batch.sequences, graph.pad_id)
-        return batch, pack(batch.sequences, self._rows, batch.prefixes.trie(batch.numbers, share=batch.share))
+            return _Prepared(batch, pad(batch.sequences, graph.pad_id))
+        trie = batch.prefixes.trie(batch.numbers, share=batch.share)
+        past = self._past(batch, trie)
+        placement = None if past is None else past.placement
+        return _Prepared(batch, pack(batch.sequences, self._rows, trie, placement), past)
+
+    def _past(self, batch: _Batch, trie: TokenTrie) -> PassPast | None:
+        """What is cached of a batch by now, or was when it was planned."""
+        if self._cache is None:
+            return None
+        if not batch.share:
+            return without_past(batch.sequences, trie)
+        found = self._cache.match([s.ids for s in batch.sequences])
+        found = found if batch.cached is None else longer(found, batch.cached)
+        return plan_past(batch.sequences, trie, found, self._cache)
 
     def _in_order(self, prepared: Iterable[_Prepared]) -> Iterator[_Begun]:
         """Every pass once it is submitted, with as many submitted after it as keep the executor busy."""
@@ -126,7 +160,7 @@ class BatchRunner:
         tokens = 0
         for one in prepared:
             wave.append(one)
-            tokens += one[1].computed
+            tokens += one.inputs.computed
             if tokens >= self._executor.wave_tokens:
                 yield wave
                 wave, tokens = [], 0
@@ -134,8 +168,22 @@ class BatchRunner:
             yield wave
 
     def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
-        futures = self._executor.submit([inputs.feeds for _, inputs in wave])
-        return [_Begun(*one, future) for one, future in zip(wave, futures, strict=True)]
+        futures = self._executor.submit([self._feeds(one) for one in wave])
+        return [_Begun(one.batch, one.inputs, one.past, future) for one, future in zip(wave, futures, strict=True)]
+
+    def _feeds(self, prepared: _Prepared) -> Feeds:
+        """The past is put together here, when its pass is next: it may be large."""
+        if prepared.past is None or self._layout is None:
+            return prepared.inputs.feeds
+        return {**prepared.inputs.feeds, **prepared.past.feeds(self._layout)}
+
+    def _kept(self, begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
+        """The outcomes; keys and values of what was computed go to the cache."""
+        if begun.past is None or self._cache is None or self._layout is None:
+            return _read(begun, outputs)
+        outcomes, statistics = _read(begun, {n: v for n, v in outputs.items() if n not in self._layout.outputs})
+        begun.past.keep(self._cache, self._layout, outputs, [_finite(outcome) for outcome in outcomes])
+        return outcomes, statistics
 
     def _sound(self, begun: _Begun) -> tuple[list[Outcome], Statistics]:
         """The outcomes of a batch, where those that are not finite are computed again apart.
@@ -160,7 +208,7 @@ class BatchRunner:
         """The outcomes of one submitted batch, of one pass, or of more where the device does not take it."""
         batch, sequences = begun.batch, begun.batch.sequences
         try:
-            return _read(begun, begun.future.result())
+            return self._kept(begun, begun.future.result())
         except PassTooLarge as error:  # of known limits: halves are tried until they fit
             problem: Exception = error
             again = True
@@ -187,8 +235,18 @@ def _read(begun: _Begun, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
     ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
     arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
     return arrays, Statistics(
-        sequences=sequences, given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
+        sequences=sequences,
+        given=inputs.given,
+        computed=inputs.computed,
+        padded=inputs.padded,
+        passes=1,
+        cached=inputs.cached,
     )
+
+
+def _batch(sequences: Sequence[TokenSequence], plan: BatchPlan, numbers: Sequence[int]) -> _Batch:
+    cached = plan.cached and [plan.cached[i] for i in numbers]
+    return _Batch(numbers, [sequences[i] for i in numbers], plan.prefixes, cached=cached)
 
 
 def _finite(outcome: Outcome) -> bool:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
 from rmruntime.batching.prefetch import one_ahead
+from rmruntime.batching.prefix_cache import PrefixCache
 from rmruntime.batching.runner import Advance, BatchRunner, Statistics
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
@@ -47,7 +48,10 @@ class ScoringLoop:
 
     def __init__(self, bundle: Bundle, executor: PassExecutor) -> None:
         self._bundle, self._executor = bundle, executor
-        self._runner = BatchRunner(executor)
+        backbone = bundle.manifest.backbone
+        self._rope_class = backbone.rope_class if backbone.rope_length is not None else None
+        self._cache = PrefixCache(executor.cache_bytes, self._rope_class) if executor.graph.takes_past else None
+        self._runner = BatchRunner(executor, self._cache, backbone.num_layers)
 
     def run(
         self,
@@ -84,11 +88,12 @@ class ScoringLoop:
             return BatchPlan(batches=())
         if self._executor.graph.layout == "padded":
             return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
-        backbone = self._bundle.manifest.backbone
-        rope_class = backbone.rope_class if backbone.rope_length is not None else None
         ids = [s.ids for s in sequences]
         prefixes = PrefixOrder(ids)
-        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
+        # Of a lone sequence nothing is planned: what is cached of it is asked when its pass is packed.
+        cached = None if self._cache is None or len(ids) == 1 else self._cache.match(ids)
+        batches = plan_batches(ids, budget, self._rope_class, prefixes, cached)
+        return BatchPlan(batches=batches, prefixes=prefixes, cached=cached)
 
     def _computed(self, window: _PlannedWindow[Item], advance: Advance | None) -> OutputWindow[Item]:
         self._bundle.check_unchanged()

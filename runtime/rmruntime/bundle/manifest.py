@@ -191,6 +191,18 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Past:
+    """The form of a graph that takes keys and values of earlier tokens and returns those of its own.
+
+    `features` is the width of one token's keys, and of its values, in each layer
+    (`rmruntime.bundle.graph_names.PastNames`).
+    """
+
+    file: GraphName
+    features: Annotated[int, Between(1, 1 << 20)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """One ONNX graph over the bundle's weights; (dialect, compute_dtype, layout) is its key.
 
@@ -200,7 +212,8 @@ class Graph:
     `stages`: the same in parts that are graphs of their own, empty where the export was not asked for them.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
     keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. A pass reads at
-    least `least_reads` tokens, because fewer would take other kernels, with other rounding.
+    least `least_reads` tokens, because fewer would take other kernels, with other rounding. `past`: the same graph for
+    passes that continue earlier ones, None where there is none.
     """
 
     file: GraphName
@@ -216,6 +229,17 @@ class Graph:
     page_size: Annotated[int, Between(0, 1 << 16)] = 0
     stages: Annotated[tuple[Stage, ...], Items(0, 10_000)] = ()
     least_reads: Annotated[int, Between(1, 4096)] = 2
+    past: Past | None = None
+
+    @property
+    def takes_past(self) -> bool:
+        """Whether this is the form with a past, which `of_past` returned."""
+        return self.past is not None and self.file == self.past.file
+
+    def of_past(self) -> "Graph":
+        """The form with a past, which takes the same inputs and more; of a graph that has one."""
+        assert self.past is not None
+        return replace(self, file=self.past.file, stages=())
 
     def of_stage(self, stage: Stage) -> "Graph":
         """The stage's graph, which takes the same inputs."""

@@ -4,6 +4,7 @@ from rmruntime.backends import choose_engine, load_backend
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_check import check_graphs
 from rmruntime.executors.base import DirectExecutor, PassExecutor
+from rmruntime.executors.cached import load_cached, refuse_cache
 from rmruntime.executors.pipeline import load_pipeline
 from rmruntime.executors.streaming import load_streaming
 from rmruntime.options import EngineOptions
@@ -20,8 +21,10 @@ def load_executor(bundle: Bundle, options: EngineOptions) -> PassExecutor:
     """
     check_graphs(bundle)
     if options.stages_in_turn:
-        return load_streaming(bundle, options)
+        return refuse_cache(load_streaming(bundle, options), options, "stages that run in turn keep none")
     if options.devices[1:]:
-        return load_pipeline(bundle, options)
+        return refuse_cache(load_pipeline(bundle, options), options, "stages on several devices keep none")
     choice = choose_engine(bundle, options)
+    if options.prefix_cache != "off":
+        return load_cached(bundle, options, choice)
     return DirectExecutor(load_backend(bundle, choice.pinned(options)), choice.reason)

@@ -16,7 +16,9 @@ class PassExecutor(ABC):
     `name` and `precision` are reported with scores, and `reason`, a clause that follows "because": why this engine was
     chosen; empty where nobody chose. `graph` says what passes must look like, `batch_tokens` how many tokens one had
     best compute where the user does not say. Whoever has many passes had best submit them `wave_tokens` tokens at a
-    time (0: one by one), with `ahead` submissions waiting behind the one whose results are awaited.
+    time (0: one by one), with `ahead` submissions waiting behind the one whose results are awaited. Where `graph` takes
+    a past, `cache_bytes` of keys and values may be kept for it; `cache_note` says why there is no cache, where somebody
+    asked for one.
     """
 
     name: str
@@ -26,6 +28,8 @@ class PassExecutor(ABC):
     batch_tokens: int
     wave_tokens: int = 0
     ahead: int = 0
+    cache_bytes: int = 0
+    cache_note: str = ""
 
     @abstractmethod
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
@@ -44,10 +48,11 @@ def closed_error() -> RewardModelError:
 class DirectExecutor(PassExecutor):
     """Runs each pass when it is submitted, on the thread that submits it."""
 
-    def __init__(self, backend: Backend, reason: str = "") -> None:
+    def __init__(self, backend: Backend, reason: str = "", cache_bytes: int = 0) -> None:
         self.name, self.precision, self.reason = backend.name, backend.precision, reason
         self.graph, self.batch_tokens = backend.graph, backend.batch_tokens
         self._backend = backend
+        self.cache_bytes = cache_bytes
         self._lock, self._closed = threading.Lock(), False
 
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
