@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rmexport.output.progress import Watcher
 from rmexport.verify.baseline_bundle import BaselineExport
+from rmexport.verify.cached_run import run_cached
 from rmexport.verify.conversations import Conversations, read_conversations
 from rmexport.verify.engine_run import run_baseline, run_engine
 from rmexport.verify.gate import Measurement, parity_checks, quantization_quality, reference_dtypes, soundness_checks
@@ -49,8 +50,9 @@ def verify(
         conversations = read_conversations(model, options)
         engine = run_engine(model, conversations.sequences, options, watcher)
     sequences = conversations.sequences
+    cached = run_cached(bundle, engine, sequences, options)
     yardsticks = compute_yardsticks(reference, sequences, reference_dtypes(manifest), key, cache, watcher)
-    measured = Measurement(manifest=manifest, sequences=sequences, engine=engine, yardsticks=yardsticks)
+    measured = Measurement(manifest=manifest, sequences=sequences, engine=engine, yardsticks=yardsticks, cached=cached)
     baseline = BaselineExport(
         bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=source.export_options
     )

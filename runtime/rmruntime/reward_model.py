@@ -124,6 +124,11 @@ class RewardModel:
         return self._executor.cache_note and f"off, because {self._executor.cache_note}"
 
     @property
+    def has_prefix_cache(self) -> bool:
+        """Whether what is computed is kept for later calls."""
+        return self._executor.cache_bytes > 0
+
+    @property
     def precision(self) -> str:
         """The arithmetic that runs: fp32, bf16 or fp16."""
         return self._executor.precision
