@@ -44,11 +44,14 @@ _PASSED_ON = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LISTED = 10  # faults of a graph named in a message
 
 
-def check_graphs(bundle: Bundle) -> None:
-    """Raises BundleError for a graph that reads more than the bundle's weights, or is not what the manifest says."""
+def check_graphs(bundle: Bundle, *, past: bool = True) -> None:
+    """Raises BundleError for a graph that reads more than the bundle's weights, or is not what the manifest says.
+
+    Without `past` those with a past are not read: for callers that load none of them.
+    """
     sizes = {record.name: record.size for record in bundle.manifest.files if record.role == "weights"}
     faults: list[str] = []
-    for graph, stage in _forms(bundle.manifest):
+    for graph, stage in _forms(bundle.manifest, past=past):
         file = graph.file if stage is None else stage.file
         found = list(_file_faults(bundle, file, graph, stage, sizes))
         if found:
@@ -60,11 +63,11 @@ def check_graphs(bundle: Bundle) -> None:
         )
 
 
-def _forms(manifest: Manifest) -> Iterator[tuple[Graph, Stage | None]]:
+def _forms(manifest: Manifest, *, past: bool) -> Iterator[tuple[Graph, Stage | None]]:
     """Every graph whole, in its stages, and with a past."""
     for graph in manifest.graphs:
         yield from ((graph, stage) for stage in (None, *graph.stages))
-        if graph.past is not None:
+        if past and graph.past is not None:
             yield graph.of_past(), None
 
 

@@ -19,7 +19,7 @@ def load_executor(bundle: Bundle, options: EngineOptions) -> PassExecutor:
     EngineNotInstalled, EngineUnusable or BackendError where no engine can, or the bundle has no stages and they
     are asked for, and DeviceMemoryError for a stage that does not fit.
     """
-    check_graphs(bundle)
+    check_graphs(bundle, past=options.prefix_cache != "off")
     if options.stages_in_turn:
         return refuse_cache(load_streaming(bundle, options), options, "stages that run in turn keep none")
     if options.devices[1:]:

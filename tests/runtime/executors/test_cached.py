@@ -110,7 +110,7 @@ def test_a_graph_is_only_taken_for_what_it_was_written_as(bundle: Path, tmp_path
         swapped = copied(bundle, tmp_path / name)
         rewrite_file(swapped, name, (bundle / other).read_bytes())
         with pytest.raises(BundleError, match="past"):
-            RewardModel.load(swapped, device="ort-cpu")
+            RewardModel.load(swapped, device="ort-cpu", prefix_cache="auto")
     wider = copied(bundle, tmp_path / "wider")
     data = manifest_of(wider)
     for one in data["graphs"]:
@@ -118,7 +118,7 @@ def test_a_graph_is_only_taken_for_what_it_was_written_as(bundle: Path, tmp_path
             one["past"]["features"] *= 2
     write_manifest(wider, data)
     with pytest.raises(BundleError, match="written with past 32, the manifest says 64"):
-        RewardModel.load(wider, device="ort-cpu")
+        RewardModel.load(wider, device="ort-cpu", prefix_cache="auto")
     change_graphs(wider, without_seal)
     with pytest.raises(BundleError, match=r"its past_keys_0 is no \[\., 64\] of fp32"):
-        RewardModel.load(wider, device="ort-cpu")
+        RewardModel.load(wider, device="ort-cpu", prefix_cache="auto")
