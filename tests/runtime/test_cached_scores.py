@@ -109,3 +109,20 @@ def test_what_begins_alike_is_computed_once(tmp_path: Path) -> None:
     assert first.cached == 0
     assert all(one.computed < 20 and one.computed + one.cached == one.given for one in others)
     assert others[-1].computed == 1  # the scored token, whose hidden state is not kept
+
+
+def test_a_pass_reads_what_the_one_before_it_brought(tmp_path: Path) -> None:
+    """Passes of one call, each planned while the one before is computed."""
+    export(str(checkpoint_in(tmp_path / "c", "llama")), tmp_path / "b")
+    prompt = "the answer is " * 20
+    record = parse_record({"prompt": prompt, "responses": [f"number {n} good bad sum honest step - 1" for n in range(12)]})
+    options = ScoreOptions(max_batch_tokens=100)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
+        plain = model.run([record], options)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu", prefix_cache="auto") as model:
+        cached = model.run([record], options)
+    assert plain.results == cached.results
+    assert cached.statistics.passes == plain.statistics.passes > 3
+    once = plain.statistics.computed / plain.statistics.passes
+    assert cached.statistics.computed < 2.5 * once
+    assert cached.statistics.computed + cached.statistics.cached == plain.statistics.computed

@@ -74,6 +74,11 @@ class PassPast:
     placement: Placement
     kept: bool
 
+    def gained(self, found: Sequence[CachedPrefix]) -> int:
+        """How many tokens fewer the pass would compute with these cached beginnings."""
+        known = zip(self.trie.shared.tolist(), self.prefixes, found, strict=True)
+        return sum(max(0, now.length - max(before.length, shared)) for shared, before, now in known)
+
     def feeds(self, layout: PastLayout) -> dict[str, Any]:
         """Inputs of the graph: the cached tokens' keys and values, each token once; one row of zeros for none."""
         past = layout.empty(max(1, self.placement.past))

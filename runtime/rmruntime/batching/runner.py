@@ -21,6 +21,8 @@ from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Outcome
 from rmruntime.sequences import TokenSequence
 
+WORTH_PACKING = 32  # tokens that a pass need not compute, for which it is packed again
+
 Advance = Callable[[int], object]
 
 
@@ -168,8 +170,19 @@ class BatchRunner:
             yield wave
 
     def _submit(self, wave: Sequence[_Prepared]) -> list[_Begun]:
+        wave = [self._renewed(one) for one in wave]
         futures = self._executor.submit([self._feeds(one) for one in wave])
         return [_Begun(one.batch, one.inputs, one.past, future) for one, future in zip(wave, futures, strict=True)]
+
+    def _renewed(self, prepared: _Prepared) -> _Prepared:
+        """The same pass, packed again where the passes that ran meanwhile brought much of what it would compute."""
+        past = prepared.past
+        if past is None or not past.kept or self._cache is None:
+            return prepared
+        found = self._cache.match([s.ids for s in prepared.batch.sequences])
+        if past.gained(found) < WORTH_PACKING:
+            return prepared
+        return self._prepare(prepared.batch)
 
     def _feeds(self, prepared: _Prepared) -> Feeds:
         """The past is put together here, when its pass is next: it may be large."""
