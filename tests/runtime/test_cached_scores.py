@@ -62,10 +62,10 @@ def outputs(model: RewardModel, sequences: Sequence[TokenSequence], budget: int 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.ladder) for n in BACKBONES])
 @pytest.mark.parametrize(
-    "dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.ladder), pytest.param("int8", marks=pytest.mark.ladder)]
+    "dtype", ["fp32", *(pytest.param(dtype, marks=pytest.mark.ladder) for dtype in ("bf16", "int8", "int4"))]
 )
 def test_scores_do_not_depend_on_what_is_cached(tmp_path: Path, name: str, dtype: str) -> None:
-    quantize: Any = dtype if dtype == "int8" else None
+    quantize: Any = dtype if dtype in ("int8", "int4") else None
     stored: Literal["bf16", "fp32"] = "bf16" if dtype == "bf16" else "fp32"
     options = ExportOptions(dtype=stored, quantize=quantize)
     export(str(checkpoint_in(tmp_path / "c", name)), tmp_path / "b", options)
@@ -115,7 +115,9 @@ def test_a_pass_reads_what_the_one_before_it_brought(tmp_path: Path) -> None:
     """Passes of one call, each planned while the one before is computed."""
     export(str(checkpoint_in(tmp_path / "c", "llama")), tmp_path / "b")
     prompt = "the answer is " * 20
-    record = parse_record({"prompt": prompt, "responses": [f"number {n} good bad sum honest step - 1" for n in range(12)]})
+    record = parse_record(
+        {"prompt": prompt, "responses": [f"number {n} good bad sum honest step - 1" for n in range(12)]}
+    )
     options = ScoreOptions(max_batch_tokens=100)
     with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
         plain = model.run([record], options)
