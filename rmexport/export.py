@@ -134,7 +134,12 @@ def _stage(written: _GraphFiles, span: LayerSpan) -> Stage:
     file = f"{written.whole.file.removesuffix('.onnx')}.layers-{first:03}-{last:03}.onnx"
     read = written.write(replace(written.whole, file=file), span)
     nbytes = sum(location.nbytes for location in read)
-    return Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read))
+    past = f"{file.removesuffix('.onnx')}.past.onnx" if written.whole.past is not None else None
+    stage = Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read), past=past)
+    if past is not None:
+        form = replace(written.whole, stages=(stage,)).of_past()
+        written.write(form.of_stage(form.stages[0]), span)
+    return stage
 
 
 def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph:

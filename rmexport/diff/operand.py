@@ -76,7 +76,7 @@ def _bundle_side(bundle: Bundle) -> Operand:
     manifest = bundle.manifest
     weights = [record for record in manifest.files if record.role == "weights"]
     # Parts and other forms of what is compared whole.
-    forms = {stage.file for graph in manifest.graphs for stage in graph.stages}
+    forms = {name for graph in manifest.graphs for stage in graph.stages for name in (stage.file, stage.past) if name}
     forms |= {graph.past.file for graph in manifest.graphs if graph.past is not None}
     small = [record for record in manifest.files if record.role != "weights" and record.name not in forms]
     return Operand(

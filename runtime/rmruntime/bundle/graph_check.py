@@ -68,7 +68,8 @@ def _forms(manifest: Manifest, *, past: bool) -> Iterator[tuple[Graph, Stage | N
     for graph in manifest.graphs:
         yield from ((graph, stage) for stage in (None, *graph.stages))
         if past and graph.past is not None:
-            yield graph.of_past(), None
+            form = graph.of_past()
+            yield from ((form, stage) for stage in (None, *form.stages))
 
 
 def _file_faults(bundle: Bundle, file: str, graph: Graph, stage: Stage | None, sizes: dict[str, int]) -> Iterator[str]:
@@ -141,10 +142,10 @@ def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage:
         yield f"{'it has' if HIDDEN_IN in facts.inputs else 'it lacks'} the input {HIDDEN_IN}"
     if graph.layout == "packed" and (stage is None or stage.first == 0):
         yield from _packing_faults(facts, graph)
-    yield from _past_faults(facts, manifest, graph)
+    yield from _past_faults(facts, manifest, graph, stage)
     if whole or (stage is not None and stage.last == manifest.backbone.num_layers - 1):
         yield from _output_faults(facts, manifest, graph)
-    elif set(facts.outputs) != {HIDDEN_OUT}:
+    elif set(facts.outputs) - _past_outputs(manifest, graph) != {HIDDEN_OUT}:
         yield f"it has the outputs {', '.join(facts.outputs)}, expected {HIDDEN_OUT}"
 
 
@@ -168,6 +169,12 @@ def _layers(manifest: Manifest) -> list[PastNames]:
     return [past_names(layer) for layer in range(manifest.backbone.num_layers)]
 
 
+def _past_outputs(manifest: Manifest, graph: Graph) -> set[str]:
+    """Outputs that a graph has besides, where it takes a past."""
+    layers = _layers(manifest) if graph.takes_past else []
+    return {name for layer in layers for name in (layer.keys_out, layer.values_out)}
+
+
 def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
     """What the inputs' shapes tell of the values that the packing goes by."""
     ids = facts.inputs.get(INPUT_IDS)
@@ -184,11 +191,12 @@ def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
         yield f"its pages have {(pages.dims or ('', '?'))[1]} keys, the manifest says {graph.page_size}"
 
 
-def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator[str]:
+def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stage | None) -> Iterator[str]:
     """Every layer's keys and values, in and out, of the width and dtype that the runtime keeps them in."""
     if graph.past is None or not graph.takes_past:
         return
-    for layer in _layers(manifest):
+    layers = _layers(manifest)
+    for layer in layers if stage is None else layers[stage.first : stage.last + 1]:
         for held, names in (
             (facts.inputs, (layer.keys_in, layer.values_in)),
             (facts.outputs, (layer.keys_out, layer.values_out)),
@@ -202,12 +210,7 @@ def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator
 
 def _output_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator[str]:
     wanted = {output.name: output.labels for output in manifest.outputs}
-    past = (
-        {name for layer in _layers(manifest) for name in (layer.keys_out, layer.values_out)}
-        if graph.takes_past
-        else set()
-    )
-    if set(facts.outputs) - past != set(wanted):
+    if set(facts.outputs) - _past_outputs(manifest, graph) != set(wanted):
         yield f"it has the outputs {', '.join(facts.outputs)}, the manifest says {', '.join(wanted)}"
         return
     for name, labels in wanted.items():

@@ -180,7 +180,7 @@ class Stage:
     """A graph of the layers `first` to `last` alone, which hands its hidden states to the next stage's.
 
     The first stage has the embedding, the last the head. It reads weights of `weight_bytes`, which lie in `ranges`:
-    what is close together is one range, with what lies between.
+    what is close together is one range, with what lies between. `past` is the file of its form with a past.
     """
 
     file: GraphName
@@ -188,6 +188,7 @@ class Stage:
     last: Layer
     weight_bytes: Bytes
     ranges: tuple[WeightRange, ...]
+    past: GraphName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,13 +234,14 @@ class Graph:
 
     @property
     def takes_past(self) -> bool:
-        """Whether this is the form with a past, which `of_past` returned."""
-        return self.past is not None and self.file == self.past.file
+        """Whether this is the form with a past, which `of_past` returned, or a stage of it."""
+        return self.past is not None and self.file in (self.past.file, *(stage.past for stage in self.stages))
 
     def of_past(self) -> "Graph":
         """The form with a past, which takes the same inputs and more; of a graph that has one."""
         assert self.past is not None
-        return replace(self, file=self.past.file, stages=())
+        stages = tuple(replace(stage, file=stage.past) for stage in self.stages if stage.past is not None)
+        return replace(self, file=self.past.file, stages=stages)
 
     def of_stage(self, stage: Stage) -> "Graph":
         """The stage's graph, which takes the same inputs."""

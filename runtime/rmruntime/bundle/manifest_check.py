@@ -31,7 +31,7 @@ def _is_plain(name: str) -> bool:
 def _reference_faults(manifest: Manifest) -> Iterator[str]:
     """Files the manifest uses without listing them, and listed files that nothing could vouch for."""
     listed = {record.name: record for record in manifest.files}
-    stages = [stage.file for graph in manifest.graphs for stage in graph.stages]
+    stages = [name for graph in manifest.graphs for stage in graph.stages for name in (stage.file, stage.past) if name]
     pasts = [graph.past.file for graph in manifest.graphs if graph.past is not None]
     used = {TOKENIZER_NAME: "tokenizer"}
     used |= dict.fromkeys([*(g.file for g in manifest.graphs), *stages, *pasts], "graph")

@@ -48,11 +48,10 @@ def closed_error() -> RewardModelError:
 class DirectExecutor(PassExecutor):
     """Runs each pass when it is submitted, on the thread that submits it."""
 
-    def __init__(self, backend: Backend, reason: str = "", cache_bytes: int = 0) -> None:
+    def __init__(self, backend: Backend, reason: str = "") -> None:
         self.name, self.precision, self.reason = backend.name, backend.precision, reason
         self.graph, self.batch_tokens = backend.graph, backend.batch_tokens
         self._backend = backend
-        self.cache_bytes = cache_bytes
         self._lock, self._closed = threading.Lock(), False
 
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:

@@ -9,10 +9,11 @@ import pytest
 
 from conversations import ragged_records
 from rmexport import ExportOptions
-from rmruntime import BackendError, BundleError, OptionError, RewardModel
+from rmruntime import BackendError, BundleError, OptionError, RewardModel, ScoreOptions
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
 from rmruntime.options import EngineOptions
+from rmruntime.records import parse_record
 from tampered_bundles import (
     change_graphs,
     copied,
@@ -39,6 +40,7 @@ def without_past(bundle: Path, target: Path) -> Path:
     older = copied(bundle, target)
     data = manifest_of(older)
     gone = {graph.pop("past")["file"] for graph in data["graphs"] if graph["past"]}
+    gone |= {stage.pop("past") for graph in data["graphs"] for stage in graph["stages"]}
     data["files"] = [record for record in data["files"] if record["name"] not in gone]
     for graph in data["graphs"]:
         graph.pop("past", None)
@@ -68,18 +70,30 @@ def test_a_bundle_without_such_graphs_says_so(bundle: Path, tmp_path: Path) -> N
         RewardModel.load(older, device="ort-cpu", prefix_cache=1_000_000)
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"stage_memory": "auto"}, "stages that run in turn keep none"),
-        ({"device": "ort-cpu,ort-cpu"}, "stages on several devices keep none"),
-    ],
-)
-def test_stages_say_that_they_have_none(bundle: Path, options: dict[str, Any], why: str) -> None:
-    with RewardModel.load(bundle, EngineOptions(**{"device": "ort-cpu", "prefix_cache": "auto", **options})) as model:
+def test_stages_in_turn_say_that_they_have_none(bundle: Path) -> None:
+    why = "stages that run in turn keep none"
+    with RewardModel.load(bundle, device="ort-cpu", stage_memory="auto", prefix_cache="auto") as model:
         assert model.prefix_cache == f"off, because {why}"
     with pytest.raises(BackendError, match=why):
-        RewardModel.load(bundle, EngineOptions(**{"device": "ort-cpu", "prefix_cache": 1_000_000, **options}))
+        RewardModel.load(bundle, device="ort-cpu", stage_memory="auto", prefix_cache=1_000_000)
+
+
+@pytest.mark.parametrize("device", ["ort-cpu,ort-cpu", pytest.param("openvino,openvino", marks=pytest.mark.ladder)])
+def test_stages_on_several_devices_keep_what_their_layers_computed(bundle: Path, tmp_path: Path, device: str) -> None:
+    records = ragged_records(9)
+    with RewardModel.load(bundle, device=device) as model:
+        expected = model.score(records)
+    with RewardModel.load(bundle, device=device, prefix_cache=5_000_000) as model:
+        for _ in range(2):
+            requests = [parse_record(record) for record in records]
+            runs = [model.run([request], ScoreOptions()) for request in requests]
+            assert [run.results[0] for run in runs] == expected
+        assert all(run.statistics.computed == 1 for run in runs)
+    older = without_past(bundle, tmp_path / "older")
+    with RewardModel.load(older, device=device, prefix_cache="auto") as model:
+        assert model.prefix_cache.startswith("off, because the bundle has no graphs with a past")
+    with pytest.raises(BackendError, match="no graphs with a past"):
+        RewardModel.load(older, device=device, prefix_cache=5_000_000)
 
 
 def test_the_command_prints_what_was_found(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
