@@ -95,13 +95,13 @@ class PreparedPass:
 
 @dataclass(frozen=True)
 class BegunPass:
-    """A submitted pass."""
+    """A submitted pass; its keys and values are in the prefix cache, where there is one, once `future` is done."""
 
     batch: Batch
     inputs: PassInputs
     trie: TokenTrie | None
     past: PassPast | None
-    future: Future[Outputs]
+    future: Future[tuple[list[Outcome], Statistics]]
 
 
 class BatchRunner:
@@ -171,15 +171,11 @@ class BatchRunner:
         """
         wave = [self._renewed(one) for one in wave]
         futures = self._executor.submit([self._feeds(one) for one in wave])
-        return [
-            BegunPass(one.batch, one.inputs, one.trie, one.past, future)
-            for one, future in zip(wave, futures, strict=True)
-        ]
+        return [self._begun(one, future) for one, future in zip(wave, futures, strict=True)]
 
     def finish(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
         """Wait for a pass: what each of its sequences has, where what is not finite is computed again apart.
 
-        Keys and values of what it computed are then in the prefix cache, where there is one.
         Raises BackendError when the engine fails.
         """
         outcomes, statistics = self._sound(begun)
@@ -240,6 +236,20 @@ class BatchRunner:
             return prepared.inputs.feeds
         return {**prepared.inputs.feeds, **prepared.past.feeds(self._layout)}
 
+    def _begun(self, prepared: PreparedPass, outputs: Future[Outputs]) -> BegunPass:
+        begun = BegunPass(prepared.batch, prepared.inputs, prepared.trie, prepared.past, Future())
+        outputs.add_done_callback(lambda done: self._settle(begun, done))
+        return begun
+
+    def _settle(self, begun: BegunPass, outputs: Future[Outputs]) -> None:
+        """On the thread that computed: so the next pass that begins there finds what this one brought."""
+        try:
+            found = self._kept(begun, outputs.result())
+        except BaseException as error:  # of any type: `finish` raises it
+            begun.future.set_exception(error)
+        else:
+            begun.future.set_result(found)
+
     def _kept(self, begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
         """The outcomes; keys and values of what was computed go to the cache."""
         if begun.past is None or self._cache is None or self._layout is None:
@@ -271,7 +281,7 @@ class BatchRunner:
         """The outcomes of one submitted batch, of one pass, or of more where the device does not take it."""
         batch, sequences = begun.batch, begun.batch.sequences
         try:
-            return self._kept(begun, begun.future.result())
+            return begun.future.result()
         except PassTooLarge as error:  # of known limits: halves are tried until they fit
             problem: Exception = error
             again = True
