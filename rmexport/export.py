@@ -32,6 +32,7 @@ from rmruntime.bundle.manifest import (
     FileRecord,
     Graph,
     Manifest,
+    Past,
     Source,
     Stage,
     encode_manifest,
@@ -92,7 +93,9 @@ def _write_graphs(
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
             whole = _graph(dialect, compute_dtype, spec)
             written = _GraphFiles(dialect, whole, spec, weights, folder)
-            written.write(whole.file, None)
+            written.write(whole, None)
+            if whole.past is not None:
+                written.write(whole.of_past(), None)
             graphs.append(replace(whole, stages=tuple(_stage(written, span) for span in spans)))
             files += written.files
     return tuple(graphs), tuple(files)
@@ -100,7 +103,7 @@ def _write_graphs(
 
 @dataclass
 class _GraphFiles:
-    """The files of one dialect and arithmetic: the `whole` graph, and those of its stages."""
+    """The files of one dialect and arithmetic: the `whole` graph, the one with a past, and those of its stages."""
 
     dialect: type[Dialect]
     whole: Graph
@@ -109,14 +112,15 @@ class _GraphFiles:
     folder: Path
     files: list[FileRecord] = field(default_factory=list)
 
-    def write(self, name: str, span: LayerSpan | None) -> Collection[WeightLocation]:
+    def write(self, graph: Graph, span: LayerSpan | None) -> Collection[WeightLocation]:
         """One graph's file, sealed; returns where the weights lie that it reads."""
         layers = None if span is None else self.layers(span)
-        writer = build_graph(self.dialect, self.whole.compute_dtype, self.spec, self.weights.locations, span)
+        locations, past = self.weights.locations, graph.takes_past
+        writer = build_graph(self.dialect, graph.compute_dtype, self.spec, locations, span, past=past)
         model = writer.model(self.dialect.NAME)
-        model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(self.spec, self.whole, layers))
+        model.metadata_props[SEAL_KEY] = encode_seal(sealed_values(self.spec, graph, layers))
         proto = ir.to_proto(model)
-        self.files.append(write_file(self.folder, name, proto.SerializeToString(), role="graph"))
+        self.files.append(write_file(self.folder, graph.file, proto.SerializeToString(), role="graph"))
         return writer.read_locations()
 
     def layers(self, span: LayerSpan) -> tuple[int, int]:
@@ -128,14 +132,20 @@ class _GraphFiles:
 def _stage(written: _GraphFiles, span: LayerSpan) -> Stage:
     first, last = written.layers(span)
     file = f"{written.whole.file.removesuffix('.onnx')}.layers-{first:03}-{last:03}.onnx"
-    read = written.write(file, span)
+    read = written.write(replace(written.whole, file=file), span)
     nbytes = sum(location.nbytes for location in read)
-    return Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read))
+    past = f"{file.removesuffix('.onnx')}.past.onnx" if written.whole.past is not None else None
+    stage = Stage(file=file, first=first, last=last, weight_bytes=nbytes, ranges=weight_ranges(read), past=past)
+    if past is not None:
+        form = replace(written.whole, stages=(stage,)).of_past()
+        written.write(form.of_stage(form.stages[0]), span)
+    return stage
 
 
 def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph:
+    stem = f"{dialect.NAME}.{compute_dtype}.packed"
     return Graph(
-        file=f"{dialect.NAME}.{compute_dtype}.packed.onnx",
+        file=f"{stem}.onnx",
         dialect=dialect.NAME,
         compute_dtype=compute_dtype,
         key_multiple=dialect.KEY_MULTIPLE,
@@ -144,6 +154,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.PAGE_SIZE,
         least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
+        past=Past(file=f"{stem}.past.onnx", features=spec.config.key_size) if dialect.TAKES_PAST else None,
     )
 
 

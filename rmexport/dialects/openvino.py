@@ -26,6 +26,7 @@ class OpenVino(Dialect):
 
     NAME: ClassVar[str] = "openvino"
     SCHEMES: ClassVar[tuple[Scheme, ...]] = ("int8", "int4")  # fp8 would be folded to copies in the compute dtype
+    TAKES_PAST: ClassVar[bool] = True
     ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
     LEAST_QUANTIZED_ROWS: ClassVar[int] = 8  # up to 4 rows of bf16 take another kernel
     STREAM_DTYPE: ClassVar[str | None] = "fp32"

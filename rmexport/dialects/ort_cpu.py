@@ -29,6 +29,7 @@ class OrtCpu(Dialect):
     """Standard ops plus ORT's own fused activations; attention by head rows."""
 
     NAME: ClassVar[str] = "ort-cpu"
+    TAKES_PAST: ClassVar[bool] = True
     ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
 
     @classmethod

@@ -81,8 +81,10 @@ def graph_digest(path: Path) -> str:
 def _bundle_operand(bundle: Bundle) -> Operand:
     manifest = bundle.manifest
     weights = [record for record in manifest.files if record.role == "weights"]
-    stages = {stage.file for graph in manifest.graphs for stage in graph.stages}  # the whole graphs are compared
-    small = [record for record in manifest.files if record.role != "weights" and record.name not in stages]
+    # Parts and other forms of what is compared whole.
+    forms = {name for graph in manifest.graphs for stage in graph.stages for name in (stage.file, stage.past) if name}
+    forms |= {graph.past.file for graph in manifest.graphs if graph.past is not None}
+    small = [record for record in manifest.files if record.role != "weights" and record.name not in forms]
     return Operand(
         path=bundle.folder,
         kind="bundle",

@@ -219,12 +219,14 @@ class _Decoding:
         return self._read(x, q, k, v) if last == self.last else self._hand_over(last, x, self._attend(last, q, k, v))
 
     def _attend(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+        k, v = self.d.with_past(i, k, v, self.c.key_size)
         return self.d.dialect.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
 
     def _read(self, x: ir.Value, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """The model's last layer, from the results of `_project`."""
         d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
         q = layers.queries(i, d.take(q, rows), self._angles(i).scored)
+        k, v = d.with_past(i, k, v, self.c.key_size)
         x, y = layers.attended(i, d.take(x, rows), d.dialect.attention(q, k, v, rows, layers.shape(i)))
         return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 

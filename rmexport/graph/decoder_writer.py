@@ -14,23 +14,24 @@ from rmexport.graph.packed import AttentionRows
 from rmexport.graph.rotary import RotaryAngles, rotary_angles
 from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import Features
-from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT, TOKENS
+from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT, PAST, TOKENS, past_names
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
 class DecoderWriter:
-    """Adds a decoder's nodes to a graph: of all layers, or of a `span` of them.
+    """Adds a decoder's nodes to a graph: of all layers, or of a `span` of them; `past`: a graph with a past.
 
     `dialect` has the operations that engines spell differently, `w` (its GraphWriter) takes plain operators, `inputs`
     are the graph's. `dtype` is the compute dtype, `stream_dtype` that of the residual stream.
     """
 
-    def __init__(self, dialect: Dialect, span: LayerSpan | None = None) -> None:
+    def __init__(self, dialect: Dialect, span: LayerSpan | None = None, *, past: bool = False) -> None:
         self.dialect, self.w, self.inputs = dialect, dialect.w, dialect.inputs
         self.dtype = dialect.dtype
         self.stream_dtype = dialect.STREAM_DTYPE or dialect.dtype
         self.span = span or LayerSpan()
+        self.past = past
 
     def embed(self, name: str, shape: tuple[int, int]) -> ir.Value:
         """The residual stream [T, width]: rows of the embedding table `name.weight` for the packed tokens."""
@@ -134,6 +135,20 @@ class DecoderWriter:
     def take(self, x: ir.Value, rows: AttentionRows) -> ir.Value:
         """The rows' tokens out of all tokens."""
         return x if rows.take is None else self.w.op("Gather", x, rows.take)
+
+    def with_past(self, layer: int, k: ir.Value, v: ir.Value, width: int) -> tuple[ir.Value, ir.Value]:
+        """Rotated keys and values [., width] that a layer's attention reads: of earlier tokens, then the pass's own.
+
+        The own ones become outputs. In a graph without a past they are all.
+        """
+        if not self.past:
+            return k, v
+        names = past_names(layer)
+        joined = []
+        for taken, returned, own in ((names.keys_in, names.keys_out, k), (names.values_in, names.values_out, v)):
+            self.w.output(returned, own, [TOKENS, width], self.dtype)
+            joined.append(self.w.op("Concat", self.w.input(taken, [PAST, width], self.dtype), own, axis=0))
+        return joined[0], joined[1]
 
     def rotary(self, rope: RopeConfig, head_dim: int) -> RotaryAngles:
         """The angles of all tokens and of the scored ones, by their positions."""

@@ -33,6 +33,7 @@ class Dialect(ABC):
     PAGE_SIZE: ClassVar[int] = 0  # keys per page, where tokens find their keys by pages; 0: by attention rows
     SCHEMES: ClassVar[tuple[Scheme, ...]] = get_args(Scheme)  # of quantized matrices that it supports
     LEAST_QUANTIZED_ROWS: ClassVar[int] = 2  # of quantized products: engines round fewer differently
+    TAKES_PAST: ClassVar[bool] = False  # whether exports also write its graphs with a past
     TOKEN_CHUNK: ClassVar[int] = 0  # tokens that `tokenwise` takes at a time; 0: all at once
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:

@@ -83,7 +83,8 @@ def _scoring_facts(scoring: Scoring) -> dict[str, Any]:
 
 def _graph(graph: Graph) -> str:
     stages = f", also in {len(graph.stages)} stages" if graph.stages else ""
-    return f"{graph.file} ({graph.dialect}, computes in {graph.compute_dtype}{stages})"
+    past = ", also with a past" if graph.past is not None else ""
+    return f"{graph.file} ({graph.dialect}, computes in {graph.compute_dtype}{stages}{past})"
 
 
 def _engine(folder: Path, bundle: Path) -> str:

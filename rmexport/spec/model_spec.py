@@ -177,13 +177,15 @@ def build_graph(
     spec: ModelSpec,
     locations: Mapping[str, WeightLocation],
     span: LayerSpan | None = None,
+    *,
+    past: bool = False,
 ) -> GraphWriter:
-    """The finished graph of one dialect and arithmetic: of all layers, or of a span of them.
+    """The finished graph of one dialect and arithmetic: of all layers, or of a span of them; `past`: with a past.
 
     The embedding is in the graph of the first layer, the head in that of the last.
     """
     writer = GraphWriter(locations)
-    d = DecoderWriter(dialect(writer, compute_dtype), span)
+    d = DecoderWriter(dialect(writer, compute_dtype), span, past=past)
     hidden = spec.family.backbone(d, spec.config)
     if d.span.end is None:
         spec.head.build(HeadWriter(writer), hidden)

@@ -15,7 +15,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
-    add_engine_arguments(parser, without=("threads", "check"))
+    add_engine_arguments(parser, without=("threads", "check", "prefix_cache"))
     parser.add_argument("--recipe", help="the recipe file, where the export used one that has moved")
     parser.add_argument(
         "--max-batch-tokens", type=int, help="most tokens computed in one pass (default: the engine's choice)"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rmexport.verify.cached_run import CachedRun, cached_checks
 from rmexport.verify.conversations import Conversations
 from rmexport.verify.engine_run import EngineRun
 from rmexport.verify.parity import Check, Values, fp32_check, half_checks
@@ -22,12 +23,14 @@ class Measurement:
     """What the engine and transformers computed for the same conversations.
 
     `yardsticks` are transformers' scores by dtype: in fp32, and where parity is judged in the bundle's dtype too.
+    `cached` is what came of cached prefixes, None where the engine has no cache.
     """
 
     manifest: Manifest
     conversations: Conversations
     engine: EngineRun
     yardsticks: Mapping[str, Yardstick]
+    cached: CachedRun | None = None
 
     @property
     def sequences(self) -> Sequence[TokenSequence]:
@@ -86,7 +89,7 @@ def parity_checks(measured: Measurement) -> list[Check]:
 
 
 def soundness_checks(measured: Measurement) -> list[Check]:
-    """That results are numbers, that scores are not all the same, and that no activation overflows."""
+    """That results are numbers, not all the same, the same after cached prefixes, and that no activation overflows."""
     manifest, engine = measured.manifest, measured.engine
     names = compared_outputs(manifest)
     scored = [name for name in names if name in ("logit", manifest.score)] or names
@@ -94,6 +97,7 @@ def soundness_checks(measured: Measurement) -> list[Check]:
     return [
         *finite_checks(names, measured.sequences, {engine.backend: engine.outputs, **transformers}),
         *difference_checks(scored, measured.sequences, engine.outputs),
+        *cached_checks(measured.cached),
         *peak_checks(measured.reference.peaks, manifest.dtype),
     ]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rmexport.output.progress import Watcher
 from rmexport.verify.baseline_bundle import BaselineExport
 from rmexport.verify.bundle_source import open_source
+from rmexport.verify.cached_run import run_cached
 from rmexport.verify.conversations import read_conversations
 from rmexport.verify.engine_run import run_baseline, run_engine
 from rmexport.verify.gate import Measurement, parity_checks, quantization_quality, reference_dtypes, soundness_checks
@@ -48,9 +49,12 @@ def verify(
         key = read_key(source.checkpoint, source.export_options, arithmetic(device))
         conversations = read_conversations(model, options)
         engine = run_engine(model, conversations.sequences, options, watcher)
+    cached = run_cached(bundle, engine, conversations.sequences, options)
     dtypes = reference_dtypes(manifest)
     yardsticks = compute_yardsticks(reference, conversations.sequences, dtypes, key, cache, watcher)
-    measured = Measurement(manifest=manifest, conversations=conversations, engine=engine, yardsticks=yardsticks)
+    measured = Measurement(
+        manifest=manifest, conversations=conversations, engine=engine, yardsticks=yardsticks, cached=cached
+    )
     quantized = BaselineExport(
         bundle=Path(bundle), manifest=manifest, checkpoint=checkpoint, exported=source.export_options
     )

@@ -53,6 +53,9 @@ class EngineOptions:
     - `check`: "full" hashes the weights and compiled engines before they are used.
     - `threads`: 0 lets the engine decide.
     - `memory_limit`: bytes that the weights should stay under.
+    - `prefix_cache`: keep keys and values of earlier tokens, at most this many bytes, so that what begins with the same
+      tokens in later calls computes only the rest; scores are the same. "auto" is a quarter of the memory that is left
+      once the model is loaded, at most 4 GB.
 
     >>> EngineOptions(device="cuda:0, cuda:1").devices
     ('cuda:0', 'cuda:1')
@@ -65,10 +68,12 @@ class EngineOptions:
     threads: int = 0
     memory_limit: int | None = None
     stage_memory: int | Literal["auto"] | None = None
+    prefix_cache: int | Literal["auto", "off"] = "off"
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value that is none of the choices, of another type, or out of range."""
-        limits = {"threads": THREADS, "memory_limit": BYTES._replace(least=0), "stage_memory": BYTES}
+        limits = {"threads": THREADS, "memory_limit": BYTES._replace(least=0)}
+        limits |= dict.fromkeys(("stage_memory", "prefix_cache"), BYTES)
         check_fields(self, limits)
 
     @property

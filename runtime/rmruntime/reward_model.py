@@ -20,7 +20,7 @@ from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import InputError, OptionError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
 from rmruntime.option_checks import TOKENS, check_value
-from rmruntime.options import EngineOptions, Precision, ScoreOptions
+from rmruntime.options import EngineOptions, Precision, ScoreOptions, format_bytes
 from rmruntime.records import Request
 from rmruntime.records.call_arguments import check_records, check_texts, numbered_requests, parse_records
 from rmruntime.scores import Outcome, OutputProcessor, Score, Scored
@@ -74,6 +74,7 @@ class RewardModel:
         memory_limit: int | None = None,
         dialect: str | None = None,
         stage_memory: int | Literal["auto"] | None = None,
+        prefix_cache: int | Literal["auto", "off"] = "off",
         queue_tokens: int = QUEUE_TOKENS,
     ) -> Self:
         """Open and validate a bundle and load its engine: as `engine` says, or as its fields given one by one do.
@@ -83,6 +84,9 @@ class RewardModel:
         fp32, bf16 or fp16, where auto never has fewer mantissa bits than the bundle's dtype; `threads` 0 lets the
         engine decide; `check` "full" hashes the weights; `memory_limit` is in bytes; `dialect` names the graph to run
         where the engine reads several.
+
+        `prefix_cache`, bytes or "auto", keeps what was computed, so that what begins with the same tokens in later
+        calls computes the rest alone.
 
         Of a bundle that was exported with stages, several devices ("cuda:0,cuda:1") run one after another, each busy
         with another pass; with `stage_memory`, bytes or "auto", one device runs them in turn, with no more bytes of
@@ -97,6 +101,7 @@ class RewardModel:
             threads=threads,
             memory_limit=memory_limit,
             stage_memory=stage_memory,
+            prefix_cache=prefix_cache,
         )
         check_value("folder", folder, str | Path)
         check_value("queue_tokens", queue_tokens, int, TOKENS)
@@ -118,6 +123,18 @@ class RewardModel:
     def backend_reason(self) -> str:
         """Why that engine was chosen: a clause that follows "because". Empty where the constructor was given one."""
         return self._executor.reason
+
+    @property
+    def prefix_cache(self) -> str:
+        """The prefix cache in words: "of 2.0 GB", "off, because ..." where one was asked for; empty where none was."""
+        if self._executor.cache_bytes:
+            return f"of {format_bytes(self._executor.cache_bytes)}"
+        return self._executor.cache_note and f"off, because {self._executor.cache_note}"
+
+    @property
+    def has_prefix_cache(self) -> bool:
+        """Whether what is computed is kept for later calls."""
+        return self._executor.cache_bytes > 0
 
     @property
     def precision(self) -> str:

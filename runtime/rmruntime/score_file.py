@@ -43,12 +43,13 @@ class Summary:
 
     `sets_right` of `sets`, records with lists of chosen and rejected answers, had every chosen above every rejected.
     `flagged` counts records by the kinds of their flags (`rmruntime.text.flags`). `reason` says why this engine was
-    chosen, as `RewardModel.backend_reason` does.
+    chosen, as `RewardModel.backend_reason` does, and `prefix_cache` what `RewardModel.prefix_cache` says.
     """
 
     backend: str
     precision: str
     reason: str = ""
+    prefix_cache: str = ""
     records: int = 0
     errors: int = 0
     pairs: int = 0
@@ -102,6 +103,9 @@ class Summary:
         ]
         if self.reason:
             lines.append(f"engine {self.backend}, because {self.reason}")
+        if self.prefix_cache:
+            found = "" if self.prefix_cache.startswith("off") else f": {s.cached} tokens found"
+            lines.append(f"prefix cache {self.prefix_cache}{found}")
         if self.pairs:
             lines.append(f"pair accuracy {self.pairs_right / self.pairs:.2%} ({self.pairs} pairs)")
         if self.sets:
@@ -145,7 +149,12 @@ def score_records(
     advance: Advance | None = None,
 ) -> Summary:
     """Score records and write their results, a window at a time; raises as `score_file` does."""
-    summary = Summary(backend=model.backend, precision=model.precision, reason=model.backend_reason)
+    summary = Summary(
+        backend=model.backend,
+        precision=model.precision,
+        reason=model.backend_reason,
+        prefix_cache=model.prefix_cache,
+    )
     source = IterableSource(writable(records, writer))
     with closing(model.stream_windows(source, options, advance)) as windows:
         for window in windows:

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle
+import numpy as np
+
+from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle, past_outputs
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_names import HIDDEN_OUT, INPUT_IDS
 from rmruntime.bundle.manifest import Graph
@@ -102,18 +104,35 @@ class OpenVinoBackend:
                 f"openvino cannot load {graph.file}: {error}; choose another device, or export the bundle again"
             ) from error
         self._inputs = [value.any_name for value in compiled.inputs]
-        wanted = {HIDDEN_OUT, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
+        past = past_outputs(bundle, graph)
+        wanted = {HIDDEN_OUT, *past, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
         self._outputs = {name: value for value in compiled.outputs for name in value.names & wanted}
+        self._past = frozenset(past) if graph.compute_dtype == "bf16" else frozenset()
 
     def run(self, feeds: Feeds) -> Outputs:
+        given = {name: _tensor(feeds[name]) if self._past else feeds[name] for name in self._inputs}
         try:
-            values = self._request.infer({name: feeds[name] for name in self._inputs}, share_inputs=True)
+            values = self._request.infer(given, share_inputs=True)
         except Exception as error:  # openvino raises bare RuntimeError for everything
             raise BackendError(f"openvino failed on a pass of {feeds[INPUT_IDS].size} tokens: {error}") from error
-        return {name: values[output] for name, output in self._outputs.items()}
+        return {name: self._array(values, name, output) for name, output in self._outputs.items()}
+
+    def _array(self, values: Any, name: str, output: Any) -> Any:
+        """An array of its own; bf16, which numpy has not, as the same bits in uint16."""
+        if name not in self._past:
+            return values[output]
+        return self._request.get_tensor(output).data.view(np.uint16).copy()
 
     def close(self) -> None:
         self._request, self._outputs = None, {}  # the outputs too keep the model alive, and the weights mapped
+
+
+def _tensor(array: Any) -> Any:
+    """Bits of bf16 as what they are; other arrays are taken as they are."""
+    if array.dtype != np.uint16:
+        return array
+    ov = importlib.import_module("openvino")
+    return ov.Tensor(array, list(array.shape), ov.Type.bf16)
 
 
 def _precision(graph: Graph, options: EngineOptions) -> str:

@@ -6,11 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 
+from rmruntime.batching.prefix_cache import CachedPrefix
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.sequences import Ints
 
 OPEN_BATCHES = 3  # earlier passes that a later family may still fill up: like lengths stay together
 WORTH_SHARING = 0.25  # of the shorter sequence: a common chat header alone makes no family
+KEYS_PER_TOKEN = 32  # keys that a pass after cached prefixes gathers at most, by its budget of tokens
+QUERY_BLOCK = 128  # queries that gather keys together
 PASS_COST = 32  # padded tokens that a pass of its own is worth; DeBERTa-v3-base on two cores measures 20 to 30
 
 
@@ -18,11 +21,13 @@ PASS_COST = 32  # padded tokens that a pass of its own is worth; DeBERTa-v3-base
 class BatchPlan:
     """The indices of the sequences of each pass, and how those of a packed graph share tokens.
 
-    `prefixes` is of all sequences, whatever their passes; None where each is computed in a row of its own.
+    `prefixes` is of all sequences, whatever their passes; None where each is computed in a row of its own. `cached` are
+    the beginnings that the passes were planned not to compute, None without a cache.
     """
 
     batches: Sequence[Sequence[int]]
     prefixes: PrefixOrder | None = None
+    cached: Sequence[CachedPrefix] | None = None
 
 
 def plan_batches(
@@ -30,13 +35,15 @@ def plan_batches(
     max_tokens: int,
     rope_class: Callable[[int], int] | None = None,
     prefixes: PrefixOrder | None = None,
+    cached: Sequence[CachedPrefix] | None = None,
 ) -> list[list[int]]:
     """Indices of the sequences of each pass of a packed graph, longest families first.
 
     A pass computes at most `max_tokens` trie tokens, unless a single sequence is longer than that. What shares a prefix
     stays in one pass where it fits, so that the prefix is computed once. Sequences whose lengths have different classes
     (Backbone.rope_class) have other rotary frequencies and never share a pass. `prefixes` are those of `sequences`, for
-    callers that read them afterwards.
+    callers that read them afterwards. Tokens that are `cached` are not computed; passes then have limits of the keys
+    too that they gather, which are those of all tokens.
 
     >>> shared, longer = np.array([1, 2, 3, 4]), np.array([9, 9, 9, 9, 9])
     >>> plan_batches([shared, longer, np.array([1, 2, 3, 5])], max_tokens=6)
@@ -45,12 +52,13 @@ def plan_batches(
     prefixes = prefixes or PrefixOrder(sequences)
     if len(sequences) == 1:
         return [[0]]
+    costs = _Costs(prefixes, max_tokens, cached)
     if rope_class is None:
-        return _plan(prefixes, prefixes.order, max_tokens)
+        return _plan(costs, prefixes.order)
     alike: dict[int, list[int]] = {}
     for i in prefixes.order:
         alike.setdefault(rope_class(len(sequences[i])), []).append(i)
-    return [batch for _, group in sorted(alike.items(), reverse=True) for batch in _plan(prefixes, group, max_tokens)]
+    return [batch for _, group in sorted(alike.items(), reverse=True) for batch in _plan(costs, group)]
 
 
 def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -80,38 +88,67 @@ def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[in
     return batches[::-1]
 
 
-def _plan(prefixes: PrefixOrder, ordered: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """The passes of those sequences that are named in `ordered`, in lexicographic order."""
-    families = sorted(_families(prefixes, ordered), key=lambda f: -max(len(prefixes.sequences[i]) for i in f))
-    pieces = [piece for family in families for piece in _pieces(prefixes, family, max_tokens)]
-    batches: list[_Batch] = []
-    for piece in pieces:
-        fitting = next((b for b in batches[-OPEN_BATCHES:] if b.tokens + piece.tokens <= max_tokens), None)
-        if fitting is None:
-            batches.append(piece)
-        else:
-            fitting.tokens += piece.tokens
-            fitting.members += piece.members
-    return [batch.members for batch in batches]
-
-
 @dataclass
 class _Batch:
-    """Sequences of one pass, and the tokens it computes."""
+    """Sequences of one pass, the tokens it computes, and the keys it gathers where that is limited."""
 
     tokens: int
+    keys: int
     members: list[int]
 
 
-def _pieces(prefixes: PrefixOrder, family: Sequence[int], max_tokens: int) -> list[_Batch]:
-    """A family cut, only where it must be, into parts that fit into a pass each."""
-    pieces: list[_Batch] = []
-    for i, cost in _costs(prefixes, family):
-        if pieces and pieces[-1].tokens + cost <= max_tokens:
-            pieces[-1].tokens += cost
-            pieces[-1].members.append(i)
+@dataclass(frozen=True)
+class _Costs:
+    """What sequences cost in a pass of at most `max_tokens` tokens."""
+
+    prefixes: PrefixOrder
+    max_tokens: int
+    cached: Sequence[CachedPrefix] | None
+
+    def batch(self, i: int, shared: int = 0) -> _Batch:
+        """Sequence i after others that share its first tokens."""
+        length = len(self.prefixes.sequences[i])
+        if self.cached is None:
+            return _Batch(length - shared, 0, [i])
+        tokens = max(1, length - max(shared, self.cached[i].length))
+        return _Batch(tokens, -(-tokens // QUERY_BLOCK) * length, [i])
+
+    def fit(self, a: _Batch, b: _Batch) -> bool:
+        """Whether both may be one pass."""
+        keys = KEYS_PER_TOKEN * self.max_tokens
+        return a.tokens + b.tokens <= self.max_tokens and (self.cached is None or a.keys + b.keys <= keys)
+
+
+def _plan(costs: _Costs, ordered: Sequence[int]) -> list[list[int]]:
+    """The passes of those sequences that are named in `ordered`, in lexicographic order."""
+    prefixes = costs.prefixes
+    families = sorted(_families(prefixes, ordered), key=lambda f: -max(len(prefixes.sequences[i]) for i in f))
+    pieces = [piece for family in families for piece in _pieces(costs, family)]
+    batches: list[_Batch] = []
+    for piece in pieces:
+        fitting = next((b for b in batches[-OPEN_BATCHES:] if costs.fit(b, piece)), None)
+        if fitting is None:
+            batches.append(piece)
         else:
-            pieces.append(_Batch(len(prefixes.sequences[i]), [i]))
+            _add(fitting, piece)
+    return [batch.members for batch in batches]
+
+
+def _add(batch: _Batch, more: _Batch) -> None:
+    batch.tokens += more.tokens
+    batch.keys += more.keys
+    batch.members += more.members
+
+
+def _pieces(costs: _Costs, family: Sequence[int]) -> list[_Batch]:
+    """A family cut, only where it must be, into parts that fit into a pass each."""
+    pieces = [costs.batch(family[0])]
+    for previous, i in pairwise(family):
+        more = costs.batch(i, costs.prefixes.shared(previous, i))
+        if costs.fit(pieces[-1], more):
+            _add(pieces[-1], more)
+        else:
+            pieces.append(costs.batch(i))
     return pieces
 
 
@@ -127,11 +164,3 @@ def _families(prefixes: PrefixOrder, ordered: Sequence[int]) -> list[list[int]]:
                 continue
         families.append([i])
     return families
-
-
-def _costs(prefixes: PrefixOrder, family: Sequence[int]) -> list[tuple[int, int]]:
-    """Each member with the tokens it adds to those before it."""
-    costs = [(family[0], len(prefixes.sequences[family[0]]))]
-    for previous, i in pairwise(family):
-        costs.append((i, len(prefixes.sequences[i]) - prefixes.shared(previous, i)))
-    return costs

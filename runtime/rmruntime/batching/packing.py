@@ -20,6 +20,9 @@ by their number of keys and padded to [R, Sq] = [3, 5] and, with a `key_multiple
 A query sees the keys of its row whose position is at most its own, and so no padding: ∞ is PAD_POSITION. Padding (.) is
 token 0 at position 0 among the queries, and the row's first key among the keys. `unpack_index` [T], 5 6 7 8 9 10 0, is
 the place of each trie token's output among the flattened rows [R * Sq].
+
+Where some of the trie's tokens are cached (`rmruntime.batching.past`), rows have queries of the others alone, which are
+numbered anew, and the keys of all, by their slots.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +33,7 @@ from itertools import pairwise
 import numpy as np
 
 from rmruntime.batching.paging import page_feeds
-from rmruntime.batching.trie import TokenTrie, build_trie
+from rmruntime.batching.trie import Placement, TokenTrie, all_computed, build_trie
 from rmruntime.bundle.graph_names import (
     INPUT_IDS,
     PAGE_TOKENS,
@@ -84,10 +87,10 @@ def row_shape(graph: Graph) -> RowShape:
 class PassInputs:
     """Graph inputs of one pass by name, and the figures that statistics are made of.
 
-    `given` counts the tokens of all sequences, `computed` those left after sharing (packed: of the trie), `padded` the
-    slots computed beyond them (packed: of query rows, or of tokens fed to pages again); `reads[i]` is how many results
-    sequence i has. Results come in the order of the sequences, then of their reads; a lone result of a packed graph is
-    followed by its copy.
+    `given` counts the tokens of all sequences, `computed` those left after sharing (packed: of the trie) that are not
+    `cached`, `padded` the slots computed beyond them (packed: of query rows, or of tokens fed to pages again);
+    `reads[i]` is how many results sequence i has. Results come in the order of the sequences, then of their reads; a
+    lone result of a packed graph is followed by its copy.
     """
 
     feeds: Mapping[str, Ints]
@@ -95,36 +98,52 @@ class PassInputs:
     computed: int
     reads: tuple[int, ...]
     padded: int = 0
+    cached: int = 0
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Queries at trie tokens `queries` with positions `positions`, seeing the trie tokens `keys`."""
+    """Queries of the computed tokens `queries` with positions `positions`, seeing the keys in the slots `keys`."""
 
     queries: Ints
     positions: Ints
     keys: Ints
 
 
-def pack(sequences: Sequence[TokenSequence], shape: RowShape, trie: TokenTrie | None = None) -> PassInputs:
+def pack(
+    sequences: Sequence[TokenSequence],
+    shape: RowShape,
+    trie: TokenTrie | None = None,
+    placement: Placement | None = None,
+) -> PassInputs:
     """Index arrays for one pass; every role of `reads` becomes an input, `role_index`.
 
-    `trie` is that of the sequences, in their order; without one what they share is found here.
+    `trie` is that of the sequences, in their order; without one what they share is found here. `placement` says which
+    of its tokens are computed, all without one.
     """
     if trie is None:
         trie = build_trie([s.ids for s in sequences])
-    feeds = {INPUT_IDS: trie.input_ids, POSITION_IDS: trie.position_ids}
-    attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, shape)
+    placement = placement or all_computed(trie.tokens)
+    tokens = len(placement.computed)
+    feeds = {INPUT_IDS: trie.input_ids[placement.computed], POSITION_IDS: trie.position_ids[placement.computed]}
+    attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, placement, shape)
     queries = (PAGE_TOKENS, *(row_names(group).query_index for group in range(shape.groups)))
     slots = sum(attention[name].size for name in queries if name in attention)
     feeds |= attention
-    feeds |= _read_feeds(trie, sequences, shape)
+    feeds |= _read_feeds(trie, placement, sequences, shape)
     if shape.token_chunk:
-        feeds |= _chunked_feeds(feeds, trie.tokens, shape.token_chunk)
-    elif trie.tokens == 1:
+        feeds |= _chunked_feeds(feeds, tokens, shape.token_chunk)
+    elif tokens == 1:
         feeds |= {name: _at_least_two(feeds[name]) for name in TOKEN_INPUTS}
     reads = tuple(len(next(iter(s.reads.values()))) for s in sequences)
-    return PassInputs(feeds, sum(len(s.ids) for s in sequences), trie.tokens, reads, slots - trie.tokens)
+    return PassInputs(
+        feeds=feeds,
+        given=sum(len(s.ids) for s in sequences),
+        computed=tokens,
+        reads=reads,
+        padded=slots - tokens,
+        cached=trie.tokens - tokens,
+    )
 
 
 def _chunked_feeds(feeds: Mapping[str, Ints], tokens: int, limit: int) -> dict[str, Ints]:
@@ -149,20 +168,23 @@ def chunk_plan(tokens: int, limit: int) -> tuple[int, int]:
     return min(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
 
 
-def _row_feeds(trie: TokenTrie, shape: RowShape) -> dict[str, Ints]:
-    """All tokens in attention rows."""
-    return _grouped_feeds(_token_rows(trie, shape), trie.tokens, shape)
+def _row_feeds(trie: TokenTrie, placement: Placement, shape: RowShape) -> dict[str, Ints]:
+    """All computed tokens in attention rows."""
+    return _grouped_feeds(_token_rows(trie, placement, shape), len(placement.computed), shape)
 
 
-def _token_rows(trie: TokenTrie, shape: RowShape) -> list[_Row]:
-    """Rows over every trie token, in blocks of the size that wastes least."""
-    lengths = np.array([len(p) for p in trie.paths])
-    block = _choose_block(lengths - trie.shared, lengths, shape)
+def _token_rows(trie: TokenTrie, placement: Placement, shape: RowShape) -> list[_Row]:
+    """Rows over every computed token, in blocks of the size that wastes least."""
+    computed = np.zeros(trie.tokens, bool)
+    computed[placement.computed] = True
+    own = [start + np.flatnonzero(computed[path[start:]]) for path, start in zip(trie.paths, trie.shared, strict=True)]
+    block = _choose_block(np.array([len(d) for d in own]), np.array([len(path) for path in trie.paths]), shape)
     rows = []
-    for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
-        for begin in range(start, len(path), block):
-            end = min(begin + block, len(path))
-            rows.append(_Row(path[begin:end], np.arange(begin, end), path[:end]))
+    for path, depths in zip(trie.paths, own, strict=True):
+        keys = placement.slots[path]
+        for begin in range(0, len(depths), block):
+            part = depths[begin : begin + block]
+            rows.append(_Row(placement.numbers[path[part]], part, keys[: int(part[-1]) + 1]))
     return rows
 
 
@@ -257,7 +279,9 @@ def _rows_feeds(rows: Sequence[_Row], unpack: Ints, base: int, shape: RowShape, 
     return dict(zip(names.names, (queries, positions, keys, key_positions), strict=True))
 
 
-def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowShape) -> dict[str, Ints]:
+def _read_feeds(
+    trie: TokenTrie, placement: Placement, sequences: Sequence[TokenSequence], shape: RowShape
+) -> dict[str, Ints]:
     """Inputs of the last layer, which computes only the tokens that a head reads, each once."""
     roles = tuple(sequences[0].reads)
     by_role = [[path[s.reads[role]] for path, s in zip(trie.paths, sequences, strict=True)] for role in roles]
@@ -267,8 +291,8 @@ def _read_feeds(trie: TokenTrie, sequences: Sequence[TokenSequence], shape: RowS
     feeds = {role_index(role): _at_least_two(part) for role, part in parts}
     number = np.full(trie.tokens, -1)
     number[read_index] = np.arange(len(read_index))
-    rows = _read_rows(trie, number)
-    read_index = _at_least(shape.least_reads, read_index)
+    rows = _read_rows(trie, placement, number)
+    read_index = _at_least(shape.least_reads, placement.numbers[read_index])
     unpack = np.zeros(len(read_index), np.int64)
     feeds |= _rows_feeds(rows, unpack, 0, shape, READ_ROWS)
     return feeds | {READ_INDEX: read_index, READ_UNPACK_INDEX: unpack}
@@ -285,12 +309,13 @@ def _at_least(count: int, values: Ints) -> Ints:
     return np.concatenate([values, np.repeat(values[:1], missing)]) if missing > 0 else values
 
 
-def _read_rows(trie: TokenTrie, number: Ints) -> list[_Row]:
+def _read_rows(trie: TokenTrie, placement: Placement, number: Ints) -> list[_Row]:
     """A row per sequence with scored tokens of its own; `number` [T] is a token's place among them, -1 for the rest."""
     rows = []
     for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
         fresh = number[path[start:]]
         depths = np.flatnonzero(fresh >= 0)
         if len(depths):
-            rows.append(_Row(fresh[depths], depths + start, path[: int(depths[-1]) + start + 1]))
+            seen = path[: int(depths[-1]) + start + 1]
+            rows.append(_Row(fresh[depths], depths + start, placement.slots[seen]))
     return rows

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rmruntime.batching.batch_plan import BatchPlan
 from rmruntime.batching.prefetch import RECORDS_AHEAD
 from rmruntime.batching.request_queue import QueuedRequest, RequestQueue, settle
-from rmruntime.batching.runner import Batch, BatchRunner, PreparedPass
+from rmruntime.batching.runner import Batch, BatchRunner, PreparedPass, planned_batch
 from rmruntime.executors import PassExecutor
 from rmruntime.sequences import TokenSequence
 
@@ -122,7 +122,7 @@ class PassComposer:
         sequences = [item.sequences[place] for item, place in parts]
         plan = self._plan(sequences, parts[0][0].options.max_batch_tokens or self._executor.batch_tokens)
         return [
-            _PlannedPass([parts[i] for i in numbers], Batch(numbers, [sequences[i] for i in numbers], plan.prefixes))
+            _PlannedPass([parts[i] for i in numbers], planned_batch(sequences, plan, numbers))
             for numbers in sorted(map(sorted, plan.batches))  # parts are in the order in which they came
         ]
 

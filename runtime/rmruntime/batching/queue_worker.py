@@ -34,11 +34,13 @@ class _Computing:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueSteps:
-    """What a worker leaves to others: `plan` passes of a number of tokens, `check` that the weights are still those
-    that were loaded, wait for a `turn` of the engine, and make the `result` of a request that was computed.
+    """What a worker leaves to others: `plan` passes of a number of tokens, have `runner` pack and compute them, `check`
+    that the weights are still those that were loaded, wait for a `turn` of the engine, and make the `result` of a
+    request that was computed.
     """
 
     plan: Plan
+    runner: BatchRunner
     check: Callable[[], None]
     turn: Callable[[], AbstractContextManager[None]]
     result: Callable[[QueuedRequest], Scored | BaseException]
@@ -49,7 +51,7 @@ class QueueWorker:
 
     def __init__(self, queue: RequestQueue, executor: PassExecutor, steps: QueueSteps) -> None:
         self._queue, self._executor, self._steps = queue, executor, steps
-        self._runner = BatchRunner(executor, steps.turn)
+        self._runner = steps.runner
         self._changed = queue.changed
         self._composer = PassComposer(queue, executor, self._runner, steps.plan)
         self._computing, self._computed = 0, deque[_Computing]()
@@ -189,21 +191,25 @@ class QueueWorker:
 
     def _count(self, one: _Computing) -> None:
         """Each request's share of a pass."""
-        computed = _brought(one)
+        brought = _brought(one)
         for item, place in one.parts:
             found, length = item.future.statistics, len(item.sequences[place].ids)
-            own = Statistics(sequences=1, given=length, computed=computed[item, place])
+            computed, cached = brought[item, place]
+            own = Statistics(sequences=1, given=length, computed=computed, cached=cached)
             item.future.statistics = found + own
         for item in {item for item, _ in one.parts}:
             item.future.statistics = replace(item.future.statistics, passes=item.future.statistics.passes + 1)
 
 
-def _brought(one: _Computing) -> dict[Part, int]:
-    """The tokens of each part that no part before it had."""
-    if one.begun.trie is None:
-        return {(item, place): len(item.sequences[place].ids) for item, place in one.parts}
-    paths = one.begun.trie.paths
-    owners = np.empty(one.begun.trie.tokens, np.int64)
-    for number in reversed(range(len(paths))):
-        owners[paths[number]] = number
-    return dict(zip(one.parts, np.bincount(owners, minlength=len(paths)).tolist(), strict=True))
+def _brought(one: _Computing) -> dict[Part, tuple[int, int]]:
+    """The tokens of each part that no part before it had: how many were computed, and how many cached."""
+    trie, past = one.begun.trie, one.begun.past
+    if trie is None:
+        return {(item, place): (len(item.sequences[place].ids), 0) for item, place in one.parts}
+    owners = np.empty(trie.tokens, np.int64)
+    for number in reversed(range(len(trie.paths))):
+        owners[trie.paths[number]] = number
+    owned = np.bincount(owners, minlength=len(trie.paths))
+    of_computed = owners if past is None else owners[past.placement.computed]
+    computed = np.bincount(of_computed, minlength=len(trie.paths))
+    return dict(zip(one.parts, zip(computed.tolist(), (owned - computed).tolist(), strict=True), strict=True))

@@ -22,8 +22,9 @@ class ScoreFuture(Future[Scored]):
     """What `RewardModel.submit` returns: the score, or the error, that one record will have.
 
     `statistics` are, once it is done, the request's own: its `sequences` and their tokens `given`; of these `computed`
-    for it, where a token that requests of a pass share counts for the one submitted first; and the `passes` that it was
-    part of. Padding counts for no request: `padded` is 0. Callbacks run on a thread of the model and should be brief.
+    for it, or `cached`, where a token that requests of a pass share counts for the one submitted first; and the
+    `passes` that it was part of. Padding counts for no request: `padded` is 0. Callbacks run on a thread of the model
+    and should be brief.
     """
 
     def __init__(self) -> None:

@@ -10,16 +10,20 @@ from itertools import accumulate
 
 import numpy as np
 
-from rmruntime.backends.base import Outputs
+from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.batching.batch_plan import BatchPlan
 from rmruntime.batching.packing import PassInputs, pack, row_shape
 from rmruntime.batching.padding import pad
+from rmruntime.batching.past import PassPast, longer, past_layout, plan_past, without_past
 from rmruntime.batching.prefetch import one_ahead
+from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
 from rmruntime.batching.trie import PrefixOrder, TokenTrie
 from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Outcome
 from rmruntime.sequences import TokenSequence
+
+WORTH_PACKING = 32  # tokens that a pass need not compute, for which it is packed again
 
 Advance = Callable[[int], object]
 
@@ -28,6 +32,7 @@ Advance = Callable[[int], object]
 class Statistics:
     """`given` tokens of all sequences, `computed` after sharing, in `passes` passes of the engine.
 
+    `cached` counts those that the prefix cache had, each as often as a pass would have computed it.
     `padded` counts what was computed beyond real tokens: query slots of a packed graph's attention rows, or the tokens
     that fill up a padded graph's.
     """
@@ -37,6 +42,7 @@ class Statistics:
     computed: int = 0
     padded: int = 0
     passes: int = 0
+    cached: int = 0
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(
@@ -45,52 +51,77 @@ class Statistics:
             computed=self.computed + other.computed,
             padded=self.padded + other.padded,
             passes=self.passes + other.passes,
+            cached=self.cached + other.cached,
         )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to."""
+    """The sequences of one pass: their numbers in the plan, how they share tokens, and whether they are to.
+
+    `cached` are their beginnings that are not computed, None without a cache.
+    """
 
     numbers: Sequence[int]
     sequences: Sequence[TokenSequence]
     prefixes: PrefixOrder | None
     share: bool = True
+    cached: Sequence[CachedPrefix] | None = None
 
     def part(self, places: Sequence[int], *, share: bool) -> "Batch":
         """Some of its sequences."""
         numbers, sequences = [self.numbers[i] for i in places], [self.sequences[i] for i in places]
-        return Batch(numbers, sequences, self.prefixes, share)
+        return Batch(numbers, sequences, self.prefixes, share, self.cached and [self.cached[i] for i in places])
+
+
+def planned_batch(sequences: Sequence[TokenSequence], plan: BatchPlan, numbers: Sequence[int]) -> Batch:
+    """The pass of a plan of `sequences` that computes those with these numbers."""
+    cached = plan.cached and [plan.cached[i] for i in numbers]
+    return Batch(numbers, [sequences[i] for i in numbers], plan.prefixes, cached=cached)
 
 
 @dataclass(frozen=True)
 class PreparedPass:
-    """A batch with the inputs of its pass; `trie` says who shares what, None for a padded graph."""
+    """A batch with the inputs of its pass; `trie` says who shares what, None for a padded graph.
+
+    `past` is what it need not compute, None where the graph takes no past.
+    """
 
     batch: Batch
     inputs: PassInputs
     trie: TokenTrie | None
+    past: PassPast | None = None
 
 
 @dataclass(frozen=True)
 class BegunPass:
-    """A submitted pass."""
+    """A submitted pass; its keys and values are in the prefix cache, where there is one, once `future` is done."""
 
     batch: Batch
     inputs: PassInputs
     trie: TokenTrie | None
-    future: Future[Outputs]
+    past: PassPast | None
+    future: Future[tuple[list[Outcome], Statistics]]
 
 
 class BatchRunner:
     """The passes of one model: `run` for many at a time, or `prepare`, `begin` and `finish` for one after another."""
 
     def __init__(
-        self, executor: PassExecutor, turn: Callable[[], AbstractContextManager[object]] = nullcontext
+        self,
+        executor: PassExecutor,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+        cache: PrefixCache | None = None,
+        layers: int = 0,
     ) -> None:
-        """`turn` is entered around every submission, by those who share the engine with others."""
+        """`turn` is entered around every submission, by those who share the engine with others.
+
+        `cache`, which several runners may share, is there where the graph takes a past, of its `layers` layers.
+        """
         self._executor, self._turn = executor, turn
         self._rows = row_shape(executor.graph)
+        self._cache = cache
+        self._layout = None if cache is None else past_layout(executor.graph, layers)
         self._lock, self._total = threading.Lock(), Statistics()
 
     @property
@@ -108,7 +139,7 @@ class BatchRunner:
         """
         found: dict[int, Outcome] = {}
         statistics = Statistics()
-        batches = [Batch(numbers, [sequences[i] for i in numbers], plan.prefixes) for numbers in plan.batches]
+        batches = [planned_batch(sequences, plan, numbers) for numbers in plan.batches]
         with one_ahead(self.prepare, batches) as prepared:
             for begun in self._in_order(prepared):
                 outcomes, one = self.finish(begun)
@@ -121,21 +152,26 @@ class BatchRunner:
     def close(self) -> None:
         """Free the engine; waits for a pass that is running. Scoring afterwards is an error."""
         self._executor.close()
+        if self._cache is not None:
+            self._cache.clear()
 
     def prepare(self, batch: Batch) -> PreparedPass:
         """Plan the inputs of a pass; needs no engine, so it may be done while one computes."""
         if batch.prefixes is None:
             return PreparedPass(batch, pad(batch.sequences, self._executor.graph.pad_id), None)
         trie = batch.prefixes.trie(batch.numbers, share=batch.share)
-        return PreparedPass(batch, pack(batch.sequences, self._rows, trie), trie)
+        past = self._past(batch, trie)
+        placement = None if past is None else past.placement
+        return PreparedPass(batch, pack(batch.sequences, self._rows, trie, placement), trie, past)
 
     def begin(self, wave: Sequence[PreparedPass]) -> list[BegunPass]:
         """Submit passes together, for callers that have the engine's turn. Some executors compute them here.
 
         Raises RewardModelError once the engine is closed.
         """
-        futures = self._executor.submit([one.inputs.feeds for one in wave])
-        return [BegunPass(one.batch, one.inputs, one.trie, future) for one, future in zip(wave, futures, strict=True)]
+        wave = [self._renewed(one) for one in wave]
+        futures = self._executor.submit([self._feeds(one) for one in wave])
+        return [self._begun(one, future) for one, future in zip(wave, futures, strict=True)]
 
     def finish(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
         """Wait for a pass: what each of its sequences has, where what is not finite is computed again apart.
@@ -146,6 +182,16 @@ class BatchRunner:
         with self._lock:
             self._total += statistics
         return outcomes, statistics
+
+    def _past(self, batch: Batch, trie: TokenTrie) -> PassPast | None:
+        """What is cached of a batch by now, or was when it was planned."""
+        if self._cache is None:
+            return None
+        if not batch.share:
+            return without_past(batch.sequences, trie)
+        found = self._cache.match([s.ids for s in batch.sequences])
+        found = found if batch.cached is None else longer(found, batch.cached)
+        return plan_past(batch.sequences, trie, found, self._cache)
 
     def _in_order(self, prepared: Iterable[PreparedPass]) -> Iterator[BegunPass]:
         """Every pass once it is submitted, with as many submitted after it as keep the executor busy."""
@@ -174,6 +220,44 @@ class BatchRunner:
         with self._turn():
             return self.begin(wave)
 
+    def _renewed(self, prepared: PreparedPass) -> PreparedPass:
+        """The same pass, packed again where the passes that ran meanwhile brought much of what it would compute."""
+        past = prepared.past
+        if past is None or not past.kept or self._cache is None:
+            return prepared
+        found = self._cache.match([s.ids for s in prepared.batch.sequences])
+        if past.gained(found) < WORTH_PACKING:
+            return prepared
+        return self.prepare(prepared.batch)
+
+    def _feeds(self, prepared: PreparedPass) -> Feeds:
+        """The past is put together here, when its pass is next: it may be large."""
+        if prepared.past is None or self._layout is None:
+            return prepared.inputs.feeds
+        return {**prepared.inputs.feeds, **prepared.past.feeds(self._layout)}
+
+    def _begun(self, prepared: PreparedPass, outputs: Future[Outputs]) -> BegunPass:
+        begun = BegunPass(prepared.batch, prepared.inputs, prepared.trie, prepared.past, Future())
+        outputs.add_done_callback(lambda done: self._settle(begun, done))
+        return begun
+
+    def _settle(self, begun: BegunPass, outputs: Future[Outputs]) -> None:
+        """On the thread that computed: so the next pass that begins there finds what this one brought."""
+        try:
+            found = self._kept(begun, outputs.result())
+        except BaseException as error:  # of any type: `finish` raises it
+            begun.future.set_exception(error)
+        else:
+            begun.future.set_result(found)
+
+    def _kept(self, begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
+        """The outcomes; keys and values of what was computed go to the cache."""
+        if begun.past is None or self._cache is None or self._layout is None:
+            return _read(begun, outputs)
+        outcomes, statistics = _read(begun, {n: v for n, v in outputs.items() if n not in self._layout.outputs})
+        begun.past.keep(self._cache, self._layout, outputs, [_finite(outcome) for outcome in outcomes])
+        return outcomes, statistics
+
     def _sound(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
         """The outcomes of a batch, where those that are not finite are computed again apart.
 
@@ -197,7 +281,7 @@ class BatchRunner:
         """The outcomes of one submitted batch, of one pass, or of more where the device does not take it."""
         batch, sequences = begun.batch, begun.batch.sequences
         try:
-            return _read(begun, begun.future.result())
+            return begun.future.result()
         except PassTooLarge as error:  # of known limits: halves are tried until they fit
             problem: Exception = error
             again = True
@@ -224,7 +308,12 @@ def _read(begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics
     ends = zip(inputs.reads, accumulate(inputs.reads), strict=True)
     arrays: list[Outcome] = [{name: v[end - count : end] for name, v in outputs.items()} for count, end in ends]
     return arrays, Statistics(
-        sequences=sequences, given=inputs.given, computed=inputs.computed, padded=inputs.padded, passes=1
+        sequences=sequences,
+        given=inputs.given,
+        computed=inputs.computed,
+        padded=inputs.padded,
+        passes=1,
+        cached=inputs.cached,
     )
 
 

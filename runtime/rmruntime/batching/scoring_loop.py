@@ -5,12 +5,14 @@ that were tokenized earlier, or token sequences alone; `encode` makes token sequ
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
 from rmruntime.batching.engine_turns import EngineTurns
 from rmruntime.batching.prefetch import one_ahead
+from rmruntime.batching.prefix_cache import PrefixCache
 from rmruntime.batching.runner import Advance, BatchRunner, Statistics
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
@@ -49,12 +51,19 @@ class ScoringLoop:
     def __init__(self, bundle: Bundle, executor: PassExecutor) -> None:
         self.bundle, self.executor = bundle, executor
         self.turns = EngineTurns()
-        self._runner = BatchRunner(executor, self.turns.of_batches)
+        backbone = bundle.manifest.backbone
+        self._rope_class = backbone.rope_class if backbone.rope_length is not None else None
+        self._cache = PrefixCache(executor.cache_bytes, self._rope_class) if executor.graph.takes_past else None
+        self._runner = self.runner(self.turns.of_batches)
 
     @property
     def statistics(self) -> Statistics:
         """The passes of all runs so far."""
         return self._runner.statistics
+
+    def runner(self, turn: Callable[[], AbstractContextManager[object]]) -> BatchRunner:
+        """One whose passes use the engine, in turns of that kind, and the prefix cache, as all others do."""
+        return BatchRunner(self.executor, turn, self._cache, self.bundle.manifest.backbone.num_layers)
 
     def run(
         self,
@@ -92,11 +101,12 @@ class ScoringLoop:
             return BatchPlan(batches=())
         if self.executor.graph.layout == "padded":
             return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
-        backbone = self.bundle.manifest.backbone
-        rope_class = backbone.rope_class if backbone.rope_length is not None else None
         ids = [s.ids for s in sequences]
         prefixes = PrefixOrder(ids)
-        return BatchPlan(batches=plan_batches(ids, budget, rope_class, prefixes), prefixes=prefixes)
+        # Of a lone sequence nothing is planned: what is cached of it is asked when its pass is packed.
+        cached = None if self._cache is None or len(ids) == 1 else self._cache.match(ids)
+        batches = plan_batches(ids, budget, self._rope_class, prefixes, cached)
+        return BatchPlan(batches=batches, prefixes=prefixes, cached=cached)
 
     def _computed(self, window: _PlannedWindow[Item], advance: Advance | None) -> OutputWindow[Item]:
         self.bundle.check_unchanged()

@@ -133,6 +133,7 @@ class Submitter:
             result, turns = self._result, self._loop.turns
             steps = QueueSteps(
                 plan=self._loop.plan,
+                runner=self._loop.runner(turns.of_requests),
                 check=self._loop.bundle.check_unchanged,
                 turn=turns.of_requests,
                 result=lambda item: _scored(result, item),  # without this object, which may be gone before its requests

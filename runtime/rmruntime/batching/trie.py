@@ -30,6 +30,26 @@ class TokenTrie:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Which tokens of a trie a pass computes, and where it finds the keys of all.
+
+    `computed` [T] are the trie's tokens that are computed, ascending, and `numbers` [all] the place of each among them.
+    `slots` [all] are the places of their keys, of which the first `past` are cached (`rmruntime.batching.past`).
+    """
+
+    computed: Ints
+    numbers: Ints
+    slots: Ints
+    past: int = 0
+
+
+def all_computed(tokens: int) -> Placement:
+    """Every token of a trie is computed, and its key stands where it does."""
+    every = np.arange(tokens)
+    return Placement(every, every, every)
+
+
 def lexicographic_order(sequences: Sequence[Ints]) -> list[int]:
     """Indices that put sequences with common beginnings next to each other."""
     keys = [ids.astype(">u4").tobytes() for ids in sequences]  # big-endian bytes compare as the numbers do

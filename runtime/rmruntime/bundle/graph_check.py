@@ -19,6 +19,8 @@ from rmruntime.bundle.graph_names import (
     READ_ROWS,
     READ_UNPACK_INDEX,
     TOKEN_INPUTS,
+    PastNames,
+    past_names,
     role_index,
     row_groups,
     row_names,
@@ -35,27 +37,39 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 REFUSED_OPS = ("EPContext",)  # reads a file that its attributes name
 # ONNX's numbers of the element types that weights are stored in, with bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
+_ONNX_TYPES = {"fp32": 1, "fp16": 10, "bf16": 16}
 _ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 _PASSED_ON = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LISTED = 10  # faults of a graph named in a message
 
 
-def check_graphs(bundle: Bundle) -> None:
-    """Raises BundleError for a graph that reads more than the bundle's weights, or is not what the manifest says."""
+def check_graphs(bundle: Bundle, *, past: bool = True) -> None:
+    """Raises BundleError for a graph that reads more than the bundle's weights, or is not what the manifest says.
+
+    Without `past` those with a past are not read: for callers that load none of them.
+    """
     sizes = {record.name: record.size for record in bundle.manifest.files if record.role == "weights"}
     faults: list[str] = []
-    for graph in bundle.manifest.graphs:
-        for stage in (None, *graph.stages):
-            file = graph.file if stage is None else stage.file
-            found = list(_file_faults(bundle, file, graph, stage, sizes))
-            if found:
-                faults.append(f"{file}: {listing(found, _LISTED, separator='; ')}")
+    for graph, stage in _forms(bundle.manifest, past=past):
+        file = graph.file if stage is None else stage.file
+        found = list(_file_faults(bundle, file, graph, stage, sizes))
+        if found:
+            faults.append(f"{file}: {listing(found, _LISTED, separator='; ')}")
     if faults:
         raise BundleError(
             f"the bundle {bundle.folder} cannot be trusted: {'. '.join(faults)}. Export it again, and load no bundle "
             "that was changed after export"
         )
+
+
+def _forms(manifest: Manifest, *, past: bool) -> Iterator[tuple[Graph, Stage | None]]:
+    """Every graph whole, in its stages, and with a past."""
+    for graph in manifest.graphs:
+        yield from ((graph, stage) for stage in (None, *graph.stages))
+        if past and graph.past is not None:
+            form = graph.of_past()
+            yield from ((form, stage) for stage in (None, *form.stages))
 
 
 def _file_faults(bundle: Bundle, file: str, graph: Graph, stage: Stage | None, sizes: dict[str, int]) -> Iterator[str]:
@@ -128,9 +142,10 @@ def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage:
         yield f"{'it has' if HIDDEN_IN in facts.inputs else 'it lacks'} the input {HIDDEN_IN}"
     if graph.layout == "packed" and (stage is None or stage.first == 0):
         yield from _packing_faults(facts, graph)
+    yield from _past_faults(facts, manifest, graph, stage)
     if whole or (stage is not None and stage.last == manifest.backbone.num_layers - 1):
-        yield from _output_faults(facts, manifest)
-    elif set(facts.outputs) != {HIDDEN_OUT}:
+        yield from _output_faults(facts, manifest, graph)
+    elif set(facts.outputs) - _past_outputs(manifest, graph) != {HIDDEN_OUT}:
         yield f"it has the outputs {', '.join(facts.outputs)}, expected {HIDDEN_OUT}"
 
 
@@ -141,11 +156,23 @@ def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
         return
     yield from (*TOKEN_INPUTS, READ_INDEX, READ_UNPACK_INDEX, *READ_ROWS.names)
     yield from (role_index(role) for role in manifest.positions)
+    if graph.takes_past:
+        yield from (name for layer in _layers(manifest) for name in (layer.keys_in, layer.values_in))
     if graph.attention == "pages":
         yield from PAGE_INPUTS
         return
     for group in range(graph.row_groups):
         yield from row_names(group).names
+
+
+def _layers(manifest: Manifest) -> list[PastNames]:
+    return [past_names(layer) for layer in range(manifest.backbone.num_layers)]
+
+
+def _past_outputs(manifest: Manifest, graph: Graph) -> set[str]:
+    """Outputs that a graph has besides, where it takes a past."""
+    layers = _layers(manifest) if graph.takes_past else []
+    return {name for layer in layers for name in (layer.keys_out, layer.values_out)}
 
 
 def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
@@ -164,9 +191,26 @@ def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
         yield f"its pages have {(pages.dims or ('', '?'))[1]} keys, the manifest says {graph.page_size}"
 
 
-def _output_faults(facts: OnnxFacts, manifest: Manifest) -> Iterator[str]:
+def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stage | None) -> Iterator[str]:
+    """Every layer's keys and values, in and out, of the width and dtype that the runtime keeps them in."""
+    if graph.past is None or not graph.takes_past:
+        return
+    layers = _layers(manifest)
+    for layer in layers if stage is None else layers[stage.first : stage.last + 1]:
+        for held, names in (
+            (facts.inputs, (layer.keys_in, layer.values_in)),
+            (facts.outputs, (layer.keys_out, layer.values_out)),
+        ):
+            for name in names:
+                dims = held[name].dims if name in held else None
+                fits = dims is not None and len(dims) == 2 and dims[1] == graph.past.features
+                if not fits or held[name].data_type != _ONNX_TYPES[graph.compute_dtype]:
+                    yield f"its {name} is no [., {graph.past.features}] of {graph.compute_dtype}"
+
+
+def _output_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator[str]:
     wanted = {output.name: output.labels for output in manifest.outputs}
-    if set(facts.outputs) != set(wanted):
+    if set(facts.outputs) - _past_outputs(manifest, graph) != set(wanted):
         yield f"it has the outputs {', '.join(facts.outputs)}, the manifest says {', '.join(wanted)}"
         return
     for name, labels in wanted.items():

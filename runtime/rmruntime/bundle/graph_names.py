@@ -5,6 +5,7 @@ Arrays are int64, except where something else is said. Sizes of a packed graph, 
     T         tokens of the trie                   R, Sq, Sk   attention rows, queries and keys of each
     N         scored tokens, each once             A, B, M     slots, edges, pages of an edge (attention by pages)
     P         results, at least two                C           chunks of equal size, T / C tokens of each
+    S         earlier tokens, at least one         (graphs with a past alone)
 
 Only the last layer's queries are those of scored tokens alone; their sizes are `read_R`, `read_Sq` and `read_Sk`. A
 padded graph, of an encoder, has B sequences of L tokens each. What the arrays are for is told by an example in
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-TOKENS, SCORED, RESULTS = "T", "N", "P"
+TOKENS, SCORED, RESULTS, PAST = "T", "N", "P", "S"
 
 INPUT_IDS = "input_ids"  # [T], or [C, T / C] where tokens are computed in chunks; padded: [B, L]
 POSITION_IDS = "position_ids"  # [T]: a token's place in its sequence, from 0
@@ -95,6 +96,30 @@ def role_index(role: str) -> str:
     'score_index'
     """
     return f"{role}_index"
+
+
+@dataclass(frozen=True)
+class PastNames:
+    """Of one layer, in a graph with a past: keys after rotation, and values, [S, features] in and [T, features] out.
+
+    Both in the compute dtype. Key k of a row stands at slot k: earlier tokens have the slots 0 to S - 1, those of the
+    pass S to S + T - 1. Where there are no earlier tokens S is 1, and no row has that slot.
+    """
+
+    keys_in: str
+    values_in: str
+    keys_out: str
+    values_out: str
+
+
+@cache
+def past_names(layer: int) -> PastNames:
+    """The names of one layer, from 0.
+
+    >>> past_names(3).keys_in, past_names(3).values_out
+    ('past_keys_3', 'values_3')
+    """
+    return PastNames(f"past_keys_{layer}", f"past_values_{layer}", f"keys_{layer}", f"values_{layer}")
 
 
 def row_groups(inputs: Iterable[str]) -> int:

@@ -15,7 +15,7 @@ from rmruntime.bundle.strict_json import parse_json
 
 SEAL_KEY = "rmexport.scoring"
 _OF_THE_MODEL = ("backbone", "dtype", "format", "positions", "outputs", "score", "quantization")
-_NOT_OF_THE_GRAPH = ("file", "stages")
+_NOT_OF_THE_GRAPH = ("file", "stages", "past")
 
 
 class Scoring(Protocol):
@@ -45,6 +45,8 @@ def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None
     values = {name: _stated(getattr(scoring, name)) for name in _OF_THE_MODEL}
     values["graph"] = {name: value for name, value in _stated(graph).items() if name not in _NOT_OF_THE_GRAPH}
     values["layers"] = None if layers is None else list(layers)
+    if graph.takes_past and graph.past is not None:
+        values["past"] = graph.past.features
     return values
 
 

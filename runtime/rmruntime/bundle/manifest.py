@@ -187,7 +187,8 @@ class Stage:
     """A graph of the layers `first` to `last` only, which passes its hidden states to the next stage's graph.
 
     The first stage has the embedding, the last the head. It reads `weight_bytes` bytes of weights, which are in
-    `ranges`: weights that are close together share a range, with the bytes between them.
+    `ranges`: weights that are close together share a range, with the bytes between them. `past` is the file of its form
+    with a past.
     """
 
     file: GraphName
@@ -195,6 +196,19 @@ class Stage:
     last: Layer
     weight_bytes: Bytes
     ranges: tuple[WeightRange, ...]
+    past: GraphName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """The form of a graph that takes keys and values of earlier tokens and returns those of its own.
+
+    `features` is the width of one token's keys, and of its values, in each layer
+    (`rmruntime.bundle.graph_names.PastNames`).
+    """
+
+    file: GraphName
+    features: Annotated[int, Between(1, 1 << 20)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +221,8 @@ class Graph:
     `stages`: the graph's layers split into graphs of their own, empty unless the export was asked for them.
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
     keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. `least_reads`: the
-    fewest positions that a pass scores, because fewer would use other kernels, with other rounding.
+    fewest positions that a pass scores, because fewer would use other kernels, with other rounding. `past`: the same
+    graph for passes that continue earlier ones, None where there is none.
     """
 
     file: GraphName
@@ -223,6 +238,18 @@ class Graph:
     page_size: Annotated[int, Between(0, 1 << 16)] = 0
     stages: Annotated[tuple[Stage, ...], Items(0, 10_000)] = ()
     least_reads: Annotated[int, Between(1, 4096)] = 2
+    past: Past | None = None
+
+    @property
+    def takes_past(self) -> bool:
+        """Whether this is the form with a past, which `of_past` returned, or a stage of it."""
+        return self.past is not None and self.file in (self.past.file, *(stage.past for stage in self.stages))
+
+    def of_past(self) -> "Graph":
+        """The form with a past, which takes the same inputs and more; of a graph that has one."""
+        assert self.past is not None
+        stages = tuple(replace(stage, file=stage.past) for stage in self.stages if stage.past is not None)
+        return replace(self, file=self.past.file, stages=stages)
 
     def of_stage(self, stage: Stage) -> "Graph":
         """The stage's graph, which takes the same inputs."""

@@ -31,8 +31,10 @@ def _is_plain(name: str) -> bool:
 def _reference_faults(manifest: Manifest) -> Iterator[str]:
     """Files that the manifest uses without listing them, and listed files without a digest."""
     listed = {record.name: record for record in manifest.files}
-    stages = [stage.file for graph in manifest.graphs for stage in graph.stages]
-    used = {TOKENIZER_NAME: "tokenizer"} | dict.fromkeys([*(g.file for g in manifest.graphs), *stages], "graph")
+    stages = [name for graph in manifest.graphs for stage in graph.stages for name in (stage.file, stage.past) if name]
+    pasts = [graph.past.file for graph in manifest.graphs if graph.past is not None]
+    used = {TOKENIZER_NAME: "tokenizer"}
+    used |= dict.fromkeys([*(g.file for g in manifest.graphs), *stages, *pasts], "graph")
     if manifest.format.template is not None:
         used[manifest.format.template] = "template"
     for name, role in used.items():
@@ -77,6 +79,8 @@ def _graph_faults(manifest: Manifest, graph: Graph) -> Iterator[str]:
         yield f"{graph.file}: another graph has the same dialect, compute_dtype and layout"
     if (graph.attention == "pages") != (graph.page_size > 0):
         yield f"{graph.file}: attention is by {graph.attention} and page_size is {graph.page_size}"
+    if graph.past is not None and (graph.layout, graph.attention) != ("packed", "rows"):
+        yield f"{graph.file}: it has a past, which a {graph.layout} graph with attention by {graph.attention} cannot"
     if graph.stages:
         yield from (f"{graph.file}: {fault}" for fault in _stage_faults(manifest, graph.stages))
 

@@ -18,6 +18,11 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "help": "run the bundle's stages in turn on one device, with at most this size of weights loaded at a time, "
         "such as 6GB, or auto for half of the available memory (default: load the whole model)",
     },
+    "prefix_cache": {
+        "default": "off",
+        "help": "memory for what earlier passes computed, so that a beginning is computed once: a size such as 2GB, "
+        "auto for a quarter of what is left, at most 4 GB, or off (default: off)",
+    },
     "dialect": {"help": "the graph to run, where the engine reads several (default: its best)"},
     "precision": {
         "choices": PRECISIONS,
@@ -65,8 +70,17 @@ def _stage_memory(text: str | None) -> int | Literal["auto"] | None:
         raise OptionError(f"stage memory: {error}") from error
 
 
+def _prefix_cache(text: str) -> int | Literal["auto", "off"]:
+    if text in ("auto", "off"):
+        return "auto" if text == "auto" else "off"
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise OptionError(f"prefix cache: {error}") from error
+
+
 def _as_given(value: Any) -> Any:
     return value
 
 
-_READ: Mapping[str, Callable[[Any], Any]] = {"stage_memory": _stage_memory}
+_READ: Mapping[str, Callable[[Any], Any]] = {"stage_memory": _stage_memory, "prefix_cache": _prefix_cache}

@@ -21,6 +21,19 @@ def stage_share(available: int) -> int:
     return int(STAGES_SHARE * available)
 
 
+CACHE_SHARE = 0.25  # of the memory that a loaded model leaves, for the keys and values of a prefix cache
+CACHE_LIMIT = 4_000_000_000
+
+
+def cache_share(available: int) -> int:
+    """Bytes that a prefix cache of "auto" may hold.
+
+    >>> cache_share(8_000_000_000), cache_share(64_000_000_000)
+    (2000000000, 4000000000)
+    """
+    return min(CACHE_LIMIT, int(CACHE_SHARE * available))
+
+
 def available_memory() -> int:
     """Available memory in bytes; UNLIMITED where the system does not report it.
 

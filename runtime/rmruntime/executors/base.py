@@ -16,7 +16,9 @@ class PassExecutor(ABC):
     `name` and `precision` are reported with scores. `reason` is why this engine was chosen, as a clause that follows
     "because"; empty where it was not chosen by rule. `graph` determines the inputs of a pass, `batch_tokens` is the
     recommended number of tokens in one. Callers with many passes should submit `wave_tokens` tokens at a time (0: one
-    pass at a time), with `ahead` further submissions waiting while results are awaited.
+    pass at a time), with `ahead` further submissions waiting while results are awaited. Where `graph` takes a past, up
+    to `cache_bytes` bytes of keys and values may be kept for it; `cache_note` says why there is no cache, where one was
+    asked for.
     """
 
     name: str
@@ -26,6 +28,8 @@ class PassExecutor(ABC):
     batch_tokens: int
     wave_tokens: int = 0
     ahead: int = 0
+    cache_bytes: int = 0
+    cache_note: str = ""
 
     @abstractmethod
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:

@@ -11,8 +11,10 @@ from rmruntime.backends import EngineChoice, choose_engine
 from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
+from rmruntime.devices.host_memory import available_memory
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
+from rmruntime.executors.cached import cache_size, cached_form, obstacle, without_cache
 from rmruntime.executors.stage_group import Job, StageGroup, StageSource, split_by_device, stages_of
 from rmruntime.options import EngineOptions
 
@@ -30,7 +32,8 @@ def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
     """
     own = [replace(options, device=device) for device in options.devices]
     choice = _common_engine(bundle, own)
-    module, graph = choice.module, choice.graph
+    form, free = cached_form(bundle, options, choice, staged=True), available_memory()
+    module, graph = choice.module, form or choice.graph
     source, groups = StageSource(bundle=bundle, module=module, graph=graph), []
     try:
         for stages, one in zip(split_by_device(stages_of(graph), len(own)), own, strict=True):
@@ -40,7 +43,11 @@ def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
         for group in groups:
             group.close()
         raise
-    return PipelineExecutor(groups, graph, choice.reason)
+    executor = PipelineExecutor(groups, graph, choice.reason)
+    if form is None:
+        return without_cache(executor, options, obstacle(bundle, choice))
+    executor.cache_bytes = cache_size(options, choice, free)
+    return executor
 
 
 def _common_engine(bundle: Bundle, own: Sequence[EngineOptions]) -> EngineChoice:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from rmruntime.backends.base import Backend, BackendModule, Feeds, Outputs
 from rmruntime.bundle import Bundle
@@ -51,16 +52,24 @@ class StageGroup:
         return min(engine.batch_tokens for engine in self._engines)
 
     def run(self, feeds: Feeds, state: Outputs | None) -> Outputs:
-        """The outputs of the last stage; `state` is the output of the stage before the group, None if it has none."""
+        """The outputs of the last stage; `state` is the output of the stage before the group, None if it has none.
+
+        Keys and values for a prefix cache are passed on.
+        """
         for engine in self._engines:
             given = feeds if state is None else {**feeds, HIDDEN_IN: state[HIDDEN_OUT]}
-            state = engine.run(given)
+            state = {**_kept(state), **engine.run(given)}
         assert state is not None  # there is an engine
         return state
 
     def close(self) -> None:
         for engine in self._engines:
             engine.close()
+
+
+def _kept(state: Outputs | None) -> dict[str, Any]:
+    """All that a stage gave but its hidden states, which only the next one reads."""
+    return {name: value for name, value in (state or {}).items() if name != HIDDEN_OUT}
 
 
 def stages_of(graph: Graph) -> tuple[Stage, ...]:

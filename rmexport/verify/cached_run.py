@@ -1,0 +1,83 @@
+"""Whether scores are the same after cached prefixes: some conversations, computed from the middle on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rmexport.verify.engine_run import EngineRun
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.parity import Check
+from rmruntime import RewardModel, ScoreOptions
+from rmruntime.scores import Arrays, Outcome
+from rmruntime.sequences import TokenSequence
+
+CONVERSATIONS = 16  # spread over all: each is computed about once more
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedRun:
+    """Of `conversations` whose first half was cached, how many had other scores than computed whole."""
+
+    conversations: int
+    different: int
+
+
+def run_cached(
+    bundle: str | Path, engine: EngineRun, sequences: Sequence[TokenSequence], options: VerifyOptions
+) -> CachedRun | None:
+    """Compare with what `engine` computed for the same sequences; None where there is no prefix cache.
+
+    Raises BackendError when the engine fails.
+    """
+    if options.engine.stages_in_turn or options.engine.devices[1:]:
+        return None
+    device = engine.backend + "".join(options.engine.device.partition(":")[1:])
+    whole = _outcomes(engine.outputs, sequences)
+    chosen = np.unique(np.linspace(0, len(sequences) - 1, CONVERSATIONS).astype(int)).tolist()
+    score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
+    with RewardModel.load(bundle, replace(options.engine, device=device, prefix_cache="auto")) as model:
+        if not model.has_prefix_cache:
+            return None
+        halves = [half for i in chosen if (half := _first_half(sequences[i])) is not None]
+        list(model.stream_outputs(halves, score_options))
+        found = list(model.stream_outputs([sequences[i] for i in chosen], score_options))
+    different = sum(not _same(whole[i], one) for i, one in zip(chosen, found, strict=True))
+    return CachedRun(conversations=len(chosen), different=different)
+
+
+def cached_checks(found: CachedRun | None) -> list[Check]:
+    """That scores are bitwise the same: told where some are not.
+
+    >>> cached_checks(CachedRun(conversations=16, different=0))
+    []
+    >>> [check.measured for check in cached_checks(CachedRun(conversations=16, different=2))]
+    ['2 of 16 conversations differ']
+    """
+    if found is None or not found.different:
+        return []
+    measured = f"{found.different} of {found.conversations} conversations differ"
+    return [Check(name="scores after cached prefixes", measured=measured, required="bitwise the same", passed=False)]
+
+
+def _first_half(sequence: TokenSequence) -> TokenSequence | None:
+    """Read at its last token; None for a single token."""
+    middle = len(sequence.ids) // 2
+    reads = dict.fromkeys(sequence.reads, np.array([middle - 1]))
+    return TokenSequence(ids=sequence.ids[:middle], reads=reads) if middle else None
+
+
+def _outcomes(outputs: Arrays, sequences: Sequence[TokenSequence]) -> list[Arrays]:
+    """What belongs to each sequence of outputs [P] or [P, labels] over all."""
+    ends = np.cumsum([s.position_count for s in sequences])
+    return [
+        {name: values[end - s.position_count : end] for name, values in outputs.items()}
+        for s, end in zip(sequences, ends.tolist(), strict=True)
+    ]
+
+
+def _same(expected: Arrays, found: Outcome) -> bool:
+    return isinstance(found, dict) and all(
+        np.array_equal(values, found[name], equal_nan=True) for name, values in expected.items()
+    )

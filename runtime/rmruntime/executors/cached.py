@@ -1,0 +1,72 @@
+"""What an executor needs for a prefix cache: the graph's form with a past, and memory for keys and values."""
+
+from typing import TypeVar
+
+from rmruntime.backends import EngineChoice, load_backend
+from rmruntime.bundle import Bundle
+from rmruntime.bundle.manifest import Graph
+from rmruntime.devices.host_memory import available_memory, cache_share
+from rmruntime.errors import BackendError
+from rmruntime.executors.base import DirectExecutor, PassExecutor
+from rmruntime.options import EngineOptions
+
+Executor = TypeVar("Executor", bound=PassExecutor)
+
+
+def load_cached(bundle: Bundle, options: EngineOptions, choice: EngineChoice) -> DirectExecutor:
+    """The chosen engine with the cache that the options ask for; without one where they say "auto" and none can be.
+
+    Raises BackendError where a size was asked for and none can be, and what loading raises.
+    """
+    graph, pinned, free = cached_form(bundle, options, choice), choice.pinned(options), available_memory()
+    if graph is None:
+        plain = DirectExecutor(load_backend(bundle, pinned), choice.reason)
+        return without_cache(plain, options, obstacle(bundle, choice))
+    executor = DirectExecutor(choice.module.load(bundle, graph, pinned), choice.reason)
+    executor.cache_bytes = cache_size(options, choice, free)
+    return executor
+
+
+def cached_form(bundle: Bundle, options: EngineOptions, choice: EngineChoice, *, staged: bool = False) -> Graph | None:
+    """The form with a past of the chosen graph, None where there is none or no cache is asked for.
+
+    Raises BackendError where a size was asked for and there is none.
+    """
+    graph = choice.graph
+    if options.prefix_cache == "off":
+        return None
+    if graph.past is None or (staged and any(stage.past is None for stage in graph.stages)):
+        if options.prefix_cache != "auto":
+            raise refusal(obstacle(bundle, choice))
+        return None
+    return graph.of_past()
+
+
+def cache_size(options: EngineOptions, choice: EngineChoice, free: int) -> int:
+    """Bytes for the cache of a loaded model, where `free` bytes were left before it was loaded.
+
+    Some engines pack their weights in the first pass, so they may not be taken yet.
+    """
+    if options.prefix_cache == "auto":
+        return cache_share(max(0, min(available_memory(), free - choice.facts.memory)))
+    return 0 if options.prefix_cache == "off" else options.prefix_cache
+
+
+def without_cache(executor: Executor, options: EngineOptions, why: str) -> Executor:
+    """The executor, with the reason why it has no cache, where one was asked for."""
+    executor.cache_note = "" if options.prefix_cache == "off" else why
+    return executor
+
+
+def refusal(why: str) -> BackendError:
+    """For a cache of a given size."""
+    return BackendError(f"there can be no prefix cache: {why}. Leave --prefix-cache out, or choose auto")
+
+
+def obstacle(bundle: Bundle, choice: EngineChoice) -> str:
+    """Why the chosen graph has no form with a past."""
+    if choice.graph.layout == "padded":
+        return "an encoder computes each sequence whole"
+    if not any(graph.past for graph in bundle.manifest.graphs):
+        return "the bundle has no graphs with a past: export it again"
+    return f"{choice.module.NAME} runs graphs of {choice.graph.dialect} here, which have none with a past"

@@ -1,0 +1,130 @@
+"""Scores are bitwise the same whatever a prefix cache holds, and as those of the graph that takes no past."""
+
+import importlib.util
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from backbone_shapes import BACKBONES
+from family_checkpoints import family_checkpoint
+from rmexport import ExportOptions, export
+from rmruntime import RewardModel, ScoreOptions
+from rmruntime.backends import backends
+from rmruntime.records import parse_record
+from rmruntime.sequences import Ints, TokenSequence
+
+NEW = (1, 2, 16, 17)  # tokens of a pass: fewer than a matrix tile, a tile, and one more
+QUICK = ("gemma2", "gpt_neox", "llama_dynamic", "mixtral", "qwen3")
+FEW_BYTES, MANY_BYTES = 60_000, 20_000_000  # evicts all the time, and never
+ROPE_LENGTH = 64  # of the model whose frequencies depend on the length
+
+
+def checkpoint_in(folder: Path, name: str) -> Path:
+    model_type, fields = BACKBONES[name]
+    length = {"max_position_embeddings": ROPE_LENGTH} if name == "llama_dynamic" else {}
+    return family_checkpoint(folder, model_type, fields | length).folder
+
+
+def sequence(ids: Ints, rng: random.Random) -> TokenSequence:
+    """With one to three scored positions anywhere; the last token is not always among them."""
+    reads = sorted(rng.sample(range(len(ids)), k=min(len(ids), rng.randint(1, 3))))
+    return TokenSequence(ids=ids, reads={"score": np.array(reads)})
+
+
+def calls(seed: int, longest: int, count: int = 24) -> list[list[TokenSequence]]:
+    """Calls of one to five sequences: what was scored goes on, forks, comes again, or is something else."""
+    rng = random.Random(seed)
+    known: list[Ints] = []
+    made = []
+    for _ in range(count):
+        call = []
+        for _ in range(rng.choice((1, 1, 1, 2, 5))):
+            base = rng.choice(known) if known and rng.random() < 0.85 else np.empty(0, np.int64)
+            base = base[: rng.randint(0, len(base))] if rng.random() < 0.3 else base
+            more = np.array(rng.choices(range(3, 90), k=0 if len(base) and rng.random() < 0.15 else rng.choice(NEW)))
+            ids = np.concatenate([base, more]).astype(np.int64)[:longest]
+            if len(ids):
+                call.append(sequence(ids, rng))
+                known = [*known[-12:], ids]
+        if call:
+            made.append(call)
+    return made
+
+
+def outputs(model: RewardModel, sequences: Sequence[TokenSequence], budget: int | None = None) -> list[bytes]:
+    found = model.stream_outputs(sequences, ScoreOptions(max_batch_tokens=budget))
+    return [next(iter(outcome.values())).tobytes() for outcome in found]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.ladder) for n in BACKBONES])
+@pytest.mark.parametrize(
+    "dtype", ["fp32", *(pytest.param(dtype, marks=pytest.mark.ladder) for dtype in ("bf16", "int8", "int4"))]
+)
+def test_scores_do_not_depend_on_what_is_cached(tmp_path: Path, name: str, dtype: str) -> None:
+    quantize: Any = dtype if dtype in ("int8", "int4") else None
+    stored: Literal["bf16", "fp32"] = "bf16" if dtype == "bf16" else "fp32"
+    options = ExportOptions(dtype=stored, quantize=quantize)
+    export(str(checkpoint_in(tmp_path / "c", name)), tmp_path / "b", options)
+    longest = ROPE_LENGTH if name == "llama_dynamic" else 200
+    made = calls(sum(map(ord, name)), longest)
+    flat = [s for call in made for s in call]
+    for device in ("ort-cpu", "openvino"):
+        if importlib.util.find_spec(backends()[device].PACKAGE) is None:
+            continue
+        with RewardModel.load(tmp_path / "b", device=device) as model:
+            expected = outputs(model, flat)
+        for limit in (FEW_BYTES, MANY_BYTES):
+            with RewardModel.load(tmp_path / "b", device=device, prefix_cache=limit) as model:
+                found = [output for call in made for output in outputs(model, call)]
+                again = outputs(model, flat, budget=64)
+            assert found == expected, (device, limit)
+            assert again == expected, (device, limit, "in one call, of small passes")
+
+
+def test_lengths_whose_frequencies_differ_share_nothing(tmp_path: Path) -> None:
+    export(str(checkpoint_in(tmp_path / "c", "llama_dynamic")), tmp_path / "b")
+    rng = random.Random(3)
+    ids = np.array(rng.choices(range(3, 90), k=3 * ROPE_LENGTH))
+    whole = [sequence(ids[:length], rng) for length in (40, 64, 65, 66, 65, 190, 192, 192, 60)]
+    with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
+        expected = outputs(model, whole)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu", prefix_cache=MANY_BYTES) as model:
+        assert [outputs(model, [one])[0] for one in whole] == expected
+
+
+def test_what_begins_alike_is_computed_once(tmp_path: Path) -> None:
+    export(str(checkpoint_in(tmp_path / "c", "llama")), tmp_path / "b")
+    prompt, steps = "the answer is " * 20, ["good number", "bad number", "1 + 2", "helpful"]
+    with RewardModel.load(tmp_path / "b", device="ort-cpu", prefix_cache="auto") as model:
+        assert model.prefix_cache.startswith("of ")
+        runs = [
+            model.run([parse_record({"prompt": prompt, "response": " ".join(steps[: n + 1])})], ScoreOptions())
+            for n in (0, 1, 2, 3, 3)
+        ]
+    first, *others = [run.statistics for run in runs]
+    assert first.cached == 0
+    assert all(one.computed < 20 and one.computed + one.cached == one.given for one in others)
+    assert others[-1].computed == 1  # the scored token, whose hidden state is not kept
+
+
+def test_a_pass_reads_what_the_one_before_it_brought(tmp_path: Path) -> None:
+    """Passes of one call, each planned while the one before is computed."""
+    export(str(checkpoint_in(tmp_path / "c", "llama")), tmp_path / "b")
+    prompt = "the answer is " * 20
+    record = parse_record(
+        {"prompt": prompt, "responses": [f"number {n} good bad sum honest step - 1" for n in range(12)]}
+    )
+    options = ScoreOptions(max_batch_tokens=100)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
+        plain = model.run([record], options)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu", prefix_cache="auto") as model:
+        cached = model.run([record], options)
+    assert plain.results == cached.results
+    assert cached.statistics.passes == plain.statistics.passes > 3
+    once = plain.statistics.computed / plain.statistics.passes
+    assert cached.statistics.computed < 2.5 * once
+    assert cached.statistics.computed + cached.statistics.cached == plain.statistics.computed
