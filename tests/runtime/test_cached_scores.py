@@ -3,6 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,3 +129,17 @@ def test_a_pass_reads_what_the_one_before_it_brought(tmp_path: Path) -> None:
     once = plain.statistics.computed / plain.statistics.passes
     assert cached.statistics.computed < 2.5 * once
     assert cached.statistics.computed + cached.statistics.cached == plain.statistics.computed
+
+
+def test_threads_share_one_cache(tmp_path: Path) -> None:
+    export(str(checkpoint_in(tmp_path / "c", "qwen2")), tmp_path / "b")
+    made = calls(5, 120)
+    flat = [s for call in made for s in call]
+    with RewardModel.load(tmp_path / "b", device="ort-cpu") as model:
+        expected = outputs(model, flat)
+    with (
+        RewardModel.load(tmp_path / "b", device="ort-cpu", prefix_cache=FEW_BYTES) as model,
+        ThreadPoolExecutor(max_workers=4) as pool,
+    ):
+        found = pool.map(lambda _: [output for call in made for output in outputs(model, call)], range(4))
+        assert all(one == expected for one in found)

@@ -59,6 +59,20 @@ def test_it_is_that_records_error_and_no_others(model: RewardModel) -> None:
         assert isinstance(result, NonFiniteScore) and "output 'score' is nan" in str(result)
 
 
+def test_it_is_not_cached_for_others(bundle: Path, model: RewardModel) -> None:
+    """Whatever was scored before: alone, in one pass, and all over again."""
+    alone = [model.score([{"input_ids": ids}])[0] for ids in GOOD]
+    requests = [parse_record({"input_ids": ids}) for ids in (*ILL, *GOOD, *ILL)]
+    with RewardModel.load(bundle, prefix_cache="auto") as cached:
+        for _ in range(2):
+            results = cached.run(requests, ScoreOptions()).results
+            assert results[len(ILL) : -len(ILL)] == alone
+            one_by_one = [cached.run([request], ScoreOptions()).results[0] for request in requests]
+            assert one_by_one[len(ILL) : -len(ILL)] == alone
+            for result in (*results[: len(ILL)], *one_by_one[-len(ILL) :]):
+                assert isinstance(result, NonFiniteScore)
+
+
 def test_score_raises_it_with_the_records_index(model: RewardModel) -> None:
     with pytest.raises(InputError, match="record 1: output 'score' is nan, expected a finite number"):
         model.score([{"input_ids": GOOD[0]}, {"input_ids": ILL[0]}])

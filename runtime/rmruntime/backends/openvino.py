@@ -112,15 +112,15 @@ class OpenVinoBackend:
     def run(self, feeds: Feeds) -> Outputs:
         given = {name: _tensor(feeds[name]) if self._past else feeds[name] for name in self._inputs}
         try:
-            values = self._request.infer(given, share_inputs=True)
+            values = self._request.infer(given, share_inputs=True, share_outputs=True)
         except Exception as error:  # openvino raises bare RuntimeError for everything
             raise BackendError(f"openvino failed on a pass of {feeds[INPUT_IDS].size} tokens: {error}") from error
         return {name: self._array(values, name, output) for name, output in self._outputs.items()}
 
     def _array(self, values: Any, name: str, output: Any) -> Any:
-        """An array of its own; bf16, which numpy has not, as the same bits in uint16."""
+        """A copy, as the next pass writes into the same memory; bf16, which numpy has not, as its bits in uint16."""
         if name not in self._past:
-            return values[output]
+            return values[output].copy()
         return self._request.get_tensor(output).data.view(np.uint16).copy()
 
     def close(self) -> None:

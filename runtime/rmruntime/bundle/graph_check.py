@@ -37,8 +37,8 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 REFUSED_OPS = ("EPContext",)  # reads a file that its attributes name
 # ONNX's numbers of the element types that weights are stored in, with bits per element.
 _ITEM_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
-_ONNX_TYPES = {"fp32": 1, "fp16": 10, "bf16": 16}
 _ITEM_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
+_ONNX_TYPES = {"fp32": 1, "fp16": 10, "bf16": 16}
 _EXTERNAL_KEYS = {"location", "offset", "length"}
 _PASSED_ON = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LISTED = 10  # faults of a graph named in a message

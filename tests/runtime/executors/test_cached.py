@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from conversations import ragged_records
 from rmexport import ExportOptions
 from rmruntime import BackendError, BundleError, OptionError, RewardModel, ScoreOptions
+from rmruntime.backends import choose_engine
 from rmruntime.bundle import Bundle
 from rmruntime.cli import main
+from rmruntime.executors.cached import cached_form, obstacle
 from rmruntime.options import EngineOptions
 from rmruntime.records import parse_record
 from tampered_bundles import (
@@ -68,6 +71,19 @@ def test_a_bundle_without_such_graphs_says_so(bundle: Path, tmp_path: Path) -> N
         assert model.score(records) == expected
     with pytest.raises(BackendError, match=r"no graphs with a past: export it again.*Leave --prefix-cache out"):
         RewardModel.load(older, device="ort-cpu", prefix_cache=1_000_000)
+
+
+def test_engines_and_encoders_without_one_say_so(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    graph = next(g for g in opened.manifest.graphs if g.dialect == "portable")
+    choice = replace(choose_engine(opened, EngineOptions(device="ort-cpu")), graph=graph)
+    assert obstacle(opened, choice) == "ort-cpu runs graphs of portable here, which have none with a past"
+    padded = replace(choice, graph=replace(graph, layout="padded"))
+    assert obstacle(opened, padded) == "an encoder computes each sequence whole"
+    for options in (EngineOptions(prefix_cache="auto"), EngineOptions()):
+        assert cached_form(opened, options, choice) is None
+    with pytest.raises(BackendError, match="there can be no prefix cache: ort-cpu runs graphs of portable"):
+        cached_form(opened, EngineOptions(prefix_cache=1_000_000), choice)
 
 
 def test_stages_in_turn_say_that_they_have_none(bundle: Path) -> None:
