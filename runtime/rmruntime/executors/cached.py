@@ -23,8 +23,7 @@ def load_cached(bundle: Bundle, options: EngineOptions, choice: EngineChoice) ->
         plain = DirectExecutor(load_backend(bundle, pinned), choice.reason)
         return without_cache(plain, options, obstacle(bundle, choice))
     executor = DirectExecutor(choice.module.load(bundle, graph, pinned), choice.reason)
-    executor.cache_bytes = cache_size(options, choice, free)
-    return executor
+    return with_cache(executor, options, choice, free)
 
 
 def cached_form(bundle: Bundle, options: EngineOptions, choice: EngineChoice, *, staged: bool = False) -> Graph | None:
@@ -42,14 +41,16 @@ def cached_form(bundle: Bundle, options: EngineOptions, choice: EngineChoice, *,
     return graph.of_past()
 
 
-def cache_size(options: EngineOptions, choice: EngineChoice, free: int) -> int:
-    """Bytes for the cache of a loaded model, where `free` bytes were left before it was loaded.
+def with_cache(executor: Executor, options: EngineOptions, choice: EngineChoice, free: int) -> Executor:
+    """The executor of a loaded model, with memory for the cache; `free` bytes were left before it was loaded.
 
     Some engines pack their weights in the first pass, so they may not be taken yet.
     """
-    if options.prefix_cache == "auto":
-        return cache_share(max(0, min(available_memory(), free - choice.facts.memory)))
-    return 0 if options.prefix_cache == "off" else options.prefix_cache
+    if isinstance(options.prefix_cache, int):
+        executor.cache_bytes = options.prefix_cache
+    else:
+        executor.cache_bytes = cache_share(max(0, min(available_memory(), free - choice.facts.memory)))
+    return executor if executor.cache_bytes else without_cache(executor, options, "no memory is left for it")
 
 
 def without_cache(executor: Executor, options: EngineOptions, why: str) -> Executor:

@@ -14,7 +14,7 @@ from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.errors import BackendError
 from rmruntime.executors.base import PassExecutor, closed_error
-from rmruntime.executors.cached import cache_size, cached_form, obstacle, without_cache
+from rmruntime.executors.cached import cached_form, obstacle, with_cache, without_cache
 from rmruntime.executors.stage_group import Job, StageGroup, StageSource, split_by_device, stages_of
 from rmruntime.options import EngineOptions
 
@@ -46,8 +46,7 @@ def load_pipeline(bundle: Bundle, options: EngineOptions) -> "PipelineExecutor":
     executor = PipelineExecutor(groups, graph, choice.reason)
     if form is None:
         return without_cache(executor, options, obstacle(bundle, choice))
-    executor.cache_bytes = cache_size(options, choice, free)
-    return executor
+    return with_cache(executor, options, choice, free)
 
 
 def _common_engine(bundle: Bundle, own: Sequence[EngineOptions]) -> EngineChoice:

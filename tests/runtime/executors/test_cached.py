@@ -55,6 +55,10 @@ def test_auto_takes_a_share_of_the_memory(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("rmruntime.executors.cached.available_memory", lambda: 6_000_000_000)
     with RewardModel.load(bundle, device="ort-cpu", prefix_cache="auto") as model:
         assert model.prefix_cache == "of 1.5 GB"
+    monkeypatch.setattr("rmruntime.executors.cached.available_memory", lambda: 0)
+    with RewardModel.load(bundle, device="ort-cpu", prefix_cache="auto") as model:
+        assert model.prefix_cache == "off, because no memory is left for it"
+        assert len(model.score(ragged_records(2) * 2)) == 4
     with RewardModel.load(bundle, device="ort-cpu", prefix_cache=23_456_789) as model:
         assert model.prefix_cache == "of 23.5 MB"
     with RewardModel.load(bundle, device="ort-cpu") as model:
