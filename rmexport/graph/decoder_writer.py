@@ -146,7 +146,7 @@ class DecoderWriter:
         names = past_names(layer)
         joined = []
         for taken, returned, own in ((names.keys_in, names.keys_out, k), (names.values_in, names.values_out, v)):
-            self.w.output(returned, own, [TOKENS, width], self.dtype)
+            self.w.expose(returned, own, [TOKENS, width], self.dtype)
             joined.append(self.w.op("Concat", self.w.input(taken, [PAST, width], self.dtype), own, axis=0))
         return joined[0], joined[1]
 

@@ -53,12 +53,13 @@ class Slice:
 class GraphWriter:
     """Collects one graph. `locations` None makes a dry run that only records which weights are read.
 
-    `rewrites` are run over the nodes of the finished graph, in turn.
+    `rewrites` are run over the nodes of the finished graph, in turn. Without `node_names` only values have names.
     """
 
     locations: Mapping[str, WeightLocation] | None
     requests: dict[str, WeightRequest] = field(default_factory=dict)
     rewrites: list[Rewrite] = field(default_factory=list)
+    node_names: bool = True
     _nodes: list[ir.Node] = field(default_factory=list)
     _inputs: list[ir.Value] = field(default_factory=list)
     _outputs: list[ir.Value] = field(default_factory=list)
@@ -213,6 +214,11 @@ class GraphWriter:
         named.name, named.shape, named.type = name, ir.Shape(dims), ir.TensorType(DATA_TYPES[dtype])
         self._outputs.append(named)
 
+    def expose(self, name: str, value: ir.Value, dims: Sequence[int | str], dtype: str = "fp32") -> None:
+        """`value` itself as an output, under this name: for many outputs, which would take as many nodes."""
+        value.name, value.shape, value.type = name, ir.Shape(dims), ir.TensorType(DATA_TYPES[dtype])
+        self._outputs.append(value)
+
     def _ordered_nodes(self) -> list[ir.Node]:
         """Nodes that read only weights come first.
 
@@ -243,6 +249,9 @@ class GraphWriter:
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="rmexport")
         _drop_unused(model)
+        if not self.node_names:
+            for node in model.graph.all_nodes():
+                node.name = None
         return model
 
 

@@ -184,7 +184,8 @@ def build_graph(
 
     The embedding is in the graph of the first layer, the head in that of the last.
     """
-    writer = GraphWriter(locations)
+    # Names of values are enough: a graph with a past would else be larger than one without.
+    writer = GraphWriter(locations, node_names=not past)
     d = DecoderWriter(dialect(writer, compute_dtype), span, past=past)
     hidden = spec.family.backbone(d, spec.config)
     if d.span.end is None:

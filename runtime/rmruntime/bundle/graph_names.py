@@ -117,9 +117,9 @@ def past_names(layer: int) -> PastNames:
     """The names of one layer, from 0.
 
     >>> past_names(3).keys_in, past_names(3).values_out
-    ('past_keys_3', 'values_3')
+    ('past_k_3', 'v_3')
     """
-    return PastNames(f"past_keys_{layer}", f"past_values_{layer}", f"keys_{layer}", f"values_{layer}")
+    return PastNames(f"past_k_{layer}", f"past_v_{layer}", f"k_{layer}", f"v_{layer}")
 
 
 def row_groups(inputs: Iterable[str]) -> int:

@@ -12,7 +12,7 @@ from rmruntime.batching.trie import build_trie
 from rmruntime.sequences import Ints, TokenSequence
 
 SHAPE = RowShape(query_block=128, key_multiple=8)
-LAYOUT = PastLayout(("past_keys_0", "past_values_0"), ("keys_0", "values_0"), 3, np.float32)
+LAYOUT = PastLayout(("past_k_0", "past_v_0"), ("k_0", "v_0"), 3, np.float32)
 
 
 def sequence(*ids: int, reads: tuple[int, ...] = (-1,)) -> TokenSequence:
@@ -48,7 +48,7 @@ def test_only_what_is_not_cached_is_computed() -> None:
     assert inputs.feeds["key_index"][:, :5].tolist() == [[0, 1, 5, 0, 0], [0, 1, 2, 3, 4]]
     assert inputs.feeds["read_index"].tolist() == [1, 2]
     assert inputs.feeds["read_key_index"][:, :5].tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 0, 0]]
-    assert past.feeds(LAYOUT)["past_values_0"].tolist() == [[n] * 3 for n in (1, 2, 3)]
+    assert past.feeds(LAYOUT)["past_v_0"].tolist() == [[n] * 3 for n in (1, 2, 3)]
 
 
 def test_a_scored_token_is_computed_again_and_its_key_is_the_cached_one() -> None:
@@ -76,7 +76,7 @@ def test_an_empty_past_is_one_row_of_zeros_that_nothing_reads() -> None:
     one = sequence(4, 5)
     for past in (past_of(filled(), one), without_past((one,), build_trie([one.ids]))):
         inputs = pack((one,), SHAPE, past.trie, past.placement)
-        assert past.feeds(LAYOUT)["past_keys_0"].tolist() == [[0, 0, 0]]
+        assert past.feeds(LAYOUT)["past_k_0"].tolist() == [[0, 0, 0]]
         assert inputs.feeds["key_index"].tolist() == [[1, 2, 1, 1, 1, 1, 1, 1]]
 
 

@@ -154,5 +154,5 @@ def test_a_graph_is_only_taken_for_what_it_was_written_as(bundle: Path, tmp_path
     with pytest.raises(BundleError, match="written with past 32, the manifest says 64"):
         RewardModel.load(wider, device="ort-cpu", prefix_cache="auto")
     change_graphs(wider, without_seal)
-    with pytest.raises(BundleError, match=r"its past_keys_0 is no \[\., 64\] of fp32"):
+    with pytest.raises(BundleError, match=r"its past_k_0 is no \[\., 64\] of fp32"):
         RewardModel.load(wider, device="ort-cpu", prefix_cache="auto")
