@@ -79,12 +79,18 @@ def machines(runs: list[Mapping[str, Any]]) -> str:
     )
 
 
+def _difference(parity: Row) -> str:
+    """Beyond the tolerance of `rmexport bench`, which does not say whose scores are off."""
+    largest = parity["max_abs"]
+    return " (scores not finite)" if largest is None else f" (differs by {largest:.2g})"
+
+
 def cell(row: Row) -> str:
     """Least and median seconds; what went wrong instead, or beside them where scores differ."""
     if not row["seconds"]:
         return str(row["status"])
     parity = row.get("parity")
-    wrong = " WRONG SCORES" if parity and not parity["same"] else ""
+    wrong = _difference(parity) if parity and not parity["same"] else ""
     return f"{row['min']:.3f} / {row['median']:.3f}{wrong}"
 
 

@@ -56,7 +56,9 @@ def test_of_two_runs_of_one_case_the_later_counts_and_an_early_end_is_said() -> 
 
 
 def test_wrong_scores_show() -> None:
-    assert cell(row("theirs", [1.0], parity={"same": False})) == "1.000 / 1.000 WRONG SCORES"
+    differs = {"same": False, "max_abs": 0.25}
+    assert cell(row("theirs", [1.0], parity=differs)) == "1.000 / 1.000 (differs by 0.25)"
+    assert cell(row("theirs", [1.0], parity=differs | {"max_abs": None})) == "1.000 / 1.000 (scores not finite)"
 
 
 def test_a_page_without_the_marks_is_refused() -> None:
