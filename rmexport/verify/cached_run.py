@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmexport.verify.engine_run import EngineRun
+from rmexport.verify.engine_run import EngineRun, same_engine
 from rmexport.verify.options import VerifyOptions
 from rmexport.verify.parity import Check
 from rmruntime import RewardModel, ScoreOptions
@@ -31,13 +31,12 @@ def run_cached(
 
     Raises BackendError when the engine fails.
     """
-    if options.engine.stages_in_turn or options.engine.devices[1:]:
-        return None
-    device = engine.backend + "".join(options.engine.device.partition(":")[1:])
+    if not engine.can_cache or options.engine.stages_in_turn or options.engine.devices[1:]:
+        return None  # before anything is loaded again
     whole = _outcomes(engine.outputs, sequences)
     chosen = np.unique(np.linspace(0, len(sequences) - 1, CONVERSATIONS).astype(int)).tolist()
     score_options = ScoreOptions(max_batch_tokens=options.max_batch_tokens)
-    with RewardModel.load(bundle, replace(options.engine, device=device, prefix_cache="auto")) as model:
+    with RewardModel.load(bundle, replace(same_engine(engine.backend, options.engine), prefix_cache="auto")) as model:
         if not model.has_prefix_cache:
             return None
         halves = [half for i in chosen if (half := _first_half(sequences[i])) is not None]

@@ -11,6 +11,7 @@ from rmexport.output.progress import Watcher
 from rmexport.verify.baseline_bundle import BaselineExport, unquantized_bundle
 from rmexport.verify.options import VerifyOptions
 from rmruntime import DeviceLimit, RewardModel, ScoreOptions
+from rmruntime.options import EngineOptions
 from rmruntime.scores import Arrays, Outcome
 from rmruntime.sequences import TokenSequence
 
@@ -19,13 +20,15 @@ from rmruntime.sequences import TokenSequence
 class EngineRun:
     """Outputs by name, [P] or [P, labels] with P the scored positions of all sequences, and the engine that ran.
 
-    `reason` says why it was chosen, as a clause that follows "because".
+    `reason` says why it was chosen, as a clause that follows "because"; `can_cache` whether it can run with a prefix
+    cache.
     """
 
     outputs: Arrays
     backend: str
     precision: str
     reason: str
+    can_cache: bool = False
 
 
 def run_engine(
@@ -46,7 +49,17 @@ def run_engine(
         backend=model.backend,
         precision=model.precision,
         reason=model.backend_reason,
+        can_cache=model.can_cache_prefixes,
     )
+
+
+def same_engine(backend: str, options: EngineOptions) -> EngineOptions:
+    """The options that load the engine called `backend`, which they chose, with the number that the user gave.
+
+    >>> same_engine("ort_cuda", EngineOptions(device="cuda:1")).device
+    'ort_cuda:1'
+    """
+    return replace(options, device=backend + "".join(options.device.partition(":")[1:]))
 
 
 def run_baseline(
@@ -60,10 +73,9 @@ def run_baseline(
 
     Raises as `run_engine` and `unquantized_bundle` do.
     """
-    device = backend + "".join(options.engine.device.partition(":")[1:])  # with the number that the user gave
     with (
         unquantized_bundle(quantized, options.against) as folder,
-        RewardModel.load(folder, replace(options.engine, device=device).unstaged()) as model,
+        RewardModel.load(folder, same_engine(backend, options.engine).unstaged()) as model,
     ):
         return run_engine(model, sequences, options, watcher)
 

@@ -132,6 +132,11 @@ class RewardModel:
         return self._executor.cache_note and f"off, because {self._executor.cache_note}"
 
     @property
+    def can_cache_prefixes(self) -> bool:
+        """Whether the graph that runs has a form for a prefix cache in the bundle."""
+        return self._executor.graph.past is not None
+
+    @property
     def has_prefix_cache(self) -> bool:
         """Whether what is computed is kept for later calls."""
         return self._executor.cache_bytes > 0

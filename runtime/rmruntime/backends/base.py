@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rmruntime.bundle import Bundle
-from rmruntime.bundle.graph_names import past_names
 from rmruntime.bundle.manifest import Graph
 from rmruntime.engine_choice import EngineFacts
 from rmruntime.errors import BackendError, EngineNotInstalled
@@ -71,12 +70,6 @@ class BackendModule(Protocol):
 
 
 CPU_BATCH_TOKENS = 4096
-
-
-def past_outputs(bundle: Bundle, graph: Graph) -> list[str]:
-    """The keys and values that a graph returns, none without a past."""
-    layers = [past_names(layer) for layer in range(bundle.manifest.backbone.num_layers)] if graph.takes_past else []
-    return [name for layer in layers for name in (layer.keys_out, layer.values_out)]
 
 
 def package_obstacle(package: str, extra: str) -> EngineNotInstalled | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle, past_outputs
+from rmruntime.backends.base import CPU_BATCH_TOKENS, Feeds, Outputs, package_obstacle
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_names import HIDDEN_OUT, INPUT_IDS
 from rmruntime.bundle.manifest import Graph
@@ -104,7 +104,7 @@ class OpenVinoBackend:
                 f"openvino cannot load {graph.file}: {error}; choose another device, or export the bundle again"
             ) from error
         self._inputs = [value.any_name for value in compiled.inputs]
-        past = past_outputs(bundle, graph)
+        past = bundle.manifest.past_outputs(graph)
         wanted = {HIDDEN_OUT, *past, *(output.name for output in bundle.manifest.outputs)}  # a value has several names
         self._outputs = {name: value for value in compiled.outputs for name in value.names & wanted}
         self._past = frozenset(past) if graph.compute_dtype == "bf16" else frozenset()

@@ -16,7 +16,7 @@ import numpy as np
 from rmruntime.backends.base import Outputs
 from rmruntime.batching.prefix_cache import NOTHING, CachedPrefix, KeyBlock, PrefixCache
 from rmruntime.batching.trie import Placement, TokenTrie
-from rmruntime.bundle.graph_names import past_names
+from rmruntime.bundle.graph_names import past_inputs, past_outputs
 from rmruntime.bundle.manifest import Graph
 from rmruntime.sequences import Ints, TokenSequence
 
@@ -52,10 +52,9 @@ class PastLayout:
 def past_layout(graph: Graph, layers: int) -> PastLayout:
     """Of a graph with a past."""
     assert graph.past is not None
-    names = [past_names(layer) for layer in range(layers)]
     return PastLayout(
-        tuple(name for layer in names for name in (layer.keys_in, layer.values_in)),
-        tuple(name for layer in names for name in (layer.keys_out, layer.values_out)),
+        past_inputs(layers),
+        past_outputs(layers),
         graph.past.features,
         _TYPES[graph.compute_dtype],
     )

@@ -19,7 +19,7 @@ from rmruntime.bundle.graph_names import (
     READ_ROWS,
     READ_UNPACK_INDEX,
     TOKEN_INPUTS,
-    PastNames,
+    past_inputs,
     past_names,
     role_index,
     row_groups,
@@ -145,7 +145,7 @@ def _interface_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage:
     yield from _past_faults(facts, manifest, graph, stage)
     if whole or (stage is not None and stage.last == manifest.backbone.num_layers - 1):
         yield from _output_faults(facts, manifest, graph)
-    elif set(facts.outputs) - _past_outputs(manifest, graph) != {HIDDEN_OUT}:
+    elif set(facts.outputs) - {*manifest.past_outputs(graph)} != {HIDDEN_OUT}:
         yield f"it has the outputs {', '.join(facts.outputs)}, expected {HIDDEN_OUT}"
 
 
@@ -157,22 +157,12 @@ def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
     yield from (*TOKEN_INPUTS, READ_INDEX, READ_UNPACK_INDEX, *READ_ROWS.names)
     yield from (role_index(role) for role in manifest.positions)
     if graph.takes_past:
-        yield from (name for layer in _layers(manifest) for name in (layer.keys_in, layer.values_in))
+        yield from past_inputs(manifest.backbone.num_layers)
     if graph.attention == "pages":
         yield from PAGE_INPUTS
         return
     for group in range(graph.row_groups):
         yield from row_names(group).names
-
-
-def _layers(manifest: Manifest) -> list[PastNames]:
-    return [past_names(layer) for layer in range(manifest.backbone.num_layers)]
-
-
-def _past_outputs(manifest: Manifest, graph: Graph) -> set[str]:
-    """Outputs that a graph has besides, where it takes a past."""
-    layers = _layers(manifest) if graph.takes_past else []
-    return {name for layer in layers for name in (layer.keys_out, layer.values_out)}
 
 
 def _packing_faults(facts: OnnxFacts, graph: Graph) -> Iterator[str]:
@@ -195,12 +185,9 @@ def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stag
     """Every layer's keys and values, in and out, of the width and dtype that the runtime keeps them in."""
     if graph.past is None or not graph.takes_past:
         return
-    layers = _layers(manifest)
-    for layer in layers if stage is None else layers[stage.first : stage.last + 1]:
-        for held, names in (
-            (facts.inputs, (layer.keys_in, layer.values_in)),
-            (facts.outputs, (layer.keys_out, layer.values_out)),
-        ):
+    layers = range(manifest.backbone.num_layers)
+    for layer in map(past_names, layers if stage is None else layers[stage.first : stage.last + 1]):
+        for held, names in ((facts.inputs, layer.inputs), (facts.outputs, layer.outputs)):
             for name in names:
                 dims = held[name].dims if name in held else None
                 fits = dims is not None and len(dims) == 2 and dims[1] == graph.past.features
@@ -210,7 +197,7 @@ def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stag
 
 def _output_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator[str]:
     wanted = {output.name: output.labels for output in manifest.outputs}
-    if set(facts.outputs) - _past_outputs(manifest, graph) != set(wanted):
+    if set(facts.outputs) - {*manifest.past_outputs(graph)} != set(wanted):
         yield f"it has the outputs {', '.join(facts.outputs)}, the manifest says {', '.join(wanted)}"
         return
     for name, labels in wanted.items():

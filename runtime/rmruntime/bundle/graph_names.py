@@ -111,6 +111,16 @@ class PastNames:
     keys_out: str
     values_out: str
 
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Keys and values of earlier tokens."""
+        return self.keys_in, self.values_in
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """Keys and values of the pass's tokens."""
+        return self.keys_out, self.values_out
+
 
 @cache
 def past_names(layer: int) -> PastNames:
@@ -120,6 +130,24 @@ def past_names(layer: int) -> PastNames:
     ('past_k_3', 'v_3')
     """
     return PastNames(f"past_k_{layer}", f"past_v_{layer}", f"k_{layer}", f"v_{layer}")
+
+
+def past_inputs(layers: int) -> tuple[str, ...]:
+    """Of a graph with a past, layer by layer.
+
+    >>> past_inputs(2)
+    ('past_k_0', 'past_v_0', 'past_k_1', 'past_v_1')
+    """
+    return tuple(name for layer in range(layers) for name in past_names(layer).inputs)
+
+
+def past_outputs(layers: int) -> tuple[str, ...]:
+    """In the order of `past_inputs`.
+
+    >>> past_outputs(2)
+    ('k_0', 'v_0', 'k_1', 'v_1')
+    """
+    return tuple(name for layer in range(layers) for name in past_names(layer).outputs)
 
 
 def row_groups(inputs: Iterable[str]) -> int:

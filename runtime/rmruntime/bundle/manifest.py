@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from rmruntime.bundle.graph_names import past_outputs
 from rmruntime.bundle.strict_json import Between, Items, Matching, OneOf, decode_dataclass, parse_json
 from rmruntime.errors import BundleError
 
@@ -304,6 +305,10 @@ class Manifest:
     def weight_share(self, graph: Graph) -> float:
         """`weight_bytes` as a share of all weights, 0 to 1."""
         return self.weight_bytes(graph) / max(1, sum(file.size for file in self.files if file.role == "weights"))
+
+    def past_outputs(self, graph: Graph) -> tuple[str, ...]:
+        """Keys and values that a graph returns beside the outputs; none without a past."""
+        return past_outputs(self.backbone.num_layers) if graph.takes_past else ()
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:
