@@ -1,9 +1,10 @@
 """A bundle on each of its CPU engines against transformers and vLLM: same models, token ids and threads, one run.
 
-Two classifiers: SmolLM2-135M's shape, or the checkpoint that --smollm2 names, and the 426M Llama of bench_scoring.py,
-each in fp32 and bf16. Every contestant has a process of its own and loads once for all workloads; in every repeat each
-takes its turn. One pass of each workload comes before: it warms up, and its scores are compared with the bundle's.
-Peers run in the environments that `scripts/peers` makes. ONNX Runtime computes in fp32 on CPUs, so it has no bf16.
+Two classifiers: SmolLM2-135M (with --real its published weights and a fitted head, else random ones) and the 426M
+Llama of bench_scoring.py, each in fp32 and bf16. Every contestant has a process of its own and loads once for all
+workloads; in every repeat each takes its turn. One pass of each workload comes before: it warms up, and its scores are
+compared with the bundle's. Peers run in the environments that `scripts/peers` makes. ONNX Runtime computes in fp32 on
+CPUs, so it has no bf16.
 """
 
 import argparse
@@ -29,6 +30,9 @@ from rmexport.bench.profiles import BestOf, Pairs, Profile, Ragged, Tree
 from rmexport.bench.scenarios import SETTLE_S
 from rmexport.bench.workload import Workload, profile_workload
 from rmruntime.bundle import Bundle
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from real_models import CLASSIFIER, real_checkpoint
 
 MODELS: Mapping[str, Mapping[str, float]] = {
     "smollm2-135m": SHAPES["135m"] | {"max_position_embeddings": 8192, "rope_theta": 100000.0},
@@ -82,7 +86,7 @@ class Results:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder with 6 GB free")
-    parser.add_argument("--smollm2", type=Path, metavar="CHECKPOINT", help="of SmolLM2-135M; else random weights")
+    parser.add_argument("--real", action="store_true", help="SmolLM2-135M's own weights: ./scripts/install --real")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loads", type=int, default=2, help="times that each contestant is loaded (default: 2)")
     parser.add_argument("--minutes", type=float, default=60.0, help="after these, one repeat of what is left")
@@ -94,8 +98,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     print(banner())
-    folders = [folder for folder in (arguments.work, arguments.smollm2, arguments.peer_folder) if folder is not None]
-    results, deadline = Results(arguments.json, folders), time.monotonic() + 60 * arguments.minutes
+    results = Results(arguments.json, [arguments.work, arguments.peer_folder])
+    deadline = time.monotonic() + 60 * arguments.minutes
     for one in rounds(arguments):
         measure(one, arguments, deadline, results)
     results.save(complete=True)
@@ -104,9 +108,9 @@ def main() -> None:
 def rounds(arguments: argparse.Namespace) -> Iterator[Round]:
     """What is measured, made first: checkpoint and bundle."""
     for model in arguments.model or MODELS:
-        given = arguments.smollm2 if model == "smollm2-135m" else None
-        checkpoint = given or write_checkpoint(arguments.work / model, MODELS[model])
-        kind = "given" if given else "random"
+        trained = arguments.real and model == "smollm2-135m"
+        checkpoint = real_checkpoint(CLASSIFIER) if trained else write_checkpoint(arguments.work / model, MODELS[model])
+        kind = "trained" if trained else "random"
         for dtype in arguments.dtype or ENGINES:
             bundle = exported(checkpoint, arguments.work / f"{model}-{kind}.{dtype}.bundle", dtype)
             yield Round(model=model, weights=kind, dtype=dtype, checkpoint=checkpoint, bundle=bundle)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- tables of benchmarks/results/peers*.json: begin -->", "<!-- end -->"
 NOT_RUN = "not run"
-WORDS = {"random": "random weights", "given": "trained"}
+WORDS = {"random": "random weights", "trained": "trained weights"}
 Row = Mapping[str, Any]
 Case = tuple[str, str, str, str]  # model, weights, dtype, workload
 

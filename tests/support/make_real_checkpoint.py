@@ -25,7 +25,7 @@ from permuted_llama import HeadShape, permuted_llama
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED, HELD_OUT, COUPLES = 7, 950, 60  # what examples/train.py draws before its training pairs
-TRAINING_PAIRS = 300
+TRAINING_PAIRS = 128
 PENALTY = 0.1  # of the ridge, as a share of the features' mean square
 CHECKED = 8  # conversations
 TOLERANCE = 1e-4  # of scores of about 1: fp32 sums in another order

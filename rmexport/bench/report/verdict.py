@@ -94,6 +94,8 @@ def parity_text(contestant: Contestant) -> str:
         f"max abs difference {figure(at(parity, 'max_abs'))} from {text(parity, 'reference') or 'the reference'}",
         f"tolerance {figure(at(parity, 'tolerance'))}",
     ]
+    if number(parity, "rms_tolerance") is not None:
+        words.append(f"root mean square {figure(at(parity, 'rms'))}, tolerance {figure(at(parity, 'rms_tolerance'))}")
     if number(parity, "pairs"):
         words.append(f"{figure(at(parity, 'flipped_pairs'))} of {figure(at(parity, 'pairs'))} pairs flipped")
     return ", ".join(words)

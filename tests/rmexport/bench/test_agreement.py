@@ -26,6 +26,14 @@ def test_fp32_is_held_to_the_gate_and_16_bit_to_its_rounding() -> None:
     assert not agreement(OURS, [v + 0.5 for v in OURS], ("bf16", "bf16"), [])["same"]
 
 
+def test_one_wrong_score_of_many_16_bit_scores_is_found() -> None:
+    """Its share of the root mean square is small: each score has a bound of its own."""
+    many = OURS * 64
+    found = agreement(many, [many[0] + 1.5, *many[1:]], ("bf16", "bf16"), [])
+    assert found["rms"] < found["rms_tolerance"] and not found["same"]
+    assert agreement(many, [many[0] + 1.0, *many[1:]], ("bf16", "bf16"), [])["same"]
+
+
 def test_flipped_pairs_are_counted() -> None:
     found = agreement(OURS, [-2.0, 1.0, 0.5, 3.0], BOTH_FP32, [(0, 1), (2, 3)])
     assert found["flipped_pairs"] == 1 and not found["same"]
