@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from machine import banner, describe
+from performance_tables import quality_table, quality_tables
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
@@ -43,7 +44,6 @@ from rmruntime.records import parse_record  # noqa: E402
 from rmruntime.sequences import TokenSequence  # noqa: E402
 
 SCHEMES = ("none", "int8", "int4")
-HEADER = "| weights | layers | engine | computes in | error / deviation | Spearman | pairs flipped | weights, MB |"
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,6 @@ class Row:
     precision: str
     quality: Quality
     megabytes: float | None = None
-
-    @property
-    def line(self) -> str:
-        """The row of the Markdown table."""
-        q = self.quality
-        size = "" if self.megabytes is None else f"{self.megabytes:.0f}"
-        flips = f"{q.flipped} of {q.pairs}"
-        cells = (self.weights, self.layers, self.engine, self.precision, shown(q.relative_error))
-        return f"| {' | '.join((*cells, f'{q.spearman:.5f}', flips, size))} |"
-
-
-def shown(share: float) -> str:
-    """Two significant digits: errors span five orders of magnitude."""
-    return f"{share:.2g}" if share >= 1e-4 else f"{share:.0e}"
 
 
 class Model:
@@ -131,7 +117,6 @@ def rows(model: Model, dtypes: Sequence[str], schemes: Sequence[str]) -> Iterato
     exact = model.transformers("fp32")
     right = f"{accuracy(exact):.0%} of {len(model.records)} pairs in fp32"
     print(f"\n{model.kind}: {right}, scores deviate by {exact.std():.3g}", flush=True)
-    print(f"\n{HEADER}\n|{'---|' * HEADER.count(' |')}", flush=True)
     for dtype in dtypes if "none" in schemes else ():
         if dtype != "fp32":
             quality = model.quality(model.transformers(dtype), exact)
@@ -167,10 +152,11 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for kind in arguments.only or KINDS:
             for row in rows(Model(kind, work, arguments.pairs), dtypes, schemes):
-                print(row.line, flush=True)
                 found.append(asdict(row))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": describe(), "rows": found}, indent=1) + "\n")
+                print(quality_table(found[-1:]).splitlines()[-1], flush=True)
+                if arguments.json:  # whole after every row: the run is long
+                    arguments.json.write_text(json.dumps({"machine": describe(), "rows": found}, indent=1) + "\n")
+    print("\n" + quality_tables([{"rows": found}]))
 
 
 if __name__ == "__main__":

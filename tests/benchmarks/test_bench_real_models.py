@@ -1,9 +1,11 @@
 """The script for the tables of published weights, on random ones: what its rows hold."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import bench_real_models
 import pytest
+from performance_tables import quality_table
 
 from tiny_checkpoints import sequence_classifier
 
@@ -15,4 +17,7 @@ def test_a_row_for_each_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = list(bench_real_models.rows(model, ["fp32"], ["none"]))
     assert [(row.engine, row.precision) for row in found] == [("ort-cpu", "fp32"), ("openvino", "fp32")]
     assert all(row.quality.relative_error < 1e-4 and row.quality.pairs == 3 for row in found)
-    assert all(row.line.startswith("| fp32 | none | ") for row in found)
+    *_, first, second = quality_table(asdict(row) for row in found).splitlines()
+    assert first.startswith("| fp32 | none | ort-cpu | fp32 | ") and second.startswith(
+        "| fp32 | none | openvino | fp32 | "
+    )

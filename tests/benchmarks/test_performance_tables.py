@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md are those of benchmarks/results, and every result names its processor's class."""
+"""The tables of the docs are those of benchmarks/results, and every result names its processor's class."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from performance_tables import PAGE, RESULTS, cell, read_results, tables, with_tables
+from performance_tables import DOCS, PAGES, RESULTS, cell, tables, with_tables
 
 from rmexport.bench.machine import CLASS_FLAGS, NOT_RECORDED, processor_class
 
@@ -25,9 +25,10 @@ def result(*rows: dict[str, Any], of: str = "AVX2", complete: bool = True) -> di
     return {"machine": machine | {"onnxruntime": "1", "openvino": "2"}, "complete": complete, "rows": list(rows)}
 
 
-def test_the_page_has_the_tables_of_the_results() -> None:
-    page = PAGE.read_text()
-    assert with_tables(page, read_results(RESULTS)) == page, "run python benchmarks/performance_tables.py"
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_has_the_tables_of_the_results(name: str) -> None:
+    page = (DOCS / name).read_text()
+    assert with_tables(name, page, RESULTS) == page, "run python benchmarks/performance_tables.py"
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.iterdir()), ids=lambda path: path.name)
@@ -63,4 +64,4 @@ def test_wrong_scores_show() -> None:
 
 def test_a_page_without_the_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="found no place"):
-        with_tables("# Performance\n", [])
+        with_tables("performance.md", "# Performance\n", RESULTS)
