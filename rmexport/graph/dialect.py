@@ -69,6 +69,10 @@ class Dialect(ABC):
         """Rotary embedding on `[tokens, heads * head_dim]`, half-split as HF does it."""
         return rotary_embedding(self.w, x, heads, angles)
 
+    def largest(self, x: ir.Value) -> ir.Value:
+        """The largest of `x` [T, 1] in fp32, as [1, 1]."""
+        return self.w.op("ReduceMax", x, keepdims=1)
+
     def silu(self, x: ir.Value) -> ir.Value:
         """`x * sigmoid(x)`."""
         return self.w.op("Mul", x, self.w.op("Sigmoid", x))
