@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from rmruntime.backends._cuda_key_memory import CudaKeyMemory, asked_bytes, cache_tokens, pass_token_bytes
 from rmruntime.backends._ort_cuda_session import (
     PROVIDER,
     SIZE_OPS,
@@ -93,7 +94,14 @@ class OrtCudaBackend:
             fold=graph.compute_dtype == bundle.manifest.dtype and bundle.manifest.quantization is None,
         )
         check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
-        self._binding: Any = DeviceBinding(ort, self._session, options.device_index)
+        self.key_memory = self._key_memory(ort, bundle, options)
+        self._binding: Any = DeviceBinding(
+            ort,
+            self._session,
+            options.device_index,
+            kept=bundle.manifest.past_outputs(graph),
+            pages={} if self.key_memory is None else self.key_memory.page_values,
+        )
         self._usual, self._tidy = ort.RunOptions(), ort.RunOptions()
         self._tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{options.device_index}")
         self._memory_was_short = False
@@ -112,7 +120,22 @@ class OrtCudaBackend:
         self._memory_was_short = False
         return outputs
 
+    def _key_memory(self, ort: Any, bundle: Bundle, options: EngineOptions) -> CudaKeyMemory | None:
+        """For a graph with a past; what is left for it is known once the weights are loaded."""
+        if not self.graph.takes_past:
+            return None
+        left = free_memory(options.device_index)
+        if options.memory_limit is not None:
+            left = min(left, options.memory_limit - bundle.manifest.weight_bytes(self.graph))
+        left -= ENGINE_BYTES + self.batch_tokens * _token_bytes(bundle, self.graph)
+        tokens = cache_tokens(bundle, self.graph, options, left)
+        batch_tokens, session = self.batch_tokens, self._session
+        device = options.device_index
+        return CudaKeyMemory(ort, device, bundle, self.graph, tokens=tokens, batch_tokens=batch_tokens, session=session)
+
     def close(self) -> None:
+        if self.key_memory is not None:
+            self.key_memory.page_values.clear()
         self._binding = None  # first: it holds memory of the session
         self._session = None
 
@@ -171,8 +194,9 @@ def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
     if options.memory_limit is not None:
         free = min(free, options.memory_limit)
     size = 4 if graph.compute_dtype == "fp32" else 2
+    free -= asked_bytes(bundle, graph, options)
     weights = bundle.manifest.weight_bytes(graph) + _widened(bundle, size)
-    token = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
+    token = _token_bytes(bundle, graph)
     tokens = (free - weights - ENGINE_BYTES) // token
     if tokens < LEAST_TOKENS:
         least = weights + ENGINE_BYTES + LEAST_TOKENS * token
@@ -186,6 +210,13 @@ def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
             "--device cpu"
         )
     return int(min(BATCH_TOKENS, tokens))
+
+
+def _token_bytes(bundle: Bundle, graph: Graph) -> int:
+    """Memory for each token of a pass, with keys and values that it leaves to later ones."""
+    size = 4 if graph.compute_dtype == "fp32" else 2
+    values = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
+    return values + pass_token_bytes(bundle, graph)
 
 
 def _widened(bundle: Bundle, size: int) -> int:

@@ -9,16 +9,28 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from rmruntime.batching.trie import common_prefix
 from rmruntime.sequences import Ints
 
 BLOCK = 256  # tokens of an edge at most: what is split, or evicted, at a time
 
-KeyBlock = NDArray[Any]  # [2 * layers, n, features]: each layer's keys, then its values, of n tokens
+
+class KeyBlock(Protocol):
+    """Keys and values of n consecutive tokens, [2 * layers, n, features]: an array of the host, or what stands for it.
+
+    Tokens are sliced along the second axis; `copy` may return what shares memory, where that is freed piecewise.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def copy(self) -> Any: ...
+
+
 Copied = Callable[[int, int], KeyBlock]  # a new block of the tokens from one place of a sequence to another
 
 
@@ -96,9 +108,19 @@ class PrefixCache:
                     self._forget(end)
                     break
 
+    def forget_oldest(self) -> bool:
+        """Forget what was used least recently, up to BLOCK tokens; whether there was anything."""
+        with self._lock:
+            if not self._recent:
+                return False
+            self._forget(next(iter(self._recent)))
+            return True
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            for edge in self._recent:
+                edge.branches.clear()  # edges know one another, and memory of a device must not wait for the collector
             self._roots, self._nbytes = {}, 0
             self._recent.clear()
 
