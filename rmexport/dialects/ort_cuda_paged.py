@@ -48,10 +48,10 @@ class OrtCudaPaged(OrtCudaBase):
         if pages.earlier is not None:
             attended = self._attend_with_past(q, k, v, pages, pages.earlier, shape)
         else:
-            attended = self._attend([self.w.op("Gather", x, pages.tokens) for x in (q, k, v)], pages, shape)
+            attended = self._attend_pages([self.w.op("Gather", x, pages.tokens) for x in (q, k, v)], pages, shape)
         return self.w.op("Gather", attended, rows.unpack_index)
 
-    def _attend(self, slots: list[ir.Value], pages: PageTable, shape: AttentionShape) -> ir.Value:
+    def _attend_pages(self, slots: list[ir.Value], pages: PageTable, shape: AttentionShape) -> ir.Value:
         """[A, heads * head_dim]; heads of a size that the kernel does not take are padded with zeros for the op."""
         wide = _as_taken(shape)
         heads = (shape.heads, shape.kv_heads, shape.kv_heads)

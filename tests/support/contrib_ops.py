@@ -68,7 +68,7 @@ class PagedAttention(OpRun):
         softcap: float = 0.0,
         local_window_size: int = -1,
     ) -> tuple[Floats]:
-        bounds, places = rest[-1], rest[2]
+        bounds, places = rest[-1], rest[2] if self.onnx_node.input[10] else None
         keys, values = (x.copy() if places is None else x for x in (key_cache, value_cache))
         lengths = np.diff(starts)
         assert bounds.tolist() == [lengths.max(), (past + lengths).max()]

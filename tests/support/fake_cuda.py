@@ -52,20 +52,20 @@ class FakeDriver:
             a[0].value = self.capability[{75: 0, 76: 1}[a[1]]]
         elif name == "cuGetErrorName":
             a[1].value = b"CUDA_ERROR_FAKE"
-        elif name == "cuMemcpyDtoDAsync_v2":
-            self._in_context(ctypes.memmove, *(x.value for x in a[:3]))
-        elif name == "cuMemsetD8Async":
-            self._in_context(ctypes.memset, *(x.value for x in a[:3]))
-        elif name == "cuStreamSynchronize":
-            assert a == [None] and self.current
+        elif name in ("cuMemcpyDtoDAsync_v2", "cuMemsetD8Async", "cuStreamSynchronize"):
+            self._on_memory(name, a)
         else:
             self._context(name, a)
         return 0
 
-    def _in_context(self, function: Any, *arguments: Any) -> None:
-        assert self.current, "there is no current context"
+    def _on_memory(self, name: str, a: list[Any]) -> None:
+        """Of the CPU, where the fake runtime's tensors are."""
+        assert self.current and a[-1] is None, "there is no current context"
+        if name == "cuStreamSynchronize":
+            return
         self.copies += 1
-        function(*arguments)
+        function = ctypes.memset if name == "cuMemsetD8Async" else ctypes.memmove
+        function(*(x.value for x in a[:3]))
 
     def _context(self, name: str, a: list[Any]) -> None:
         if name == "cuDevicePrimaryCtxRetain":

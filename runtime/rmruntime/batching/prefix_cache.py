@@ -119,7 +119,7 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for edge in self._recent:
+            for edge in (*self._recent, *self._roots.values()):
                 edge.branches.clear()  # edges know one another, and memory of a device must not wait for the collector
             self._roots, self._nbytes = {}, 0
             self._recent.clear()
