@@ -75,7 +75,7 @@ def with_real_pages(feeds: Mapping[str, Ints], numbers: Ints, page_size: int) ->
 
     >>> feeds = {PAGE_TABLE: np.array([[-1, 0]]), PAGE_SLOTS: np.array([5, UNWRITTEN]), PAGE_COPIES: np.array([-3])}
     >>> with_real_pages(feeds, np.array([7, 9]), 4)[PAGE_SLOTS].tolist()
-    [61, -1]
+    [37, -1]
     """
     slots = feeds[PAGE_SLOTS]
     written = np.where(slots == UNWRITTEN, 0, slots)
