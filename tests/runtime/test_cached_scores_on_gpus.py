@@ -14,7 +14,7 @@ from cached_calls import ROPE_LENGTH, calls, checkpoint_in, outputs
 from fake_cuda import FakeDriver, FakeOnnxRuntime
 from paged_engine import PAGE, paged_model
 from rmexport import ExportOptions, export
-from rmruntime import RewardModel
+from rmruntime import BackendError, DeviceLimit, RewardModel, ScoreOptions
 from rmruntime.backends import ort_cuda
 from rmruntime.devices import cuda_driver
 from rmruntime.sequences import TokenSequence
@@ -90,3 +90,60 @@ def test_by_pages(tmp_path: Path, name: str) -> None:
             assert pool is not None and pool.free < pages
             model._loop._cache.clear()  # type: ignore[union-attr] # there is one
             assert pool.free == pages  # all passes have let go of theirs
+
+
+def test_by_rows_in_stages_on_two_devices(tmp_path: Path, ort: FakeOnnxRuntime, driver: FakeDriver) -> None:
+    driver.count = 2
+    bundle, made = exported(tmp_path, "qwen3", ExportOptions(stages=2))
+    wanted = expected(bundle, [s for call in made for s in call])
+    with RewardModel.load(bundle, device="cuda:0,cuda:1", prefix_cache=MANY_BYTES) as model:
+        assert len(model._executor.key_memories) == 2
+        found = [output for call in made for output in outputs(model, call)]
+        assert model.statistics.cached > 0
+    np.testing.assert_allclose(values(found), wanted, atol=TOLERANCE)
+    for session, device in zip(ort.sessions[-2:], ("cuda:0", "cuda:1"), strict=True):
+        kept = {where for one in session.fetched for name, where in one.items() if name.startswith(("k_", "v_"))}
+        assert kept == {device}
+
+
+def test_a_pass_that_finds_no_memory_for_earlier_tokens_is_told(tmp_path: Path, ort: FakeOnnxRuntime) -> None:
+    bundle, made = exported(tmp_path, "llama")
+    wanted = expected(bundle, made[0])
+    with RewardModel.load(bundle, device="cuda:0", prefix_cache=MANY_BYTES) as model:
+        ort.short_of_memory = True
+        [limited, *_] = model.stream_outputs(made[0], ScoreOptions())
+        assert isinstance(limited, DeviceLimit) and "no memory on cuda:0 for keys and values" in str(limited)
+        ort.short_of_memory = False
+        np.testing.assert_allclose(values(outputs(model, made[0])), wanted, atol=TOLERANCE)
+
+
+def test_a_pass_of_more_pages_than_there_are_is_cut(tmp_path: Path) -> None:
+    bundle, _ = exported(tmp_path, "llama")
+    rng = np.random.default_rng(0)
+    short = [one_of(rng.integers(3, 90, 20)) for _ in range(10)]
+    wanted = expected(bundle, short)
+    with paged_model(tmp_path / "c", bundle, tmp_path / "p", pages=9, tokens=0) as model:
+        assert not model.has_prefix_cache
+        found = outputs(model, short)  # of two pages each
+        assert model.statistics.passes == 4
+        np.testing.assert_allclose(values(found), wanted, atol=TOLERANCE)
+        [limited] = model.stream_outputs([one_of(rng.integers(3, 90, 9 * PAGE + 1))], ScoreOptions())
+        assert isinstance(limited, DeviceLimit) and "it needs 10 pages of 16 keys, of 9 there are 9" in str(limited)
+
+
+def test_a_pass_that_fails_keeps_no_pages(tmp_path: Path) -> None:
+    bundle, made = exported(tmp_path, "llama")
+    wanted = expected(bundle, made[0])
+    with paged_model(tmp_path / "c", bundle, tmp_path / "p", pages=FEW_PAGES, tokens=160) as model:
+        pool = model._executor.page_pool
+        assert pool is not None
+        model._executor._backend.failures.append(BackendError("it failed"))  # type: ignore[attr-defined]
+        with pytest.raises(BackendError, match="it failed"):
+            outputs(model, made[0])
+        assert pool.free == FEW_PAGES
+        np.testing.assert_allclose(values(outputs(model, made[0])), wanted, atol=TOLERANCE)
+
+
+def one_of(ids: Any) -> TokenSequence:
+    """Scored at its last token."""
+    return TokenSequence(ids=ids.astype(np.int64), reads={"score": np.array([len(ids) - 1])})

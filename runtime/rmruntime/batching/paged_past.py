@@ -6,13 +6,14 @@ once the cache and all passes have let go of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from rmruntime.backends.base import Feeds, Outputs
-from rmruntime.batching.cached_paging import own_pages, with_real_pages
+from rmruntime.batching.cached_paging import OwnPages, own_pages, with_real_pages
 from rmruntime.batching.past import KeyLayout, PassPast
-from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
+from rmruntime.batching.prefix_cache import CachedPrefix, Copied
 from rmruntime.bundle.graph_names import PAGE_SLOTS
 from rmruntime.executors.page_pool import Page, PagePool
 
@@ -86,13 +87,14 @@ class PagedPast(PassPast):
             self.pages.begun = False
             self.pool.end()
 
-    def keep(self, cache: PrefixCache, layout: KeyLayout, outputs: Outputs, sound: Sequence[bool]) -> None:
-        if not self.kept:
-            return
-        for own in own_pages(self.trie, self.placement, self.pool.page_size):
-            if sound[own.sequence]:
-                pages = self.pages.written[own.first : own.end]
-                cache.insert(self.sequences[own.sequence].ids, own.known, _Blocks(self.pool, pages, own.whole))
+    def _copied(self, layout: KeyLayout, outputs: Outputs, i: int, begin: int) -> Copied:
+        """Nothing is copied: the pages that the pass wrote."""
+        own = self._own_pages[i]
+        return _Blocks(self.pool, self.pages.written[own.first : own.end], own.whole)
+
+    @cached_property
+    def _own_pages(self) -> dict[int, OwnPages]:
+        return {own.sequence: own for own in own_pages(self.trie, self.placement, self.pool.page_size)}
 
 
 class _Blocks:

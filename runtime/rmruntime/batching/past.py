@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rmruntime.backends.base import Feeds, Outputs
-from rmruntime.batching.prefix_cache import NOTHING, CachedPrefix, KeyBlock, PrefixCache
+from rmruntime.batching.prefix_cache import NOTHING, CachedPrefix, Copied, KeyBlock, PrefixCache
 from rmruntime.batching.trie import Placement, TokenTrie
 from rmruntime.bundle.graph_names import past_inputs, past_outputs
 from rmruntime.bundle.manifest import Graph
@@ -106,12 +106,17 @@ class PassPast:
         if not self.kept:
             return
         for i in np.argsort(self.trie.starts, kind="stable").tolist():
-            ids, path = self.sequences[i].ids, self.trie.paths[i]
+            ids = self.sequences[i].ids
             begin = max(int(self.trie.shared[i]), self.prefixes[i].length)
             if sound[i] and begin < len(ids):
-                offset = int(self.placement.numbers[path[begin]]) - begin
+                copied = self._copied(layout, outputs, i, begin)
                 with suppress(DeviceMemoryError):  # the scores are there; what does not fit is computed again
-                    cache.insert(ids, begin, partial(layout.copied, outputs, offset))
+                    cache.insert(ids, begin, copied)
+
+    def _copied(self, layout: KeyLayout, outputs: Outputs, i: int, begin: int) -> Copied:
+        """Where sequence i, which adds what the pass computed from the token `begin` on, has its blocks from."""
+        offset = int(self.placement.numbers[self.trie.paths[i][begin]]) - begin
+        return partial(layout.copied, outputs, offset)
 
     def _blocks(self) -> Iterator[PastPart]:
         for begin, found, skip in self._parts():

@@ -119,8 +119,11 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for edge in (*self._recent, *self._roots.values()):
-                edge.branches.clear()  # edges know one another, and memory of a device must not wait for the collector
+            edges = list(self._roots.values())
+            while edges:  # they know one another, and memory of a device must not wait for the garbage collector
+                edge = edges.pop()
+                edges += edge.branches.values()
+                edge.branches = {}
             self._roots, self._nbytes = {}, 0
             self._recent.clear()
 

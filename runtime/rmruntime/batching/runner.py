@@ -172,7 +172,11 @@ class BatchRunner:
 
         Raises RewardModelError once the engine is closed.
         """
-        wave = [self._renewed(one) for one in wave]
+        if self._pool is not None:  # one may wait for the pages of those before it
+            return [begun for one in wave for begun in self._begin([self._renewed(one)])]
+        return self._begin([self._renewed(one) for one in wave])
+
+    def _begin(self, wave: Sequence[PreparedPass]) -> list[BegunPass]:
         try:
             feeds = [self._feeds(one) for one in wave]
             futures = iter(self._executor.submit([one for one in feeds if not isinstance(one, BackendError)]))
