@@ -26,11 +26,19 @@ class OrtCudaPaged(OrtCudaBase):
     """PagedAttention for all tokens."""
 
     NAME: ClassVar[str] = "ort-cuda-paged"
-    PAGE_SIZE: ClassVar[int] = 256  # FlashAttention reads pages of a multiple of it, whatever the head size
+    PAGE_SIZE: ClassVar[int] = 256  # of the smallest heads
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
         self._buffers: tuple[tuple[int, int], PageBuffers] | None = None
+
+    @classmethod
+    def page_size(cls, head_dim: int) -> int:
+        """FlashAttention's block of keys, 256 up to 64 features, 128 up to 128 and 64 above: it takes no smaller pages.
+
+        Source: `run_mha_fwd_splitkv_dispatch` in ONNX Runtime's contrib_ops/cuda/bert/flash_attention.
+        """
+        return cls.PAGE_SIZE >> (head_dim > 64) >> (head_dim > 128)
 
     @classmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
@@ -84,7 +92,7 @@ class OrtCudaPaged(OrtCudaBase):
         """The one pair of all layers. Raises ExportError where layers differ in their key heads or head size."""
         key = (shape.kv_heads, shape.head_dim)
         if self._buffers is None:
-            self._buffers = key, declare_page_buffers(self.w, self.PAGE_SIZE, *key, self.dtype)
+            self._buffers = key, declare_page_buffers(self.w, self.page_size(shape.head_dim), *key, self.dtype)
         known, buffers = self._buffers
         if known != key:
             raise ExportError(

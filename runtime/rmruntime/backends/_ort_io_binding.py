@@ -24,13 +24,14 @@ class DeviceBinding:
     Binding an array copies it to where the graph reads it: the device, or the host for inputs that kernels read there.
     Hidden states stay on the device that computed them, and ORT copies them to another device that reads them.
     Inputs of rank 4 are the pages in which attention keeps keys and values during a pass: the binding owns them, starts
-    them as zeros and enlarges them when a pass needs more.
+    them as zeros and enlarges them when a pass needs more. A pass that fails, maybe while an input is bound, leaves an
+    IOBinding that ORT refuses from then on ("Size mismatch"), so the next pass has a new one.
     """
 
     def __init__(self, ort: Any, session: Any, device: int) -> None:
         """`device` is the number of the session's GPU."""
         self._ort, self._session, self._device = ort, session, device
-        self._binding = session.io_binding()
+        self._binding: Any = session.io_binding()
         inputs = {value.name: value for value in session.get_inputs()}
         self._takes_hidden = inputs.pop(HIDDEN_IN, None) is not None
         self._pages = {name: value for name, value in inputs.items() if value.type in _PAGE_TYPES}
@@ -44,6 +45,14 @@ class DeviceBinding:
 
         Raises BackendError for an input that is missing from `feeds`, and what ORT raises.
         """
+        try:
+            return self._run(feeds, run_options)
+        except Exception:
+            self._binding = None  # first: its pages go before there are others
+            self._binding, self._page_count = self._session.io_binding(), 0
+            raise
+
+    def _run(self, feeds: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
         for name in (*self._indices, *([HIDDEN_IN] if self._takes_hidden else [])):
             if name not in feeds:
                 raise BackendError(
