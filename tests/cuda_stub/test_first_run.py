@@ -11,7 +11,6 @@ import pytest
 pytestmark = pytest.mark.cuda_stub
 
 FIRST_RUN = Path(__file__).parent.parent.parent / "benchmarks" / "gpu" / "first_run.py"
-CANNOT = {"sdpa"}  # pieces that need cuDNN or torch's CUDA; each says so
 
 
 def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Short memory on the real CUDA provider: passes are cut, nothing is lost, and what comes after runs as before."""
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from conversations import ragged_records
 from cuda_events import BundleOf, Log
-from rmruntime import RewardModel, Score, ScoreOptions
+from rmruntime import DeviceMemoryError, RewardModel, Score, ScoreOptions
 from rmruntime.backends import ort_cuda
 from rmruntime.backends.ort_cuda import OWN_DIALECTS
 from rmruntime.bundle import Bundle
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.cuda_stub
 
 RECORDS = ragged_records(96)
 ONE_PASS = ScoreOptions(max_batch_tokens=100_000)
+LEAST = 2 << 20  # bytes beside the weights, in which a single conversation fits and the whole pass does not
 
 
 @pytest.fixture
@@ -24,16 +25,53 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort_cuda, "LEAST_TOKENS", 1)
 
 
-def scored(found: list[Any]) -> int:
-    return sum(isinstance(score, Score) for score in found)
+@pytest.mark.parametrize("dialect", OWN_DIALECTS)
+def test_a_limit_cuts_passes_and_loses_nothing(bundle_of: BundleOf, log: Log, any_size: None, dialect: str) -> None:
+    """Limits rise until all is scored: the first that suffices must have cut the pass, those before leave a model that
+    goes on.
+    """
+    bundle = bundle_of("llama")
+    whole = scored(bundle, dialect, log, limit=None)
+    assert whole is not None
+    for step in range(40):
+        found = scored(bundle, dialect, log, limit=weight_bytes(bundle, dialect) + int(LEAST * 1.2**step))
+        if found is not None:
+            assert step and found > whole
+            return
+    pytest.fail("no limit suffices")
+
+
+def scored(bundle: Path, dialect: str, log: Log, *, limit: int | None) -> int | None:
+    """How many passes RECORDS took; None where the memory did not suffice, after which one conversation must."""
+    with RewardModel.load(bundle, device="ort-cuda", dialect=dialect, memory_limit=limit) as model:
+        try:
+            with log() as events:
+                found = model.score(RECORDS, ONE_PASS)
+        except DeviceMemoryError:
+            return None
+        finally:
+            [single] = model.score(RECORDS[:1], ONE_PASS)
+            assert isinstance(single, Score)
+    assert len(found) == len(RECORDS) and all(isinstance(score, Score) for score in found)
+    return len(events.copies("d2h"))
 
 
 @pytest.mark.parametrize("dialect", OWN_DIALECTS)
-def test_a_limit_cuts_passes_and_loses_nothing(bundle_of: BundleOf, log: Log, any_size: None, dialect: str) -> None:
-    bundle = bundle_of("llama")
-    limit = weight_bytes(bundle_of, dialect) + LIMITS[dialect]
-    with RewardModel.load(bundle, device="ort-cuda", dialect=dialect, memory_limit=limit) as model:
-        with log() as events:
-            assert scored(model.score(RECORDS, ONE_PASS)) == len(RECORDS)
-        assert downloads(events) > downloads_of_one_pass(bundle_of, log, dialect)
-        assert scored(model.score(RECORDS[:8])) == 8
+def test_a_device_that_is_full_cuts_passes_too(
+    bundle_of: BundleOf, log: Log, monkeypatch: pytest.MonkeyPatch, dialect: str
+) -> None:
+    """No limit of ours, but cudaMalloc's own failure, while other processes use the device."""
+    with RewardModel.load(bundle_of("llama"), device="ort-cuda", dialect=dialect) as model:
+        model.score(RECORDS[:1], ONE_PASS)
+        monkeypatch.setenv("STUB_MEMORY", "1")  # not a byte more
+        with pytest.raises(DeviceMemoryError):
+            model.score(RECORDS, ONE_PASS)
+        assert len(model.score(RECORDS[:1], ONE_PASS)) == 1
+        monkeypatch.undo()
+        assert len(model.score(RECORDS, ONE_PASS)) == len(RECORDS)
+
+
+def weight_bytes(bundle: Path, dialect: str) -> int:
+    manifest = Bundle.open(bundle).manifest
+    [graph] = [graph for graph in manifest.graphs if graph.dialect == dialect]
+    return manifest.weight_bytes(graph)
