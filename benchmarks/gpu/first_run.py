@@ -132,10 +132,15 @@ print(json.dumps({{"python": platform.python_version()}} | {{n: version(n) for n
 def _ceilings(run: FirstRun, budget: Budget) -> Record:
     """They join the figures of bench_gpu.py, which then measures none of its own."""
     found: Record = run_json("gpu.ceilings", ["--plan", run.plan.name], budget)
-    figures = json.loads(run.figures.read_text()) if run.figures.exists() else {}
-    figures |= {"ceilings": found, "smoke": run.plan is not FULL, "rehearsal": run.plan is REHEARSAL}
-    run.figures.write_text(json.dumps(figures, indent=1) + "\n")
+    _note_figures(run, {"ceilings": found})
     return {"best": found["best"]}
+
+
+def _note_figures(run: FirstRun, more: Record) -> None:
+    """Join these to the figures of bench_gpu.py."""
+    figures = json.loads(run.figures.read_text()) if run.figures.exists() else {}
+    figures |= {"smoke": run.plan is not FULL, "rehearsal": run.plan is REHEARSAL} | more
+    run.figures.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def _checkpoints(run: FirstRun, budget: Budget) -> Record:
@@ -195,9 +200,13 @@ def _provider(run: FirstRun, budget: Budget) -> Record:
 
 
 def _bench(sections: str, *arguments: str) -> Callable[[FirstRun, Budget], Any]:
-    """Sections of bench_gpu.py, whose figures are in `gpu.json`; what it prints at the end is noted."""
+    """Sections of bench_gpu.py, whose figures are in `gpu.json`; its messages and what it prints at the end are noted.
+
+    Messages of earlier pieces are in their own records: they are taken out of the figures first.
+    """
 
     def run_sections(run: FirstRun, budget: Budget) -> Record:
+        _note_figures(run, {"messages": {}})
         command = [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--work", str(run.work), "--sections", sections]
         command += ["--json", str(run.figures), "--budget-seconds", str(int(budget.left) - MARGIN_S), *arguments]
         command += ["--rehearse"] if run.plan is REHEARSAL else []
@@ -207,8 +216,11 @@ def _bench(sections: str, *arguments: str) -> Callable[[FirstRun, Budget], Any]:
         )
         if done.returncode not in (0, 1):
             raise ChildFailed((done.stderr or done.stdout).strip()[-2000:])
-        messages: Mapping[str, str] = json.loads(run.figures.read_text()).get("messages", {})
-        return {"passed": done.returncode == 0, "messages": messages, "printed": done.stdout[-4000:]}
+        figures: Record = json.loads(run.figures.read_text())
+        judged = figures.get("parity", []) if "parity" in sections and run.plan is FULL else []
+        wrong = [f"{r['case']} on {r['engine']}" for r in judged if not r["passed"] and not r.get("informative")]
+        passed = not figures["messages"] and not wrong
+        return {"passed": passed, "wrong": wrong, "messages": figures["messages"], "printed": done.stdout[-4000:]}
 
     return run_sections
 

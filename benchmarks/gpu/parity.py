@@ -11,7 +11,7 @@ from bench_checkpoints import EXAMPLE
 
 from gpu.children import Budget, ChildFailed, run_json
 from gpu.models import Models
-from gpu.plan import RANDOM_MODELS, Engine, Plan
+from gpu.plan import RANDOM_MODELS, REHEARSAL, Engine, Plan
 from gpu.workloads import parity_records
 from rmexport import ExportOptions, export
 from rmruntime.bundle import Bundle
@@ -37,7 +37,7 @@ def measure_small(models: Models, plan: Plan, budget: Budget) -> Iterator[Record
     for case in _small_cases(models.work, budget):
         for engine in plan.engines:
             yield _verified(case, engine, plan, budget)
-        if any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
+        if plan is not REHEARSAL and any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
             yield _compiled(case, plan, budget)
 
 

@@ -172,7 +172,7 @@ def test_sections_are_asked_of_the_benchmark_as_it_takes_them(
     assert parsed == [["parity"], ["probes"], ["throughput"], ["big-parity"], ["load"], ["latency"]]
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=2, stdout="", stderr="no GPU"))
     with pytest.raises(ChildFailed, match="no GPU"):
-        STEPS["C"][1][0].run(run, Budget(60))
+        STEPS["F"][1][0].run(run, Budget(60))
 
 
 def test_the_steps_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def log(tmp_path: Path) -> Log:
 def bundle_of(made_once: MakeOnce) -> BundleOf:
     """The bundle of a backbone in a dtype, with these options of the export.
 
-    Backbones are those of BACKBONES and "internlm2"; "qwen3-96" is qwen3 with heads of that size.
+    Backbones are those of BACKBONES and "internlm2"; "qwen3:head_dim=96" is qwen3 with another field of its config.
     """
 
     def made(backbone: str, dtype: str = "bf16", **options: Any) -> Path:
@@ -59,6 +59,7 @@ def _checkpoint(backbone: str, folder: Path) -> None:
     if backbone == "internlm2":
         internlm2_checkpoint(folder / "c", Internlm2Shape(vocab_size=1, bias=True))
     else:
-        name, _, head_dim = backbone.partition("-")
+        name, _, change = backbone.partition(":")
+        field, _, value = change.partition("=")
         model_type, fields = BACKBONES[name]
-        family_checkpoint(folder / "c", model_type, fields | ({"head_dim": int(head_dim)} if head_dim else {}))
+        family_checkpoint(folder / "c", model_type, fields | ({field: int(value)} if field else {}))

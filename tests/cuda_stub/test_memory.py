@@ -1,12 +1,13 @@
 """Short memory on the real CUDA provider: passes are cut, nothing is lost, and what comes after runs as before."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
 
 from conversations import ragged_records
-from cuda_events import BundleOf, Log
-from rmruntime import DeviceMemoryError, RewardModel, Score, ScoreOptions
+from cuda_events import RUNTIME, BundleOf, Log
+from rmruntime import DeviceLimit, RewardModel, Score, ScoreOptions
 from rmruntime.backends import ort_cuda
 from rmruntime.backends.ort_cuda import OWN_DIALECTS
 from rmruntime.bundle import Bundle
@@ -47,7 +48,7 @@ def scored(bundle: Path, dialect: str, log: Log, *, limit: int | None) -> int | 
         try:
             with log() as events:
                 found = model.score(RECORDS, ONE_PASS)
-        except DeviceMemoryError:
+        except DeviceLimit:
             return None
         finally:
             [single] = model.score(RECORDS[:1], ONE_PASS)
@@ -63,12 +64,19 @@ def test_a_device_that_is_full_cuts_passes_too(
     """No limit of ours, but cudaMalloc's own failure, while other processes use the device."""
     with RewardModel.load(bundle_of("llama"), device="ort-cuda", dialect=dialect) as model:
         model.score(RECORDS[:1], ONE_PASS)
-        monkeypatch.setenv("STUB_MEMORY", "1")  # not a byte more
-        with pytest.raises(DeviceMemoryError):
+        monkeypatch.setenv("STUB_MEMORY", str(used_memory()))
+        with pytest.raises(DeviceLimit):
             model.score(RECORDS, ONE_PASS)
         assert len(model.score(RECORDS[:1], ONE_PASS)) == 1
         monkeypatch.undo()
         assert len(model.score(RECORDS, ONE_PASS)) == len(RECORDS)
+
+
+def used_memory() -> int:
+    """Bytes in use on the device."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ctypes.CDLL(RUNTIME).cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    return total.value - free.value
 
 
 def weight_bytes(bundle: Path, dialect: str) -> int:

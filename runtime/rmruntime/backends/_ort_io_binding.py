@@ -1,6 +1,7 @@
 """The inputs and outputs of one ONNX Runtime session on a device: uploaded and downloaded once per pass."""
 
 from collections.abc import Mapping
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,9 @@ class DeviceBinding:
         """
         try:
             return self._run(feeds, run_options)
-        except Exception:
-            self._binding = None  # first: its pages go before there are others
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # onnxruntime's hold the binding as long as the error is kept,
+            self._binding = None  # and the binding holds memory of the device, which the next pass needs
             self._binding, self._page_count = self._session.io_binding(), 0
             raise
 

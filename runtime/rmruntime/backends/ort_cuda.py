@@ -30,7 +30,7 @@ PRIORITY = 30
 HAS_INDEX = True
 PACKAGE = "onnxruntime"
 EXTRA = "cuda"
-# Written for CUDA, in the bundle's dtype. By pages, 16 bits reach FlashAttention; a mask, as rows need it, forbids that.
+# Written for CUDA, in the bundle's dtype. By pages, 16 bits reach FlashAttention; a mask, which rows need, forbids it.
 OWN_DIALECTS = ("ort-cuda-paged", "ort-cuda")
 # The others are fp32: a 16-bit bundle's graph for fp32 arithmetic, and the graph of an encoder.
 DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")

@@ -117,7 +117,7 @@ int cudaGetDeviceProperties(struct cudaDeviceProp *found, int device) {
 }
 
 // Memory.
-int cudaMemGetInfo(size_t *free_bytes, size_t *total) { *total = capacity(); *free_bytes = *total - used[current]; return SUCCESS; }
+int cudaMemGetInfo(size_t *free_bytes, size_t *total) { *total = capacity(); *free_bytes = used[current] < *total ? *total - used[current] : 0; return SUCCESS; }
 int cudaMalloc(void **address, size_t size) {
     LOG("malloc %zu device %d\n", size, current);
     if (used[current] + size > capacity()) return fail(OUT_OF_MEMORY);
