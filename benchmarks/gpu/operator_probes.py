@@ -88,7 +88,7 @@ def _parts(plan: Plan, kind: str, x: torch.Tensor, weights: list[torch.Tensor], 
     source = graph.input("x", x)
     if kind == "fused":
         [y] = graph.ops("Gemm", [source, graph.input("weight", torch.cat(weights))], transB=1)
-        sizes = graph.input("sizes", torch.tensor([len(w) for w in weights], dtype=torch.int64))
+        sizes = graph.input("sizes", torch.tensor([len(w) for w in weights], dtype=torch.int64), host=True)
         parts = graph.ops("Split", [y, sizes], outputs=len(weights), axis=1)
     else:
         named = [graph.input(f"weight_{i}", w) for i, w in enumerate(weights)]

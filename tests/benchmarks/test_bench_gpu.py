@@ -14,7 +14,7 @@ import pytest
 from gpu import make_checkpoint, report, small_models
 from gpu.children import Budget, ChildFailed, OutOfTime, TimedWorker, _run, make_importable, run_json
 from gpu.contestants import PEER, Contestant, compare, contestants, measure_all
-from gpu.plan import FULL, KINDS, SMOKE
+from gpu.plan import FULL, KINDS, RANDOM_MODELS, SMOKE
 from gpu.workloads import Workload
 
 from fake_peers import fake_peer
@@ -106,15 +106,15 @@ def test_parity_is_verify_with_the_reference_on_the_device(
     def verified(module: str, arguments: list[str], budget: Budget, accept: tuple[int, ...] = (0,)) -> Any:
         if module == "gpu.compile_engine":
             raise ChildFailed("no such GPU")
-        if module == "gpu.small_models":
-            small_models.write(arguments[0], Path(arguments[1]))
-            return {}
         given = _parser().parse_args(arguments)  # which ends for an argument that there is not
         asked.append((Path(given.bundle).name, given.device, given.dialect, given.reference_device))
         assert module == "rmexport" and given.json and accept == (0, 1)
         known = dict.fromkeys(("backend", "precision", "dtype", "sequences", "checks", "versions"))
         return {"passed": len(asked) != 2, **known}
 
+    (tmp_path / "work").mkdir()
+    for kind in RANDOM_MODELS:  # before transformers is told that everything can be imported
+        small_models.write(kind, tmp_path / "work" / f"random-{kind.replace(' ', '-')}")
     monkeypatch.setattr("gpu.models.run_json", in_process)
     monkeypatch.setattr("gpu.parity.run_json", verified)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nvidia" else object())
