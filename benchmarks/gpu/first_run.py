@@ -6,7 +6,8 @@
     first_run.py restore --work WORK --out OUT               # only if B says that the cut library does not run
 
 Steps: A machine, ceilings of torch, checkpoints in the background; B the wheel, scores of small models, probes of
-operators; C throughput of 8B; D times of kernels, cuDNN's attention; E scores and loading of 8B; F latency of 0.6B.
+operators; C throughput of 8B; D times of kernels, cuDNN's attention; E scores and loading of 8B; F latency of 0.6B, and
+what a CUDA graph would save of it.
 Every step ends within its time, and OUT/first-run.json and OUT/gpu.json are written after each of its pieces: what was
 measured before a failure is kept. What fails or finds no time is a message, and the rest still runs.
 
@@ -231,6 +232,11 @@ def _kernel_times(run: FirstRun, budget: Budget) -> Any:
     return run_json("gpu.kernel_times", arguments, budget)
 
 
+def _graph_probe(run: FirstRun, budget: Budget) -> Any:
+    arguments = [str(run.work / "0.6b-classifier.bundle"), "--plan", run.plan.name]
+    return run_json("gpu.graph_probe", arguments, budget)
+
+
 DONE = "checkpoints.done"
 MARGIN_S = 5  # for bench_gpu.py to end by itself
 BIG, SMALL = ("--shape", "8b"), ("--shape", "0.6b")
@@ -259,6 +265,7 @@ STEPS: Mapping[str, tuple[float, tuple[Piece, ...]]] = {
         Piece("latency", 230, _bench(
             "latency", *SMALL, *_only("ort-cuda-paged", "transformers-sdpa", "transformers-compile-graphs")
         )),
+        Piece("graph", 60, _graph_probe),
     )),
     "restore": (120, (Piece("restore", 60, _restore), Piece("provider", 50, _provider))),
 }  # fmt: skip

@@ -21,6 +21,9 @@ def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
         records: dict[str, Any] = json.loads((tmp_path / "out" / "first-run.json").read_text())
         failed = {name: found for name, found in records[step].items() if found["status"] != "ok"}
         assert done.returncode == 0 and not failed, (step, failed, done.stderr)
+    assert [set(found) for found in records["F"]["graph"]["found"]["found"]] == [
+        {"variant", "p50_ms", "p99_ms", "tokens"}
+    ] * 2
     figures = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert figures["rehearsal"] and set(figures["probes"]) >= {"linear", "fused", "attention"}
     paged = [r for r in figures["probes"]["attention"] if r["variant"].startswith("PagedAttention")]
