@@ -31,11 +31,19 @@ class OrtCudaPaged(OrtCudaBase):
 
     NAME: ClassVar[str] = "ort-cuda-paged"
     TAKES_PAST: ClassVar[bool] = True
-    PAGE_SIZE: ClassVar[int] = 256  # FlashAttention reads pages of a multiple of it, whatever the head size
+    PAGE_SIZE: ClassVar[int] = 256  # of the smallest heads
 
     def __init__(self, writer: GraphWriter, compute_dtype: str) -> None:
         super().__init__(writer, compute_dtype)
         self._buffers: dict[int | None, tuple[AttentionShape, PageBuffers]] = {}  # by layer, None for all
+
+    @classmethod
+    def page_size(cls, head_dim: int) -> int:
+        """FlashAttention's block of keys, 256 up to 64 features, 128 up to 128 and 64 above: it takes no smaller pages.
+
+        Source: `run_mha_fwd_splitkv_dispatch` in ONNX Runtime's contrib_ops/cuda/bert/flash_attention.
+        """
+        return cls.PAGE_SIZE >> (head_dim > 64) >> (head_dim > 128)
 
     @classmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
@@ -113,7 +121,8 @@ class OrtCudaPaged(OrtCudaBase):
         Raises ExportError where layers that share a pair differ in their key heads or head size.
         """
         if layer not in self._buffers:
-            made = declare_page_buffers(self.w, self.PAGE_SIZE, shape.kv_heads, shape.head_dim, self.dtype, layer)
+            size = self.page_size(shape.head_dim)
+            made = declare_page_buffers(self.w, size, shape.kv_heads, shape.head_dim, self.dtype, layer)
             self._buffers[layer] = shape, made
         known, buffers = self._buffers[layer]
         if (known.kv_heads, known.head_dim) != (shape.kv_heads, shape.head_dim):

@@ -44,6 +44,11 @@ class Dialect(ABC):
         )
 
     @classmethod
+    def page_size(cls, head_dim: int) -> int:
+        """Keys per page for heads of this size: PAGE_SIZE, where the engine's kernel takes the same for all."""
+        return cls.PAGE_SIZE
+
+    @classmethod
     @abstractmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
         """The dtypes of the activations for a bundle of this dtype: one graph each."""

@@ -185,8 +185,11 @@ class FakeSession:
             self.tidied.append(bool(options.get_run_config_entry(SHRINKAGE)))
         except RuntimeError:  # it has no such entry
             self.tidied.append(False)
+        if binding.broken:
+            raise RuntimeError("mapped_feed_names_.size() == feed_names_.size() was false. Size mismatch:17!=16")
         failure = self.module.failures.pop(0) if self.module.failures else None
         if failure is not None:
+            binding.broken = True
             raise failure
         self.bound.append(binding.bound)
         self.fetched.append(binding.fetched)
@@ -195,10 +198,14 @@ class FakeSession:
 
 
 class FakeBinding:
-    """An IOBinding on the CPU; `bound` counts how often each input was bound since the last pass."""
+    """An IOBinding on the CPU; `bound` counts how often each input was bound since the last pass.
+
+    `broken`: memory ran out while it was filled, after which onnxruntime refuses it.
+    """
 
     def __init__(self, real: Any) -> None:
         self.real = real
+        self.broken = False
         self.bound: dict[str, int] = {}
         self.fetched: dict[str, str] = {}
 

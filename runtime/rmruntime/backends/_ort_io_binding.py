@@ -1,6 +1,7 @@
 """The inputs and outputs of one ONNX Runtime session on a device: uploaded and downloaded once per pass."""
 
 from collections.abc import Mapping, Sequence
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class DeviceBinding:
     Hidden states stay on the device that computed them, and ORT copies them to another device that reads them.
     Inputs of rank 4 are the pages in which attention keeps keys and values during a pass: the binding owns them, starts
     them as zeros and enlarges them when a pass needs more. With a past, pages are given and stay what they are; keys
-    and values by rows come and go as OrtValues on the device.
+    and values by rows come and go as OrtValues on the device. A pass that fails, maybe while an input is bound, leaves
+    an IOBinding that ORT refuses from then on ("Size mismatch"), so the next pass has a new one.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class DeviceBinding:
         """`device` is the number of the session's GPU, `kept` are outputs that stay there, `pages` inputs by name."""
         self._ort, self._session, self._device = ort, session, device
         self._kept, self._given_pages = {HIDDEN_OUT, *kept}, pages or {}
-        self._binding = session.io_binding()
+        self._binding: Any = session.io_binding()
         inputs = {value.name: value for value in session.get_inputs()}
         self._takes_hidden = inputs.pop(HIDDEN_IN, None) is not None
         floats = {name: value for name, value in inputs.items() if value.type in _PAGE_TYPES}
@@ -51,6 +53,15 @@ class DeviceBinding:
 
         Raises BackendError for an input that is missing from `feeds`, and what ORT raises.
         """
+        try:
+            return self._run(feeds, run_options)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # onnxruntime's hold the binding as long as the error is kept,
+            self._binding = None  # and the binding holds memory of the device, which the next pass needs
+            self._binding, self._page_count = self._session.io_binding(), 0
+            raise
+
+    def _run(self, feeds: Mapping[str, Any], run_options: Any) -> dict[str, Any]:
         for name in (*self._indices, *self._past, *([HIDDEN_IN] if self._takes_hidden else [])):
             if name not in feeds:
                 raise BackendError(

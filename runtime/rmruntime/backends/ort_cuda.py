@@ -31,7 +31,8 @@ PRIORITY = 30
 HAS_INDEX = True
 PACKAGE = "onnxruntime"
 EXTRA = "cuda"
-OWN_DIALECTS = ("ort-cuda", "ort-cuda-paged")  # written for CUDA, in the bundle's dtype; the first is the default
+# Written for CUDA, in the bundle's dtype. By pages, 16 bits reach FlashAttention; a mask, which rows need, forbids it.
+OWN_DIALECTS = ("ort-cuda-paged", "ort-cuda")
 # The others are fp32: a 16-bit bundle's graph for fp32 arithmetic, and the graph of an encoder.
 DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")
 RUNS_STAGES = True
@@ -88,7 +89,7 @@ class OrtCudaBackend:
         self._session = open_session(
             ort,
             bundle.folder / graph.file,
-            provider_options(options.device_index, options.memory_limit),
+            provider_options(options.device_index, _arena_limit(bundle, graph, options)),
             threads=options.threads,
             # Folding would widen narrow weights on the host and keep them wide; so every pass widens them on the GPU.
             fold=graph.compute_dtype == bundle.manifest.dtype and bundle.manifest.quantization is None,
@@ -172,8 +173,8 @@ def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice)
         )
     if options.precision == "auto" and options.dialect is None and {g.dialect for g in graphs} == {"ort-cpu"}:
         return EngineUnusable(
-            f"this bundle has no {OWN_DIALECTS[0]} graph, only a slower one in fp32: export it again with this version "
-            "of rmexport, or choose precision fp32"
+            f"this bundle has no {' or '.join(OWN_DIALECTS)} graph, only a slower one in fp32: export it again with "
+            "this version of rmexport, or choose precision fp32"
         )
     if any(graph.compute_dtype == "bf16" for graph in graphs) and device.compute_capability < (8, 0):
         return EngineUnusable(
@@ -185,6 +186,13 @@ def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice)
 
 def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
     return frozenset() if graph.dialect in OWN_DIALECTS else SIZE_OPS
+
+
+def _arena_limit(bundle: Bundle, graph: Graph, options: EngineOptions) -> int | None:
+    """Bytes of the memory limit that are left for passes: ORT's own limit counts neither weights nor what is cached."""
+    if options.memory_limit is None:
+        return None
+    return options.memory_limit - bundle.manifest.weight_bytes(graph) - asked_bytes(bundle, graph, options)
 
 
 def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
