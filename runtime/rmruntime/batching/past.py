@@ -100,9 +100,11 @@ class PassPast:
         for i in np.argsort(self.trie.starts, kind="stable").tolist():
             ids, path = self.sequences[i].ids, self.trie.paths[i]
             begin = max(int(self.trie.shared[i]), self.prefixes[i].length)
-            if sound[i] and begin < len(ids):
+            kept = self.sequences[i].kept
+            end = len(ids) if kept is None else kept
+            if sound[i] and begin < end:
                 offset = int(self.placement.numbers[path[begin]]) - begin
-                cache.insert(ids, begin, partial(layout.copied, outputs, offset))
+                cache.insert(ids, begin, partial(layout.copied, outputs, offset), end)
 
     def _parts(self) -> Iterator[tuple[int, CachedPrefix, int]]:
         """For each sequence with cached tokens of its own: their first slot, and how many it has from others."""
