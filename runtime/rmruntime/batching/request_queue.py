@@ -120,7 +120,7 @@ class RequestQueue:
         item.future.add_done_callback(lambda _: self._ended(item))
 
     def put_together(self, items: Sequence[QueuedRequest]) -> None:
-        """Have requests wait of which one pass may have all; blocks until there is space. Raises as `check_open` does."""
+        """Have requests wait, which one pass may have; blocks until there is space. Raises as `check_open` does."""
         tokens = sum(item.tokens for item in items)
         with self.changed:
             self.changed.wait_for(lambda: self._refusal or self._has_space(tokens))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from rmruntime.batching.request_queue import OutcomeFuture
 from rmruntime.batching.runner import Statistics
 from rmruntime.batching.submitter import Submitter
@@ -13,7 +15,7 @@ from rmruntime.errors import InputError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import Message, Request
 from rmruntime.scores import Arrays, OutputProcessor, Score
-from rmruntime.sequences import TokenSequence
+from rmruntime.sequences import Ints, TokenSequence
 from rmruntime.sessions.known_rows import Reading, Row, all_rows, known_rows, remainder
 from rmruntime.sessions.progress import Progress
 from rmruntime.text.request_tokenizer import RequestTokenizer
@@ -79,10 +81,14 @@ class SessionScorer:
                 "steps have no value; use score(), or export with --score-label"
             )
 
-    def begun(self, prompt: tuple[Message, ...]) -> Progress:
-        """A session without steps."""
-        form = self._manifest.format
-        return Progress(prompt=prompt, by_step=form.unit == "step", joiner=form.step_joiner)
+    def begun(self, prompt: tuple[Message, ...], options: ScoreOptions) -> Progress:
+        """A session without steps. Raises InputError for a prompt after which nothing could be scored."""
+        progress = self._empty(prompt)
+        if progress.by_step:
+            self.check_fits(progress.extended(_PROBES[:1]), options)
+            return progress
+        answered = self._sequences([progress.answered(text) for text in _PROBES], options)
+        return replace(progress, tail=_shared([sequence.ids[::-1] for sequence in answered]))
 
     def completed(self, wanted: Sequence[tuple[Progress, ScoreOptions]]) -> list[Scored | InputError]:
         """Each session with its scores, or why it has none; what is missing of all is computed together.
@@ -90,7 +96,7 @@ class SessionScorer:
         Raises RewardModelError once the model is drained or closed, and what computing raises.
         """
         self.check_open()
-        drafts = [self._drafted(progress, options) for progress, options in wanted]
+        drafts = self._drafted(wanted)
         self._compute([draft for own in drafts if not isinstance(own, InputError) for draft in own])
         return [
             own if isinstance(own, InputError) else self._scored(progress, own)
@@ -107,10 +113,10 @@ class SessionScorer:
         Found from conversations that go on in different ways. Raises InputError where the bundle cannot lay them out.
         """
         ids = [sequence.ids for sequence in self._sequences(self._continued(messages), options)]
-        length = min(common_prefix(ids[0], other) for other in ids[1:])
-        return TokenSequence(
-            ids=ids[0][:length], reads=dict.fromkeys(self._manifest.positions, ids[0][:1] * 0 + length - 1)
-        )
+        length = _shared(ids)
+        if not length:
+            raise InputError("conversations that begin with these messages have no token in common")
+        return TokenSequence(ids=ids[0][:length], reads=dict.fromkeys(self._manifest.positions, np.array([length - 1])))
 
     def compute(self, sequence: TokenSequence, options: ScoreOptions) -> None:
         """Compute a sequence for what it leaves in the prefix cache. Raises as `completed` does, and InputError."""
@@ -120,22 +126,33 @@ class SessionScorer:
 
     def _continued(self, messages: tuple[Message, ...]) -> list[Request]:
         turns = [messages if messages[-1].role == "user" else (*messages, Message("user", text)) for text in _PROBES]
-        begun = [self.begun(own).extended((text,)) for own, text in zip(turns, _PROBES, strict=True)]
+        begun = [self._empty(own).extended((text,)) for own, text in zip(turns, _PROBES, strict=True)]
         return [request for progress in begun for request in progress.requests()]
 
-    def _drafted(self, progress: Progress, options: ScoreOptions) -> list[_Draft] | InputError:
-        try:
-            requests = progress.requests()
-            sequences = self._sequences(requests, options)
-            if sequences and not progress.by_step:
-                tail = self._tail(progress, options)
-                sequences = [replace(sequence, kept=max(0, len(sequence.ids) - tail)) for sequence in sequences]
-        except InputError as error:
-            return error
-        return [
-            _Draft(request, options, sequence, known_rows(sequence, progress.readings, self.rope_class))
-            for request, sequence in zip(requests, sequences, strict=True)
-        ]
+    def _empty(self, prompt: tuple[Message, ...]) -> Progress:
+        form = self._manifest.format
+        return Progress(prompt=prompt, by_step=form.unit == "step", joiner=form.step_joiner)
+
+    def _drafted(self, wanted: Sequence[tuple[Progress, ScoreOptions]]) -> list[list[_Draft] | InputError]:
+        """What is left of each session, or its first error; what has the same options is tokenized together."""
+        by_options: dict[ScoreOptions, list[tuple[int, Request]]] = {}
+        for at, (progress, options) in enumerate(wanted):
+            by_options.setdefault(options, []).extend((at, request) for request in progress.requests())
+        drafts: list[list[_Draft]] = [[] for _ in wanted]
+        errors: dict[int, InputError] = {}
+        for options, given in by_options.items():
+            encoded = self._tokenizer.encode_many([request for _, request in given], options) if given else []
+            for (at, request), found in zip(given, encoded, strict=True):
+                if isinstance(found, InputError):
+                    errors.setdefault(at, found)
+                else:
+                    drafts[at].append(self._draft(wanted[at][0], request, options, *found))
+        return [errors.get(at, own) for at, own in enumerate(drafts)]
+
+    def _draft(self, progress: Progress, request: Request, options: ScoreOptions, sequence: TokenSequence) -> _Draft:
+        if not progress.by_step:
+            sequence = replace(sequence, kept=max(0, len(sequence.ids) - progress.tail))
+        return _Draft(request, options, sequence, known_rows(sequence, progress.readings, self.rope_class))
 
     def _sequences(self, requests: Sequence[Request], options: ScoreOptions) -> list[TokenSequence]:
         """One for each request. Raises InputError for the first that has none."""
@@ -146,11 +163,6 @@ class SessionScorer:
                 raise own
             sequences += own
         return sequences
-
-    def _tail(self, progress: Progress, options: ScoreOptions) -> int:
-        """How many tokens the template has after every answer: the next piece does not come after them."""
-        a, b, *others = [s.ids[::-1] for s in self._sequences([progress.answered(text) for text in _PROBES], options)]
-        return min(common_prefix(a, other) for other in (b, *others))
 
     def _compute(self, drafts: Sequence[_Draft]) -> None:
         """Raises the first error that is not of the input of one draft, once all have ended."""
@@ -198,3 +210,8 @@ class SessionScorer:
         if isinstance(computed, InputError):
             raise computed
         return all_rows(draft.known, computed)
+
+
+def _shared(sequences: Sequence[Ints]) -> int:
+    """How many leading tokens all have."""
+    return min(common_prefix(sequences[0], other) for other in sequences[1:])
