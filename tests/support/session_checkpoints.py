@@ -36,7 +36,7 @@ RECIPES: Mapping[str, dict[str, Any]] = {
 
 
 def session_bundle(folder: Path, head: str, backbone: str = "llama", *, dtype: Any = "fp32", **fields: Any) -> Path:
-    """A bundle in `folder`: `head` is a recipe of RECIPES, "classifier", "labels" or "gated"; `fields` of its config."""
+    """A bundle in `folder`: `head` is one of RECIPES, "classifier", "labels" or "gated"; `fields` of the config."""
     recipe = None
     if head in RECIPES:
         (folder / "recipe.json").parent.mkdir(parents=True, exist_ok=True)

@@ -62,13 +62,15 @@ class Session:
             raise found
         return found
 
-    def score(self, steps: str | Sequence[str] | None = None) -> Score:
-        """The score of the whole, were the steps appended; the session stays as it is. None for the whole as it is.
+    def score(self, text: str | Sequence[str] | None = None) -> Score:
+        """The score of the whole, were this step, or several, appended; the session stays as it is.
+
+        None for the whole as it is.
 
         Raises InputError as `append` does, and where there is no step at all.
         """
         with self._open():
-            wanted = extended(self._progress, [] if steps is None else steps)
+            wanted = extended(self._progress, [] if text is None else text)
             if not wanted.steps:
                 raise InputError("found a session without steps, expected at least one to score: append one")
             found = self._computed(wanted)

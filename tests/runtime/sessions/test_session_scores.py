@@ -168,8 +168,10 @@ class Play:
 @pytest.fixture(scope="module")
 def bundle_of(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[..., Path]:
     def made(head: str, backbone: str, fields: dict[str, Any]) -> Path:
-        name = f"session-{head}-{backbone}"
-        return made_once(name, lambda folder: session_bundle(folder, head, backbone, **fields) and None) / "b"
+        def make(folder: Path) -> None:
+            session_bundle(folder, head, backbone, **fields)
+
+        return made_once(f"session-{head}-{backbone}", make) / "b"
 
     return made
 
