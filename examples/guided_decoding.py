@@ -4,8 +4,8 @@ python examples/guided_decoding.py BUNDLE [CANDIDATES]
 
 As in MAHALO's PRM-guided decoding, a solution's value is the sum of its steps' values, and each step is the candidate
 with which that is largest. A small generator that knows sums, and errs, stands in for the language model: replace
-`proposals`. The same search is done twice, with sessions, and by scoring whole solutions anew as a program would without
-them; both find the same solution, and what each computed is printed.
+`proposals`. The same search is done twice, with sessions, and without them, by scoring whole solutions anew; both find
+the same solution, and what each computed is printed.
 """
 
 import random

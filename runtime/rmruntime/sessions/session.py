@@ -73,9 +73,11 @@ class Session:
             wanted = extended(self._progress, [] if text is None else text)
             if not wanted.steps:
                 raise InputError("found a session without steps, expected at least one to score: append one")
+            if wanted is self._progress:
+                return self._whole().scores[-1]
             found = self._computed(wanted)
             # Where the steps that were looked at are appended next, nothing is computed.
-            self._progress = found if wanted is self._progress else self._progress.peeked(found)
+            self._progress = self._progress.peeked(found)
             return found.scores[-1]
 
     def result(self) -> Score:
@@ -104,10 +106,10 @@ class Session:
 
     @property
     def statistics(self) -> Statistics:
-        """Of the last call that scored: tokens `given` to the engine, `computed` for it and `cached`, and `passes`.
+        """Of the last call that had something to score: tokens `given` to the engine, `computed` and `cached`, `passes`.
 
-        A token that sessions of one `append_many` share counts for the first of them. All are 0 where nothing was left
-        to compute.
+        A token that sessions of one `append_many` share counts for the first of them. All are 0 where earlier calls had
+        read everything.
         """
         return self._statistics
 
