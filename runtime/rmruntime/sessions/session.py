@@ -106,7 +106,7 @@ class Session:
 
     @property
     def statistics(self) -> Statistics:
-        """Of the last call that had something to score: tokens `given` to the engine, `computed` and `cached`, `passes`.
+        """Of the last call that had something to score: tokens `given`, `computed` for it and `cached`, and `passes`.
 
         A token that sessions of one `append_many` share counts for the first of them. All are 0 where earlier calls had
         read everything.
