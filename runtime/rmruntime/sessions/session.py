@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -141,6 +141,13 @@ class Session:
     ) -> None:
         self.close()
 
+    def __copy__(self) -> "Session":
+        return self.fork()[0]
+
+    def __deepcopy__(self, memo: object) -> "Session":
+        """As `fork` does: search that copies its beams goes on as it is."""
+        return self.fork()[0]
+
     def __repr__(self) -> str:
         return f"<Session of {len(self._progress.steps)} steps{', closed' if self._closed else ''}>"
 
@@ -229,7 +236,9 @@ def _advanced(session: Session, found: Scored | InputError) -> list[float] | Inp
 
 def pairs_of(moves: object) -> list[tuple[Any, Any]]:
     """The arguments of `RewardModel.append_many`. Raises RecordError for what is no list of pairs."""
-    found = check_texts("sessions and steps", moves)
+    if not isinstance(moves, Iterable) or isinstance(moves, (str, bytes, Mapping)):
+        raise RecordError(f"found {type(moves).__name__}, expected a list of sessions, each with its step")
+    found = list(moves)
     for at, pair in enumerate(found):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise RecordError(f"[{at}]: found {type(pair).__name__}, expected a session and a step")

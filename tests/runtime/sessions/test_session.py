@@ -1,5 +1,6 @@
 """What sessions compute, what they refuse and keep, and how they live with other callers."""
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from rmruntime import (
     Statistics,
 )
 from rmruntime.errors import DeviceLimit, PassTooLarge
+from rmruntime.sessions.session_scorer import SessionScorer
 from session_checkpoints import session_bundle
 from tiny_checkpoints import sequence_classifier
 
@@ -90,6 +92,9 @@ def test_forks_go_their_own_ways(model: RewardModel) -> None:
     first.rollback(2)  # also what is older than the fork
     assert (first.texts, second.texts) == ((), (STEPS[0], STEPS[2]))
     assert first.fork(0) == []
+    beams = copy.deepcopy([second, copy.copy(second)])
+    assert [one.texts for one in beams] == [second.texts] * 2
+    assert beams[0].append("a") == beams[1].append("a") and len(second.texts) == 2
     with pytest.raises(OptionError, match="count is -1, expected a number of sessions"):
         first.fork(-1)
 
@@ -114,7 +119,7 @@ def test_what_is_no_move_is_an_error_of_the_call(model: RewardModel, prm: Path) 
     with pytest.raises(RecordError, match="the same session twice, expected different ones: fork it"):
         model.append_many([(session, "a"), (session, "b")])
     for moves in (session, [session], [(session,)], [("a", "b")]):
-        with pytest.raises(RecordError, match=r"expected a (session and a step|list)"):
+        with pytest.raises(RecordError, match=r"expected a (session and a step|list of sessions, each with its step)"):
             model.append_many(moves)  # type: ignore[arg-type]
     with RewardModel.load(prm, device="ort-cpu") as other:
         with pytest.raises(RecordError, match=r"\[0\]: found a session of another RewardModel"):
@@ -175,6 +180,9 @@ def test_models_that_score_no_steps_say_why(tmp_path: Path) -> None:
             with pytest.raises(InputError, match="which of two answers is better"):
                 ask("a")
     with RewardModel.load(session_bundle(tmp_path / "labels", "labels")) as model:
+        parts = model.manifest, model._request_tokenizer, model._submitter, model._output_processor
+        with pytest.raises(InputError, match="an encoder reads a conversation whole"):
+            SessionScorer(*parts, padded=True).check_grows()
         with pytest.raises(InputError, match="several labels and none of them is its score"):
             model.session("a")
 
