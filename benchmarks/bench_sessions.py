@@ -303,17 +303,17 @@ def write_checkpoint(folder: Path, shape: dict[str, Any]) -> Path:
 def seconds_of_passes(work: Workload, cached: RewardModel) -> dict[int, float]:
     """How long a pass of one conversation takes, by its tokens; both models are warm afterwards."""
     rng = random.Random("passes")
+    for model in (work.plain, cached):
+        model.score_steps(work.text(rng, PROMPT), [work.text(rng, STEP)])
     found: dict[int, float] = {}
     for length in LENGTHS:
         step = work.text(rng, STEP - 1)
         prompt = work.text(rng, max(1, length - STEP)) if length > STEP else "a"
         texts = (prompt, [step if length >= STEP else "b"])
-        cached.score_steps(*texts)
-        tokens = work.plain.score_steps(*texts).tokens
         spent = []
-        for _ in range(2 if length > 500 else 5):
+        for _ in range(1 if length > 500 else 5):
             begin = time.perf_counter()
-            work.plain.score_steps(*texts)
+            tokens = work.plain.score_steps(*texts).tokens
             spent.append(time.perf_counter() - begin)
         found[tokens] = statistics.median(spent)
     print("a pass: " + ", ".join(f"{tokens} tokens {1e3 * took:.0f} ms" for tokens, took in found.items()))
