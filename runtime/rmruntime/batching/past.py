@@ -108,10 +108,12 @@ class PassPast:
         for i in np.argsort(self.trie.starts, kind="stable").tolist():
             ids = self.sequences[i].ids
             begin = max(int(self.trie.shared[i]), self.prefixes[i].length)
-            if sound[i] and begin < len(ids):
+            kept = self.sequences[i].kept
+            end = len(ids) if kept is None else kept
+            if sound[i] and begin < end:
                 copied = self._copied(layout, outputs, i, begin)
                 with suppress(DeviceMemoryError):  # the scores are there; what does not fit is computed again
-                    cache.insert(ids, begin, copied)
+                    cache.insert(ids, begin, copied, end)
 
     def _copied(self, layout: KeyLayout, outputs: Outputs, i: int, begin: int) -> Copied:
         """Where sequence i, which adds what the pass computed from the token `begin` on, has its blocks from."""

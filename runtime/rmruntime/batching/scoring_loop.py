@@ -57,6 +57,11 @@ class ScoringLoop:
         self._runner = self.runner(self.turns.of_batches)
 
     @property
+    def cache(self) -> PrefixCache | None:
+        """What all passes share, where there is one."""
+        return self._cache
+
+    @property
     def statistics(self) -> Statistics:
         """The passes of all runs so far."""
         return self._runner.statistics
