@@ -2,8 +2,9 @@
 
 It makes its own checkpoints with random weights: an ArmoRM of 8B shape and a classifier over the same trunk (what
 transformers and vLLM can score), and a classifier of Qwen3-0.6B's shape. `--work` needs 20 GB. Without a GPU it ends
-at once; `--smoke` runs the same code with tiny shapes on the CPU, whose figures mean nothing. `--json` is written after
-every finished piece, and read first where it exists: sections can be run one at a time.
+at once; `--smoke` runs the same code with tiny shapes on the CPU, and `--rehearse` our engines with them over a stub of
+CUDA: their figures mean nothing. `--json` is written after every finished piece, and read first where it exists:
+sections can be run one at a time.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from gpu.children import Budget, ChildFailed, OutOfTime, make_importable, run_js
 from gpu.contestants import compare, contestants, measure_all  # noqa: E402
 from gpu.device import facts  # noqa: E402
 from gpu.models import Models  # noqa: E402
-from gpu.plan import FULL, KINDS, SMOKE, Plan, Shape  # noqa: E402
+from gpu.plan import FULL, KINDS, REHEARSAL, SMOKE, Plan, Shape  # noqa: E402
 from gpu.workloads import Workload, workloads  # noqa: E402
 
 from rmruntime.errors import EngineUnusable  # noqa: E402
 
-SECTIONS = ("probes", "parity", "latency", "throughput", "load")
+SECTIONS = ("probes", "parity", "big-parity", "latency", "throughput", "load")
 RESULTS = Path(__file__).resolve().parent / "results"
 Results = dict[str, Any]
 
@@ -39,12 +40,13 @@ class Run:
     """The results as they grow."""
 
     def __init__(self, arguments: argparse.Namespace, plan: Plan, machine: Results) -> None:
-        self._arguments, self._plan, self._smoke = arguments, plan, ["--smoke"] if arguments.smoke else []
+        self._arguments, self._plan = arguments, plan
         self._budget = Budget(arguments.budget_seconds)
         arguments.work.mkdir(parents=True, exist_ok=True)
-        self._models = Models(arguments.work, plan, self._budget, smoke=arguments.smoke)
-        self.results = _earlier(arguments.json, smoke=arguments.smoke)
-        self.results |= {"smoke": arguments.smoke, "machine": machine, "messages": self.results.get("messages", {})}
+        self._models = Models(arguments.work, plan, self._budget)
+        self.results = _earlier(arguments.json, plan)
+        self.results |= {"smoke": plan is not FULL, "rehearsal": plan is REHEARSAL, "machine": machine}
+        self.results["messages"] = self.results.get("messages", {})
         self.results["flops_per_token"] = {shape.name: shape.flops_per_token for shape in plan.shapes}
 
     def section(self, name: str) -> None:
@@ -76,7 +78,8 @@ class Run:
     def _do(self) -> dict[str, Callable[[], None]]:
         return {
             "probes": self._probes,
-            "parity": self._parity,
+            "parity": lambda: self._parity(parity.measure_small),
+            "big-parity": lambda: self._parity(parity.measure_big),
             "latency": lambda: self._contest("latency"),
             "throughput": lambda: self._contest("throughput"),
             "latency and throughput": lambda: self._contest("latency", "throughput"),
@@ -94,7 +97,7 @@ class Run:
     def _ceilings(self) -> None:
         if "ceilings" not in self.results:
             with self._noting("ceilings"):
-                self.results["ceilings"] = run_json("gpu.ceilings", self._smoke, self._budget)
+                self.results["ceilings"] = run_json("gpu.ceilings", ["--plan", self._plan.name], self._budget)
             self.save()
 
     def _probes(self) -> None:
@@ -103,16 +106,20 @@ class Run:
         self.results["probes"] = found
         for kind in KINDS:  # a process each: a kernel that fails badly takes the process with it
             with self._noting(f"probes of {kind}"):
-                found[kind] = run_json("gpu.operator_probes", [kind, *self._smoke], self._budget)["found"]
+                found[kind] = self._probe(kind)
             self.save()
         for library in ("tensorrt", "tensorrt_rtx"):
             with self._noting(f"probe of {library}"):
                 found["tensorrt"].append(run_json("gpu.tensorrt_probe", [library], self._budget))
 
-    def _parity(self) -> None:
-        self.results["parity"] = []
-        for record in parity.measure(self._models, self._plan, self._budget):
-            self.results["parity"].append(record)
+    def _probe(self, kind: str) -> Any:
+        return run_json("gpu.operator_probes", [kind, "--plan", self._plan.name], self._budget)["found"]
+
+    def _parity(self, measure: Callable[[Models, Plan, Budget], Iterator[Results]]) -> None:
+        for record in measure(self._models, self._plan, self._budget):
+            records = self.results.setdefault("parity", [])
+            records[:] = [r for r in records if (r["case"], r["engine"]) != (record["case"], record["engine"])]
+            records.append(record)
             verdict = "passed" if record["passed"] else record.get("message", "FAILED")
             print(f"{record['case']} on {record['engine']}: {verdict}", flush=True)
             self.save()
@@ -144,13 +151,14 @@ class Run:
             self.save()
 
 
-def _earlier(path: Path | None, *, smoke: bool) -> Results:
+def _earlier(path: Path | None, plan: Plan) -> Results:
     """What an earlier run has written, of the same kind."""
     if path is None or not path.exists():
         return {}
     found: Results = json.loads(path.read_text())
-    if found.get("smoke") != smoke:
-        sys.exit(f"{path} is of a run {'without' if smoke else 'with'} --smoke; give another --json")
+    kind = REHEARSAL.name if found.get("rehearsal") else SMOKE.name if found.get("smoke") else FULL.name
+    if kind != plan.name:
+        sys.exit(f"{path} is of a {kind} run, this is a {plan.name} run; give another --json")
     return found
 
 
@@ -182,13 +190,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--smoke", action="store_true", help="tiny shapes on the CPU: whether the code runs, no figures"
     )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="tiny shapes, ours over a stub of CUDA: whether the code runs, no scores",
+    )
     arguments = parser.parse_args()
     arguments.sections = [name for name in arguments.sections.split(",") if name]
     unknown = sorted(set(arguments.sections) - set(SECTIONS))
     if unknown:
         parser.error(f"--sections has {', '.join(unknown)}, expected some of {', '.join(SECTIONS)}")
-    if arguments.smoke and arguments.json is not None and arguments.json.resolve().parent == RESULTS:
-        parser.error(f"--smoke measures nothing that belongs into {RESULTS.name}; give another --json")
+    tiny = "--smoke" if arguments.smoke else "--rehearse" if arguments.rehearse else ""
+    if tiny and arguments.json is not None and arguments.json.resolve().parent == RESULTS:
+        parser.error(f"{tiny} measures nothing that belongs into {RESULTS.name}; give another --json")
     return arguments
 
 
@@ -204,7 +218,7 @@ def main() -> int:
         )
         return 2
     print("\n".join(f"# {key}: {value}" for key, value in machine.items()))
-    run = Run(arguments, SMOKE if arguments.smoke else FULL, machine)
+    run = Run(arguments, SMOKE if arguments.smoke else REHEARSAL if arguments.rehearse else FULL, machine)
     for name in _planned(arguments.sections):
         run.section(name)
     for name, message in run.results["messages"].items():

@@ -152,7 +152,7 @@ def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph
         row_groups=dialect.ROW_GROUPS,
         token_chunk=dialect.TOKEN_CHUNK,
         attention="pages" if dialect.PAGE_SIZE else "rows",
-        page_size=dialect.PAGE_SIZE,
+        page_size=dialect.page_size(spec.config.head_dim),
         least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
         past=Past(file=f"{stem}.past.onnx", features=spec.config.key_size) if dialect.TAKES_PAST else None,
     )

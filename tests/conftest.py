@@ -46,19 +46,23 @@ def pytest_runtest_setup() -> None:
 
 LADDER = "ladder"  # the marker of what only `./scripts/test --all` runs
 REAL = "real"  # of what only `./scripts/test --real` runs
+CUDA_STUB = "cuda_stub"  # of what only `./scripts/test --cuda-stub` runs
+ASKED = (REAL, CUDA_STUB)  # what they need is on no machine unasked
 LINES = {
     LADDER: "{} tests of the whole ladder were left out; ./scripts/test --all runs them",
     REAL: "{} tests on published weights were left out; ./scripts/test --real runs them",
+    CUDA_STUB: "{} tests on stubs of CUDA were left out; ./scripts/test --cuda-stub runs them",
 }
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave out the tests marked `real` unless `-m` names them: their weights are on no machine unasked."""
+    """Leave out the tests marked with one of ASKED unless `-m` names it."""
     config.stash[LEFT_OUT] = Counter()
-    if REAL not in config.option.markexpr.split():
-        given = f"({config.option.markexpr}) and " if config.option.markexpr else ""
-        config.option.markexpr = f"{given}not {REAL}"
+    given = config.option.markexpr.split()
+    for name in (name for name in ASKED if name not in given):
+        before = f"({config.option.markexpr}) and " if config.option.markexpr else ""
+        config.option.markexpr = f"{before}not {name}"
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -48,6 +48,7 @@ RUNTIME_LAYERS = (
     {"backends", "scores", "text"},
     {"executors"},
     {"batching"},
+    {"sessions"},
     {"reward_model"},
     {"score_file"},
     {"cluster"},

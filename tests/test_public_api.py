@@ -16,7 +16,7 @@ def test_public_names() -> None:
         "BackendError", "BundleError", "ClusterError", "DeadlineExceeded", "DeviceLimit", "DeviceMemoryError",
         "EngineNotInstalled", "EngineUnusable", "InputError", "InputTooLong", "NonFiniteScore", "OptionError",
         "OutputError", "QueueFull", "RecordError", "RewardModel", "RewardModelError", "Run", "Score", "ScoreFuture",
-        "ScoreOptions", "Statistics", "__version__",
+        "ScoreOptions", "Session", "Statistics", "WarmPrefix", "__version__",
     }  # fmt: skip
     assert set(rmexport.__all__) == {
         "CheckpointError", "ExportError", "ExportOptions", "OptionError", "TargetExists", "UnsupportedModel",

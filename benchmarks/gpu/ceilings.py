@@ -1,4 +1,4 @@
-"""What the device gives at best, through torch: products and a copy. `python -m gpu.ceilings [--smoke]` prints JSON."""
+"""What the device gives at best, through torch: products and a copy. `python -m gpu.ceilings` prints JSON."""
 
 import argparse
 import json
@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from gpu.plan import FULL, SMOKE, Plan
+from gpu.plan import FULL, PLANS, Plan
 
 WARM_UP, TRIALS = 3, 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true")
-    plan = SMOKE if parser.parse_args().smoke else FULL
-    print(json.dumps(measure(plan)))
+    parser.add_argument("--plan", choices=PLANS, default=FULL.name)
+    print(json.dumps(measure(PLANS[parser.parse_args().plan])))
 
 
 def measure(plan: Plan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from bench_checkpoints import EXAMPLE, SHARD_BYTES, _armorm_head
 from safetensors.torch import save_file
 
-from gpu.plan import FULL, SMOKE, Config, Shape, armorm_config, classifier_config
+from gpu.plan import FULL, PLANS, Config, Shape, armorm_config, classifier_config
 
 Sizes = tuple[int, ...]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -26,10 +26,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=("big", "small"), required=True)
-    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--plan", choices=PLANS, default=FULL.name)
     parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
-    plan = SMOKE if arguments.smoke else FULL
+    plan = PLANS[arguments.plan]
     begin = time.perf_counter()
     shape = plan.big if arguments.shape == "big" else plan.small
     folders = write_checkpoints(arguments.work, shape, plan.torch_device)

@@ -13,15 +13,15 @@ READ_BYTES = 16 << 20
 class Models:
     """`shape` is big or small, `head` armorm or classifier; small ones have a classifier only."""
 
-    def __init__(self, work: Path, plan: Plan, budget: Budget, *, smoke: bool) -> None:
-        self.work, self._plan, self._budget, self._smoke = work, plan, budget, smoke
+    def __init__(self, work: Path, plan: Plan, budget: Budget) -> None:
+        self.work, self._plan, self._budget = work, plan, budget
         self.made: dict[str, Any] = {}
 
     def checkpoint(self, shape: str, head: str) -> Path:
         """The folder of a checkpoint. Raises ChildFailed, OutOfTime."""
         folder = self.work / f"{self._shape(shape).name}-{head}"
         if not (folder / "config.json").exists():
-            arguments = ["--shape", shape, "--work", str(self.work), *(["--smoke"] if self._smoke else [])]
+            arguments = ["--shape", shape, "--work", str(self.work), "--plan", self._plan.name]
             self.made[shape] = run_json("gpu.make_checkpoint", arguments, self._budget)
         return folder
 

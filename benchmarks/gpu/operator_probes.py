@@ -13,10 +13,11 @@ from typing import Any
 import onnxruntime
 import torch
 
-from gpu.plan import FULL, KINDS, SMOKE, Plan
+from gpu.plan import FULL, KINDS, PLANS, Plan
 from gpu.probe_graph import CONTRIB, ProbeGraph
 
-PAGE = 256  # positions of a page: what FlashAttention reads for every head size
+PAGES = (128, 256)  # positions of a page: the least that FlashAttention reads at heads of 128, and at all
+SDPA_KERNELS = {"FlashAttention": "1", "cuDNN": "8"}  # AttentionBackend in ONNX Runtime's attention_common.h
 COPIES = 4  # of a node in one graph, so that starting a run does not count
 Record = dict[str, Any]
 
@@ -24,10 +25,10 @@ Record = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--plan", choices=PLANS, default=FULL.name)
     arguments = parser.parse_args()
-    plan = SMOKE if arguments.smoke else FULL
-    if plan.torch_device == "cuda":
+    plan = PLANS[arguments.plan]
+    if plan.engine_device == "cuda":
         onnxruntime.preload_dlls()  # cuBLAS and the like lie in packages of their own
     probes = dict(zip(KINDS, (linear, fused, attention), strict=True))
     print(json.dumps({"found": list(probes[arguments.kind](plan))}))
@@ -35,7 +36,7 @@ def main() -> None:
 
 def dtype_of(plan: Plan) -> torch.dtype:
     """bf16 as the bundles; ONNX Runtime has no 16-bit kernels on the CPU."""
-    return torch.bfloat16 if plan.torch_device == "cuda" else torch.float32
+    return torch.bfloat16 if plan.engine_device == "cuda" else torch.float32
 
 
 def attempt(name: str, run: Callable[[], Record]) -> Record:
@@ -58,7 +59,7 @@ def linear(plan: Plan) -> Iterator[Record]:
 
 
 def _linear(plan: Plan, op: str, a: torch.Tensor, b: torch.Tensor) -> Record:
-    graph = ProbeGraph(plan.torch_device)
+    graph = ProbeGraph(plan.engine_device)
     x = graph.input("x", a)
     weight = graph.input("weight", b if op == "Gemm" else b.T.contiguous())
     attributes: dict[str, Any] = {"transB": 1} if op == "Gemm" else {}
@@ -83,11 +84,11 @@ def fused(plan: Plan) -> Iterator[Record]:
 
 
 def _parts(plan: Plan, kind: str, x: torch.Tensor, weights: list[torch.Tensor], gated: bool) -> Record:
-    graph = ProbeGraph(plan.torch_device)
+    graph = ProbeGraph(plan.engine_device)
     source = graph.input("x", x)
     if kind == "fused":
         [y] = graph.ops("Gemm", [source, graph.input("weight", torch.cat(weights))], transB=1)
-        sizes = graph.input("sizes", torch.tensor([len(w) for w in weights], dtype=torch.int64))
+        sizes = graph.input("sizes", torch.tensor([len(w) for w in weights], dtype=torch.int64), host=True)
         parts = graph.ops("Split", [y, sizes], outputs=len(weights), axis=1)
     else:
         named = [graph.input(f"weight_{i}", w) for i, w in enumerate(weights)]
@@ -109,7 +110,7 @@ class Ragged:
     def __init__(self, plan: Plan) -> None:
         c, low, high = plan.big.config, *plan.ragged
         self.heads, self.kv_heads, self.size = c["num_attention_heads"], c["num_key_value_heads"], plan.big.head_dim
-        self.device = plan.torch_device
+        self.device, self.engine_device = plan.torch_device, plan.engine_device
         torch.manual_seed(0)
         self.lengths = [int(n) for n in torch.randint(low, high + 1, (plan.attention_rows,))]
         self.longest = -(-max(self.lengths) // 16) * 16  # masks want a multiple of 4
@@ -163,7 +164,7 @@ def _timed(ragged: Ragged, graph: ProbeGraph, result: torch.Tensor) -> Record:
 
 
 def _standard(ragged: Ragged, mask: torch.Tensor | None) -> Record:
-    graph = ProbeGraph(ragged.device)
+    graph = ProbeGraph(ragged.engine_device)
     padded = ragged.padded()
     inputs = [graph.input(name, x) for name, x in zip("qkv", padded, strict=True)]
     inputs += [] if mask is None else [graph.input("mask", mask)]
@@ -192,14 +193,17 @@ def additive_mask(ragged: Ragged) -> Record:
     return _standard(ragged, mask.expand(len(ragged.lengths), 1, n, n).contiguous())
 
 
-def group_query(ragged: Ragged) -> Record:
-    """Its CUDA kernel writes present keys and values whether they are wanted or not."""
-    graph = ProbeGraph(ragged.device)
+def group_query(ragged: Ragged, kernel: str | None = None) -> Record:
+    """Its CUDA kernel writes present keys and values whether they are wanted or not; `kernel` is the one it must take.
+
+    Left to itself it prefers cuDNN on newer GPUs.
+    """
+    graph = ProbeGraph(ragged.engine_device, {} if kernel is None else {"sdpa_kernel": SDPA_KERNELS[kernel]})
     padded = ragged.padded()
     inputs: list[Any] = [graph.input(name, x) for name, x in zip("qkv", padded, strict=True)]
     last = torch.tensor(ragged.lengths, dtype=torch.int32, device=ragged.device) - 1
-    total = torch.tensor(ragged.longest, dtype=torch.int32)  # read by the host
-    inputs += [None, None, graph.input("seqlens_k", last), graph.input("total", total)]
+    total = torch.tensor(ragged.longest, dtype=torch.int32)
+    inputs += [None, None, graph.input("seqlens_k", last), graph.input("total", total, host=True)]
     y, key, value = graph.ops(
         "GroupQueryAttention", inputs, outputs=3, domain=CONTRIB, num_heads=ragged.heads, kv_num_heads=ragged.kv_heads
     )
@@ -209,23 +213,23 @@ def group_query(ragged: Ragged) -> Record:
     return _timed(ragged, graph, graph.output(y, torch.empty_like(padded[0])))
 
 
-def paged(ragged: Ragged) -> Record:
+def paged(ragged: Ragged, page: int) -> Record:
     """No padding; keys and values go through pages, which no output names."""
-    graph = ProbeGraph(ragged.device)
-    counts = [-(-n // PAGE) for n in ragged.lengths]
+    graph = ProbeGraph(ragged.engine_device)
+    counts = [-(-n // page) for n in ragged.lengths]
     table = torch.full((len(counts), max(counts)), -1, dtype=torch.int32)
     starts = torch.tensor([0, *ragged.lengths]).cumsum(0).to(torch.int32)
     first = 0
     for row, count in zip(table, counts, strict=True):
         row[:count] = torch.arange(first, first + count, dtype=torch.int32)
         first += count
-    pages = ragged.packed[0].new_zeros((first, PAGE, ragged.kv_heads, ragged.size))
+    pages = ragged.packed[0].new_zeros((first, page, ragged.kv_heads, ragged.size))
     inputs: list[Any] = [graph.input(name, x) for name, x in zip("qkv", ragged.packed, strict=True)]
     inputs += [graph.input("key_pages", pages), graph.input("value_pages", pages.clone())]
     inputs += [graph.input("starts", starts.to(ragged.device))]
     inputs += [graph.input("past", torch.zeros(len(counts), dtype=torch.int32, device=ragged.device))]
     inputs += [graph.input("table", table.clamp(min=0).to(ragged.device)), *[None] * 8]
-    inputs += [graph.input("bounds", torch.tensor([max(ragged.lengths)] * 2, dtype=torch.int32))]  # read by the host
+    inputs += [graph.input("bounds", torch.tensor([max(ragged.lengths)] * 2, dtype=torch.int32), host=True)]
     [y] = graph.ops("PagedAttention", inputs, domain=CONTRIB, num_heads=ragged.heads, kv_num_heads=ragged.kv_heads)
     return _timed(ragged, graph, graph.output(y, torch.empty_like(ragged.packed[0])))
 
@@ -235,7 +239,8 @@ VARIANTS: dict[str, Callable[[Ragged], Record]] = {
     "Attention, boolean mask": boolean_mask,
     "Attention, additive mask": additive_mask,
     "GroupQueryAttention": group_query,
-    "PagedAttention": paged,
+    **{f"GroupQueryAttention, {kernel} pinned": partial(group_query, kernel=kernel) for kernel in SDPA_KERNELS},
+    **{f"PagedAttention, pages of {page}": partial(paged, page=page) for page in PAGES},
 }
 
 

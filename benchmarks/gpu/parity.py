@@ -5,18 +5,20 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench_checkpoints import EXAMPLE
 
 from gpu.children import Budget, ChildFailed, run_json
 from gpu.models import Models
-from gpu.plan import Engine, Plan
+from gpu.plan import RANDOM_MODELS, REHEARSAL, Engine, Plan
 from gpu.workloads import parity_records
 from rmexport import ExportOptions, export
 from rmruntime.bundle import Bundle
 
 Record = dict[str, Any]
+Dtype = Literal["bf16", "fp16"]
+DTYPES: tuple[Dtype, ...] = ("bf16", "fp16")
 TENSORRT = Engine(name="tensorrt", device="tensorrt")
 
 
@@ -30,13 +32,17 @@ class Case:
     data: Path | None = None
 
 
-def measure(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
-    """A record a bundle and engine: `passed`, `checks`, or the `message` of what failed."""
-    for case in _small_cases(models.work):
+def measure_small(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
+    """A record a small bundle and engine: `passed`, `checks`, or the `message` of what failed."""
+    for case in _small_cases(models.work, budget):
         for engine in plan.engines:
             yield _verified(case, engine, plan, budget)
-        if any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
+        if plan is not REHEARSAL and any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
             yield _compiled(case, plan, budget)
+
+
+def measure_big(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
+    """The same of the big shape's ArmoRM; the best graph first."""
     bundle, checkpoint = models.bundle("big", "armorm"), models.checkpoint("big", "armorm")
     data = models.work / "parity.jsonl"
     gate = Bundle.open(bundle).manifest.positions["gate"].tokens
@@ -46,13 +52,25 @@ def measure(models: Models, plan: Plan, budget: Budget) -> Iterator[Record]:
         yield _verified(case, engine, plan, budget)
 
 
-def _small_cases(work: Path) -> Iterator[Case]:
-    """The trained example: its scores mean something, and 16 bits move them as they move a real model's."""
-    for dtype in ("bf16", "fp16"):
-        bundle = work / f"armorm-tiny.{dtype}"
-        if not bundle.exists():
-            export(str(EXAMPLE), bundle, ExportOptions(dtype=dtype))
-        yield Case(name=f"armorm-tiny, {dtype}", bundle=bundle, checkpoint=EXAMPLE)
+def _small_cases(work: Path, budget: Budget) -> Iterator[Case]:
+    """The trained example: its scores mean something, and 16 bits move them as they move a real model's.
+
+    After it, random weights of what the example lacks.
+    """
+    for dtype in DTYPES:
+        yield _case(work, f"armorm-tiny, {dtype}", EXAMPLE, dtype)
+    for kind in RANDOM_MODELS:
+        checkpoint = work / f"random-{kind.replace(' ', '-')}"
+        if not checkpoint.exists():
+            run_json("gpu.small_models", [kind, str(checkpoint)], budget)
+        yield _case(work, f"{kind}, random, bf16", checkpoint, "bf16")
+
+
+def _case(work: Path, name: str, checkpoint: Path, dtype: Dtype) -> Case:
+    bundle = work / f"{checkpoint.name}.{dtype}"
+    if not bundle.exists():
+        export(str(checkpoint), bundle, ExportOptions(dtype=dtype))
+    return Case(name=name, bundle=bundle, checkpoint=checkpoint)
 
 
 def _verified(case: Case, engine: Engine, plan: Plan, budget: Budget) -> Record:

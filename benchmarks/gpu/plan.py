@@ -1,4 +1,4 @@
-"""What one run of bench_gpu.py measures: the full plan for a GPU, and a tiny one that runs the same code on a CPU."""
+"""What one run of bench_gpu.py measures: the full plan for a GPU, and tiny ones that run the same code without one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -52,13 +52,17 @@ class Engine:
 class Plan:
     """Every size of a run.
 
-    `torch_device` is where the peers, the reference and the ceilings compute. Lengths are in tokens. `best_of` is
-    (prompts, answers to each, tokens of a prompt, tokens of an answer). `peer_batches` and `pass_tokens` are the batch
-    sizes of peers (sequences) and of ours (tokens) that are tried before the best one is measured. `gemm_square` is n
-    of an n x n x n product, `gemm_tokens` the rows of the products of the big shape's layers.
+    `torch_device` is where the peers, the reference and the ceilings compute, `engine_device` where the operator probes
+    run: "cuda" with torch on "cpu" is a rehearsal over a stub of CUDA, whose device memory is the host's. Lengths are
+    in tokens. `best_of` is (prompts, answers to each, tokens of a prompt, tokens of an answer). `peer_batches` and
+    `pass_tokens` are the batch sizes of peers (sequences) and of ours (tokens) that are tried before the best one is
+    measured. `gemm_square` is n of an n x n x n product, `gemm_tokens` the rows of the products of the big shape's
+    layers.
     """
 
+    name: str
     torch_device: str
+    engine_device: str
     engines: tuple[Engine, ...]
     big: Shape
     small: Shape
@@ -93,16 +97,18 @@ QWEN3_06B = Shape(
     },
 )  # fmt: skip
 FULL = Plan(
+    name="full",
     torch_device="cuda",
+    engine_device="cuda",
     engines=(
-        Engine(name="ort-cuda", device="ort-cuda", dialect="ort-cuda"),
         Engine(name="ort-cuda-paged", device="ort-cuda", dialect="ort-cuda-paged"),
+        Engine(name="ort-cuda", device="ort-cuda", dialect="ort-cuda"),
     ),
     big=LLAMA_8B,
     small=QWEN3_06B,
     ragged=(64, 2048),
     ragged_count=96,
-    best_of=(4, 16, 1024, 128),
+    best_of=(4, 16, 1100, 128),  # 1024 would end with a page, and hide the tokens that are fed again
     single=512,
     single_samples=200,
     warm_up=20,
@@ -119,7 +125,9 @@ _TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "nu
 _TINY |= {"num_key_value_heads": 2, "vocab_size": 1886, "max_position_embeddings": 2048, "pad_token_id": 1885}
 SMOKE = replace(
     FULL,
+    name="smoke",
     torch_device="cpu",
+    engine_device="cpu",
     engines=(Engine(name="ort-cpu", device="ort-cpu", dialect="ort-cpu"),),
     big=Shape(name="8b", config={**LLAMA3_8B, **_TINY, "bos_token_id": 1880, "eos_token_id": 1881}),
     small=Shape(name="0.6b", config={**QWEN3_06B.config, **_TINY, "head_dim": 32, "eos_token_id": 1881}),
@@ -138,6 +146,21 @@ SMOKE = replace(
     attention_rows=3,
     conversations=100,
 )
+REHEARSAL = replace(SMOKE, name="rehearsal", engine_device="cuda", engines=FULL.engines)
+# Small ones with random weights, of what the large ones lack: routed experts, whose loops read sizes from the device,
+# and a rope whose frequencies depend on the length, which is more than the original one for many conversations.
+_SMALL: Config = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 64,
+    "num_key_value_heads": 2, "vocab_size": 1886, "pad_token_id": 1885, "bos_token_id": 1880, "eos_token_id": 1881,
+    "num_labels": 1, "max_position_embeddings": 2048,
+}  # fmt: skip
+_EXPERTS: Config = {"moe_intermediate_size": 128, "num_experts": 16, "num_experts_per_tok": 4}
+_DYNAMIC: Config = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+RANDOM_MODELS: Mapping[str, tuple[str, Config]] = {
+    "experts": ("qwen3_moe", {**_SMALL, **_EXPERTS}),
+    "dynamic rope": ("llama", {**_SMALL, "max_position_embeddings": 96, "rope_scaling": _DYNAMIC}),
+}
+PLANS = {plan.name: plan for plan in (FULL, SMOKE, REHEARSAL)}  # as child processes are told which
 
 
 def armorm_config(shape: Shape) -> dict[str, Any]:

@@ -20,15 +20,23 @@ WARM_UP, TRIALS = 3, 10
 
 @dataclass
 class ProbeGraph:
-    """Nodes are added in order; inputs and outputs are tensors that torch allocated."""
+    """Nodes are added in order; inputs and outputs are tensors that torch allocated.
+
+    `device` is where they are computed. On "cuda", tensors are taken to be there, wherever torch has them: over a stub
+    of CUDA, the host's memory is the device's. `options` are of ONNX Runtime's CUDA provider.
+    """
 
     device: str
+    options: dict[str, str] = field(default_factory=dict)
     _inputs: dict[str, tuple[ir.Value, torch.Tensor]] = field(default_factory=dict)
     _outputs: dict[str, tuple[ir.Value, torch.Tensor]] = field(default_factory=dict)
     _nodes: list[ir.Node] = field(default_factory=list)
+    _host: set[str] = field(default_factory=set)
 
-    def input(self, name: str, tensor: torch.Tensor) -> ir.Value:
-        """A graph input that reads `tensor`, where it is."""
+    def input(self, name: str, tensor: torch.Tensor, *, host: bool = False) -> ir.Value:
+        """A graph input that reads `tensor`; `host`: one that a kernel reads on the host."""
+        if host:
+            self._host.add(name)
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(TYPES[tensor.dtype]))
         self._inputs[name] = value, tensor.contiguous()
         return value
@@ -56,9 +64,9 @@ class ProbeGraph:
         session = self._session()
         binding = session.io_binding()
         for name, (_, tensor) in self._inputs.items():
-            binding.bind_input(name, *self._place(tensor))
+            binding.bind_input(name, *self._place(name, tensor))
         for name, (_, tensor) in self._outputs.items():
-            binding.bind_output(name, *self._place(tensor))
+            binding.bind_output(name, *self._place(name, tensor))
         self._wait()  # torch's stream is not ONNX Runtime's
         for _ in range(WARM_UP):
             session.run_with_iobinding(binding)
@@ -74,7 +82,9 @@ class ProbeGraph:
         provider = "CUDAExecutionProvider" if self.device == "cuda" else "CPUExecutionProvider"
         if self.device == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        session = onnxruntime.InferenceSession(self._model(), options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            self._model(), options, providers=[(provider, self.options if self.device == "cuda" else {})]
+        )
         if session.get_providers()[0] != provider:  # it falls back with no more than a warning
             raise RuntimeError(f"{provider} cannot be loaded; ONNX Runtime took {session.get_providers()[0]}")
         return session
@@ -90,9 +100,15 @@ class ProbeGraph:
         data: bytes = ir.serde.serialize_model(ir.Model(graph, ir_version=IR_VERSION)).SerializeToString()
         return data
 
-    def _place(self, tensor: torch.Tensor) -> tuple[str, int, int, list[int], int]:
-        return tensor.device.type, 0, int(TYPES[tensor.dtype]), list(tensor.shape), tensor.data_ptr()
+    def _place(self, name: str, tensor: torch.Tensor) -> tuple[str, int, int, list[int], int]:
+        return (
+            "cpu" if name in self._host else self.device,
+            0,
+            int(TYPES[tensor.dtype]),
+            list(tensor.shape),
+            tensor.data_ptr(),
+        )
 
     def _wait(self) -> None:
-        if self.device == "cuda":
+        if self.device == "cuda" and torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -48,6 +48,10 @@ class OrtCudaBase(Dialect):
         """One node that takes the sigmoid in fp32; QuickGelu's and Sigmoid's kernels compute it in 16 bits."""
         return self.w.op("ScaledSiLU", x, domain=CONTRIB, alpha=1.0)
 
+    def largest(self, x: ir.Value) -> ir.Value:
+        """By TopK: the provider has ReduceMax from cuDNN alone."""
+        return self.w.ops("TopK", x, self.w.constant("largest_one", [1]), outputs=2, axis=0)[0]
+
     def rotate(self, x: ir.Value, heads: int, angles: Angles) -> ir.Value:
         return rotary_embedding_shared(self.w, x, heads, angles)
 

@@ -9,6 +9,7 @@ class OrtCuda(OrtCudaBase):
     """What the CUDA provider's kernels take; every node has one."""
 
     NAME: ClassVar[str] = "ort-cuda"
+    TAKES_PAST: ClassVar[bool] = True
     ROW_GROUPS: ClassVar[int] = 3  # short keys are not padded to the longest
 
     @classmethod

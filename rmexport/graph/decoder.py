@@ -2,8 +2,9 @@
 
 `DecoderLayers` is the pre-norm, gated, rotary decoder with grouped-query attention (Llama); its methods are the places
 where families differ. `decode` runs the layers over a packed trie: keys and values for all tokens, but in the last
-layer queries and all that follows only for the tokens that the head reads. A graph of some of the layers
-(`DecoderWriter.span`) takes the residual stream from the graph of the layers before it and passes its own on.
+layer queries (where keys are found by rows) and all that follows only for the tokens that the head reads. A graph of
+some of the layers (`DecoderWriter.span`) takes the residual stream from the graph of the layers before it and passes
+its own on.
 """
 
 from collections.abc import Sequence
@@ -205,6 +206,8 @@ class _Decoding:
     def __init__(self, layers: DecoderLayers) -> None:
         self.layers, self.d, self.c = layers, layers.d, layers.c
         self.last = self.c.num_hidden_layers - 1
+        # The layer that computes queries of the scored tokens alone; by pages all tokens' cost less than a mask.
+        self.pruned = None if self.d.dialect.PAGE_SIZE else self.last
         self.span = self.d.span.of(self.c.num_hidden_layers)
         ropes = (self.c.ropes[i] for i in self.span)
         self._rotaries = {rope: self.d.rotary(rope, self.c.head_dim) for rope in dict.fromkeys(ropes)}
@@ -219,15 +222,14 @@ class _Decoding:
         return self._read(x, q, k, v) if last == self.last else self._hand_over(last, x, self._attend(last, q, k, v))
 
     def _attend(self, i: int, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
-        k, v = self.d.with_past(i, k, v, self.c.key_size)
-        return self.d.dialect.attention(q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
+        return self.d.attention(i, q, k, v, self.d.inputs.all_rows, self.layers.shape(i))
 
     def _read(self, x: ir.Value, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
         """The model's last layer, from the results of `_project`."""
         d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
-        q = layers.queries(i, d.take(q, rows), self._angles(i).scored)
-        k, v = d.with_past(i, k, v, self.c.key_size)
-        x, y = layers.attended(i, d.take(x, rows), d.dialect.attention(q, k, v, rows, layers.shape(i)))
+        if i == self.pruned:
+            q = layers.queries(i, d.take(q, rows), self._angles(i).scored)
+        x, y = layers.attended(i, d.take(x, rows), d.attention(i, q, k, v, rows, layers.shape(i)))
         return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 
     def _step(self, i: int, x: ir.Value, mixed: ir.Value) -> Sequence[ir.Value]:
@@ -260,14 +262,14 @@ class _Decoding:
         return (x, *self._project(i + 1, x, *angles)) if angles else (x,)
 
     def _project(self, i: int, x: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
-        """Queries, keys and values of layer i; the last layer, which needs few queries, returns their input."""
+        """Queries, keys and values of layer i; a layer that needs few queries returns their input."""
         angles, y = Angles(cos, sin), self.layers.attention_input(i, x)
         k, v = self.layers.keys(i, y, angles), self.layers.values(i, y)
-        return y if i == self.last else self.layers.queries(i, y, angles), k, v
+        return y if i == self.pruned else self.layers.queries(i, y, angles), k, v
 
     def _widths(self, i: int) -> tuple[int, int, int]:
         """Widths of the results of `_project`."""
-        return (self.c.hidden_size if i == self.last else self.c.query_size), self.c.key_size, self.c.key_size
+        return (self.c.hidden_size if i == self.pruned else self.c.query_size), self.c.key_size, self.c.key_size
 
     def _stream(self, x: ir.Value) -> Features:
         return self.d.stream(x, self.c.hidden_size)

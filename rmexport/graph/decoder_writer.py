@@ -4,13 +4,16 @@ Activations are 2-D, `[tokens, features]`. The residual stream has a dtype of it
 than the compute dtype of everything else; the last norm is fp32.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from rmexport.checkpoint.rope_config import RopeConfig
+from rmexport.graph.attention import AttentionShape
 from rmexport.graph.dialect import Dialect
 from rmexport.graph.packed import AttentionRows
+from rmexport.graph.paged import with_page_past
 from rmexport.graph.rotary import RotaryAngles, rotary_angles
 from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import Features
@@ -136,13 +139,18 @@ class DecoderWriter:
         """The rows' tokens out of all tokens."""
         return x if rows.take is None else self.w.op("Gather", x, rows.take)
 
-    def with_past(self, layer: int, k: ir.Value, v: ir.Value, width: int) -> tuple[ir.Value, ir.Value]:
-        """Rotated keys and values [., width] that a layer's attention reads: of earlier tokens, then the pass's own.
+    def attention(
+        self, layer: int, q: ir.Value, k: ir.Value, v: ir.Value, rows: AttentionRows, shape: AttentionShape
+    ) -> ir.Value:
+        """`Dialect.attention` of rotated queries, keys and values; in a graph with a past, over earlier tokens' too."""
+        if self.past and rows.pages is not None:
+            rows = replace(rows, pages=with_page_past(self.w, rows.pages, layer))
+        elif self.past:
+            k, v = self._with_past(layer, k, v, shape.kv_heads * shape.head_dim)
+        return self.dialect.attention(q, k, v, rows, shape)
 
-        The own ones become outputs. In a graph without a past they are all.
-        """
-        if not self.past:
-            return k, v
+    def _with_past(self, layer: int, k: ir.Value, v: ir.Value, width: int) -> tuple[ir.Value, ir.Value]:
+        """Rotated keys and values [., width]: of earlier tokens, then the pass's own, which become outputs."""
         names = past_names(layer)
         joined = []
         for taken, returned, own in ((names.keys_in, names.keys_out, k), (names.values_in, names.values_out, v)):
@@ -152,7 +160,7 @@ class DecoderWriter:
 
     def rotary(self, rope: RopeConfig, head_dim: int) -> RotaryAngles:
         """The angles of all tokens and of the scored ones, by their positions."""
-        return rotary_angles(self.w, self.inputs, rope, head_dim, self.dtype)
+        return rotary_angles(self.w, self.inputs, rope, head_dim, self.dtype, self.dialect.largest)
 
     def handed_over(self, width: int) -> ir.Value:
         """The residual stream [T, width] from the graph of the layers before this one's."""

@@ -44,6 +44,11 @@ class Dialect(ABC):
         )
 
     @classmethod
+    def page_size(cls, head_dim: int) -> int:
+        """Keys per page for heads of this size: PAGE_SIZE, where the engine's kernel takes the same for all."""
+        return cls.PAGE_SIZE
+
+    @classmethod
     @abstractmethod
     def compute_dtypes(cls, bundle_dtype: str) -> tuple[str, ...]:
         """The dtypes of the activations for a bundle of this dtype: one graph each."""
@@ -68,6 +73,10 @@ class Dialect(ABC):
     def rotate(self, x: ir.Value, heads: int, angles: Angles) -> ir.Value:
         """Rotary embedding on `[tokens, heads * head_dim]`, half-split as HF does it."""
         return rotary_embedding(self.w, x, heads, angles)
+
+    def largest(self, x: ir.Value) -> ir.Value:
+        """The largest of `x` [T, 1] in fp32, as [1, 1]."""
+        return self.w.op("ReduceMax", x, keepdims=1)
 
     def silu(self, x: ir.Value) -> ir.Value:
         """`x * sigmoid(x)`."""

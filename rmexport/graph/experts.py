@@ -108,7 +108,7 @@ def _blocks(d: DecoderWriter, chosen: ir.Value, e: Experts) -> _Blocks:
     ends = w.op("CumSum", blocks, w.constant("axis_0", 0))
     starts = w.op("Mul", w.op("Sub", ends, blocks), rows)
     place = w.op("Add", w.op("Gather", starts, flat), rank)  # [S]
-    total = w.op("ReduceMax", ends, keepdims=0)  # ends never fall
+    total = w.op("Gather", ends, w.constant("last_expert", e.count - 1))  # ends never fall
     block_numbers = w.op("Range", w.constant("range_begin", 0), total, w.constant("range_step", 1))
     before = w.op("GreaterOrEqual", w.op("Unsqueeze", block_numbers, axis1), w.op("Unsqueeze", ends, axis0))
     expert = w.op("ReduceSum", w.op("Cast", before, to=DATA_TYPES["int64"]), axis1, keepdims=0)

@@ -26,7 +26,8 @@ class AttentionRows:
 
     `name` tells the sets of a graph apart. `take` [tokens of the set] selects the set out of all tokens, None when the
     set is all of them. `others` are further groups of rows with lengths of their own, whose flattened rows follow
-    these; they share this group's unpack_index. Where all tokens find their keys by `pages`, the row inputs are None.
+    these; they share this group's unpack_index. Where tokens find their keys by `pages`, the row inputs are None, and
+    a set's queries are those of all tokens.
     """
 
     name: str
@@ -63,7 +64,10 @@ def declare_packed_inputs(
     """
     input_ids = writer.input(INPUT_IDS, ["C", "T/C"] if chunked else [TOKENS])
     position_ids = writer.input(POSITION_IDS, [TOKENS])
-    all_rows = _declare_pages(writer) if paged else _declare_groups(writer, row_groups)
+    if paged:
+        every = _declare_pages(writer)
+        return PackedInputs(input_ids, position_ids, every, _scored_pages(writer, every))
+    all_rows = _declare_groups(writer, row_groups)
     take = writer.input(READ_INDEX, [SCORED])
     read_rows = _declare_rows(writer, READ_ROWS)
     unpack_index = writer.input(READ_UNPACK_INDEX, [SCORED])
@@ -80,6 +84,12 @@ def _declare_pages(writer: GraphWriter) -> AttentionRows:
     table = declare_page_table(writer)
     unpack_index = writer.input(UNPACK_INDEX, [TOKENS])
     return AttentionRows("pages", None, None, None, None, unpack_index, None, pages=table)
+
+
+def _scored_pages(writer: GraphWriter, every: AttentionRows) -> AttentionRows:
+    """The scored tokens' outputs out of all tokens': their queries stand where all do."""
+    take = writer.input(READ_INDEX, [SCORED])
+    return replace(every, take=take, unpack_index=writer.op("Gather", every.unpack_index, take))
 
 
 def _declare_rows(writer: GraphWriter, names: RowNames) -> AttentionRows:

@@ -6,6 +6,7 @@ reference code (llama3); the arithmetic is fp32 as in transformers' modeling_rop
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -16,21 +17,24 @@ from rmexport.errors import UnsupportedModel
 from rmexport.graph.writer import GraphWriter
 
 Floats = NDArray[np.float32]
+Largest = Callable[[ir.Value], ir.Value]
 
 
 def inverse_frequencies(
-    w: GraphWriter, rope: RopeConfig, head_dim: int, positions: ir.Value
+    w: GraphWriter, rope: RopeConfig, head_dim: int, positions: ir.Value, largest: Largest
 ) -> tuple[ir.Value, Floats | float]:
     """Inverse frequencies [1, head_dim / 2] and the factors (one, or [1, head_dim / 2]) that scale cos and sin.
 
     Where only a part of the head is rotated, the other frequencies are 0. `positions` [T, 1] tell a pass's length to
-    the kinds whose frequencies depend on it. Raises UnsupportedModel for a rope kind without a formula here.
+    the kinds whose frequencies depend on it, by the `largest` of them, [1, 1].
+    Raises UnsupportedModel for a rope kind without a formula here.
     """
     rotary_dim = int(head_dim * rope.partial)
+    length = partial(_length, w, positions, largest)
     if rope.kind == "longrope":
-        value, scaling = _longrope(w, rope, rotary_dim, head_dim, positions)
+        value, scaling = _longrope(w, rope, rotary_dim, head_dim, length)
     elif rope.kind == "dynamic":
-        value, scaling = _dynamic(w, rope, rotary_dim, head_dim, positions), 1.0
+        value, scaling = _dynamic(w, rope, rotary_dim, head_dim, length), 1.0
     else:
         inverse, scaling = rope_frequencies(rope, rotary_dim)
         value = w.constant(_name(rope), _whole_head(inverse, head_dim), "fp32")
@@ -48,13 +52,13 @@ def _whole_head(values: Floats, head_dim: int, rest: float = 0.0) -> Floats:
     return np.concatenate((values, np.full(head_dim // 2 - values.size, rest, np.float32)))[None]
 
 
-def _longest(w: GraphWriter, positions: ir.Value) -> ir.Value:
+def _length(w: GraphWriter, positions: ir.Value, largest: Largest) -> ir.Value:
     """The length of the pass's longest sequence, [1, 1]; the runtime keeps apart sequences of other frequencies."""
-    return w.op("Add", w.op("ReduceMax", positions, keepdims=1), w.constant("one_token", 1.0, "fp32"))
+    return w.op("Add", largest(positions), w.constant("one_token", 1.0, "fp32"))
 
 
 def _longrope(
-    w: GraphWriter, rope: RopeConfig, rotary_dim: int, head_dim: int, positions: ir.Value
+    w: GraphWriter, rope: RopeConfig, rotary_dim: int, head_dim: int, longest: Callable[[], ir.Value]
 ) -> tuple[ir.Value, float]:
     """arXiv 2402.13753 as Phi-3 has it: other divisors for sequences beyond the original length."""
     base, length = _base(rope, rotary_dim), _need(rope.original_max_position_embeddings, "original length")
@@ -67,16 +71,18 @@ def _longrope(
         )
         for name, factors in kinds.items()
     )
-    beyond = w.op("Greater", _longest(w, positions), w.constant("original_length", length, "fp32"))
+    beyond = w.op("Greater", longest(), w.constant("original_length", length, "fp32"))
     factor = _need(rope.factor, "factor")
     scaling = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(length))
     return w.op("Where", beyond, long, short), scaling if rope.attention_factor is None else rope.attention_factor
 
 
-def _dynamic(w: GraphWriter, rope: RopeConfig, rotary_dim: int, head_dim: int, positions: ir.Value) -> ir.Value:
+def _dynamic(
+    w: GraphWriter, rope: RopeConfig, rotary_dim: int, head_dim: int, longest: Callable[[], ir.Value]
+) -> ir.Value:
     """NTK scaling by length: the base grows by (factor * length / original - factor + 1) ** (dim / (dim - 2))."""
     factor, original = _need(rope.factor, "factor"), _need(rope.original_max_position_embeddings, "original length")
-    length = w.op("Max", _longest(w, positions), w.constant("original_length", original, "fp32"))
+    length = w.op("Max", longest(), w.constant("original_length", original, "fp32"))
     stretch = w.op("Mul", length, w.constant("factor_per_token", factor / original, "fp32"))
     stretch = w.op("Sub", stretch, w.constant("factor_less_one", factor - 1, "fp32"))
     power = w.op("Pow", stretch, w.constant("ntk_power", rotary_dim / (rotary_dim - 2), "fp32"))

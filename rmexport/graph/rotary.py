@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rmexport.checkpoint.rope_config import RopeConfig
 from rmexport.graph.packed import PackedInputs
-from rmexport.graph.rope_frequencies import inverse_frequencies
+from rmexport.graph.rope_frequencies import Largest, inverse_frequencies
 from rmexport.graph.writer import DATA_TYPES, GraphWriter
 
 
@@ -28,14 +28,17 @@ class RotaryAngles:
     scored: Angles
 
 
-def rotary_angles(w: GraphWriter, inputs: PackedInputs, rope: RopeConfig, head_dim: int, dtype: str) -> RotaryAngles:
+def rotary_angles(
+    w: GraphWriter, inputs: PackedInputs, rope: RopeConfig, head_dim: int, dtype: str, largest: Largest
+) -> RotaryAngles:
     """cos and sin from the positions, in fp32 as HF computes them, then cast: no table, so no length limit.
 
-    Where only a part of each head is rotated, angles of the rest are 0; see `rmexport.graph.partial_rotary`.
+    `largest` is the dialect's. Where only a part of each head is rotated, angles of the rest are 0; see
+    `rmexport.graph.partial_rotary`.
     """
     unsqueezed = w.op("Unsqueeze", inputs.position_ids, w.constant("axes_1", [1]))
     positions = w.op("Cast", unsqueezed, to=DATA_TYPES["fp32"])
-    inverse, scaling = inverse_frequencies(w, rope, head_dim, positions)
+    inverse, scaling = inverse_frequencies(w, rope, head_dim, positions, largest)
     angles = w.op("Mul", positions, inverse)
     every = Angles(*(_scaled(w, w.op(op, angles), scaling, dtype) for op in ("Cos", "Sin")))
     scored = inputs.read_rows.take

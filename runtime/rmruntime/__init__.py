@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rmruntime.options import ScoreOptions
     from rmruntime.reward_model import RewardModel, Run
     from rmruntime.scores import Score
+    from rmruntime.sessions.session import Session
+    from rmruntime.sessions.warm_prefix import WarmPrefix
 
 __all__ = [
     "BackendError",
@@ -51,7 +53,9 @@ __all__ = [
     "Score",
     "ScoreFuture",
     "ScoreOptions",
+    "Session",
     "Statistics",
+    "WarmPrefix",
     "__version__",
 ]
 
@@ -64,6 +68,8 @@ if not TYPE_CHECKING:
             "Score": "scores",
             "ScoreFuture": "batching.request_queue",
             "ScoreOptions": "options",
+            "Session": "sessions.session",
             "Statistics": "batching.runner",
+            "WarmPrefix": "sessions.warm_prefix",
         },
     )

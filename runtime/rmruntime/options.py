@@ -52,7 +52,7 @@ class EngineOptions:
     - `dialect`: the graph to run, where an engine reads several; None is the engine's best.
     - `check`: "full" hashes the weights and compiled engines before they are used.
     - `threads`: 0 lets the engine decide.
-    - `memory_limit`: bytes that the weights should stay under.
+    - `memory_limit`: bytes that the weights should stay under; on GPUs, the weights and the passes.
     - `prefix_cache`: keep keys and values of earlier tokens, at most this many bytes, so that what begins with the same
       tokens in later calls computes only the rest; scores are the same. "auto" is a quarter of the memory that is left
       once the model is loaded, at most 4 GB.

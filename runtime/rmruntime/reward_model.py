@@ -25,6 +25,9 @@ from rmruntime.records import Request
 from rmruntime.records.call_arguments import check_records, check_texts, numbered_requests, parse_records
 from rmruntime.scores import Outcome, OutputProcessor, Score, Scored
 from rmruntime.sequences import TokenSequence
+from rmruntime.sessions.session import Session, append_all, open_session, pairs_of
+from rmruntime.sessions.session_scorer import SessionScorer
+from rmruntime.sessions.warm_prefix import WarmPrefix, warmed
 from rmruntime.text.request_tokenizer import RequestTokenizer
 
 
@@ -59,6 +62,13 @@ class RewardModel:
         )
         self._submitter = Submitter(
             self._loop, self._request_tokenizer.encode_many, self._output_processor.result, queue_tokens
+        )
+        self._session_scorer = SessionScorer(
+            bundle.manifest,
+            self._request_tokenizer,
+            self._submitter,
+            self._output_processor,
+            padded=self._executor.graph.layout == "padded",
         )
 
     @classmethod
@@ -197,6 +207,40 @@ class RewardModel:
         [score] = self.score([{"prompt": prompt, "steps": check_texts("steps", steps)}], options)
         assert isinstance(score, Score)  # one solution, one score
         return score
+
+    def session(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        steps: Sequence[str] = (),
+        options: ScoreOptions | None = None,
+    ) -> Session:
+        """A solution that grows step by step, for search that is guided by its scores: a context manager.
+
+        Steps that are given here are scored with the session's first call. Whatever its calls return equals what
+        `score` returns for the prompt and its steps then. Its passes are shared with other callers, as those of
+        `submit` are; a full queue makes it wait, and once the model is drained it is refused. With a prefix cache
+        (`load`) only what is new is computed.
+
+        Raises InputError for what cannot be scored, and for a model whose answers cannot be continued: encoders, and
+        those that compare answers.
+        """
+        return open_session(self._session_scorer, prompt, steps, options or ScoreOptions())
+
+    def append_many(self, moves: Iterable[tuple[Session, str | Sequence[str]]]) -> list[list[float] | InputError]:
+        """Append to several sessions, such as a beam, in one pass, or in as few as its budget of tokens allows.
+
+        For each session in order what its `append` would return, or the InputError that it would raise, and that
+        session stays as it was. Where the engine fails, all do. Raises RecordError for a session that is there twice.
+        """
+        return append_all(self._session_scorer, pairs_of(moves))
+
+    def warm(self, messages: str | Sequence[Mapping[str, str]]) -> WarmPrefix:
+        """Compute what conversations that begin with these messages begin with, such as a system prompt, and keep it in
+        the prefix cache until the result, a context manager, is closed.
+
+        Raises OptionError without a prefix cache, or where it is too small; InputError as `session` does.
+        """
+        return warmed(self._session_scorer, self._loop.cache, self.prefix_cache, messages)
 
     def submit(
         self,

@@ -19,6 +19,7 @@ class TokenSequence:
     types of encoders that tell a question from its answer by them. `truncated` counts the tokens that were cut;
     `special_content` says that a message's content spelled a special token, and `flags` which; `doubts` are flags of
     what else may make its score meaningless. `where` names the part of the record in messages, "" for the whole of it.
+    Of its tokens the first `kept` are worth keeping in a prefix cache, all for None: others are not what comes next.
     """
 
     ids: Ints
@@ -29,6 +30,7 @@ class TokenSequence:
     flags: tuple[str, ...] = field(default=())
     doubts: tuple[str, ...] = ()
     where: str = ""
+    kept: int | None = None
 
     @property
     def position_count(self) -> int:

@@ -11,10 +11,10 @@ from typing import Any
 
 import bench_gpu
 import pytest
-from gpu import make_checkpoint, report
+from gpu import make_checkpoint, report, small_models
 from gpu.children import Budget, ChildFailed, OutOfTime, TimedWorker, _run, make_importable, run_json
 from gpu.contestants import PEER, Contestant, compare, contestants, measure_all
-from gpu.plan import FULL, KINDS, SMOKE
+from gpu.plan import FULL, KINDS, RANDOM_MODELS, SMOKE
 from gpu.workloads import Workload
 
 from fake_peers import fake_peer
@@ -112,18 +112,24 @@ def test_parity_is_verify_with_the_reference_on_the_device(
         known = dict.fromkeys(("backend", "precision", "dtype", "sequences", "checks", "versions"))
         return {"passed": len(asked) != 2, **known}
 
+    (tmp_path / "work").mkdir()
+    for kind in RANDOM_MODELS:  # before transformers is told that everything can be imported
+        small_models.write(kind, tmp_path / "work" / f"random-{kind.replace(' ', '-')}")
     monkeypatch.setattr("gpu.models.run_json", in_process)
     monkeypatch.setattr("gpu.parity.run_json", verified)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nvidia" else object())
     file = tmp_path / "gpu.json"
-    arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--sections", "parity"]
+    arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--sections", "parity,big-parity"]
     assert run(monkeypatch, *arguments) == 1
-    bundles = ("armorm-tiny.bf16", "armorm-tiny.fp16", "8b-armorm.bundle")
-    assert asked == [(bundle, "ort-cpu", "ort-cpu", "cpu") for bundle in bundles]
+    bundles = ("armorm-tiny.bf16", "armorm-tiny.fp16", "random-experts.bf16", "random-dynamic-rope.bf16")
+    assert asked == [(bundle, "ort-cpu", "ort-cpu", "cpu") for bundle in (*bundles, "8b-armorm.bundle")]
     records = json.loads(file.read_text())["parity"]
-    assert [r["passed"] for r in records] == [True, False, False, False, True]
-    assert [r.get("message") for r in records if r.get("informative")] == ["no such GPU"] * 2
-    assert "2 of 3; failed: armorm-tiny, fp16 on ort-cpu" in capsys.readouterr().out
+    assert [r["passed"] for r in records if not r.get("informative")] == [True, False, True, True, True]
+    assert [r.get("message") for r in records if r.get("informative")] == ["no such GPU"] * 4
+    assert "4 of 5; failed: armorm-tiny, fp16 on ort-cpu" in capsys.readouterr().out
+    asked.clear()
+    assert run(monkeypatch, *arguments[:-1], "big-parity") == 1  # what was found of the others stays
+    assert len(json.loads(file.read_text())["parity"]) == len(records)
     assert len((tmp_path / "work" / "parity.jsonl").read_text().splitlines()) == SMOKE.conversations
 
 
@@ -132,7 +138,7 @@ def test_a_spent_budget_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     arguments = ["--work", str(tmp_path / "work"), "--smoke", "--json", str(file), "--budget-seconds", "0"]
     assert run(monkeypatch, *arguments) == 1
     messages = json.loads(file.read_text())["messages"]
-    assert set(messages) == {"probes", "parity", "latency and throughput", "load"}
+    assert set(messages) == {"probes", "parity", "big-parity", "latency and throughput", "load"}
     assert set(messages.values()) == {"the budget was spent"}
 
 
@@ -176,7 +182,7 @@ def test_a_failing_shape_does_not_end_the_other(tmp_path: Path, monkeypatch: pyt
 def test_figures_of_another_kind_of_run_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "gpu.json"
     file.write_text('{"smoke": false}')
-    with pytest.raises(SystemExit, match="without --smoke"):
+    with pytest.raises(SystemExit, match="of a full run, this is a smoke run"):
         run(monkeypatch, "--work", str(tmp_path / "work"), "--smoke", "--json", str(file))
 
 
@@ -231,7 +237,7 @@ def test_failures_are_records(tmp_path: Path) -> None:
 def test_who_takes_part() -> None:
     found = contestants(FULL, Path("bundle"), Path("checkpoint"))
     assert [one.name for one in found] == [
-        "ort-cuda", "ort-cuda-paged", "transformers-sdpa", "transformers-flash", "transformers-compile",
+        "ort-cuda-paged", "ort-cuda", "transformers-sdpa", "transformers-flash", "transformers-compile",
         "transformers-compile-graphs", "transformers-kv", "vllm",
     ]  # fmt: skip
     assert all(one.module.is_file() for one in found)

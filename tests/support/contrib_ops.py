@@ -45,7 +45,8 @@ class SkipLayerNormalization(OpRun):
 class PagedAttention(OpRun):
     """Keys and values go to their pages, all of them, then every sequence's queries read what the table names.
 
-    The pages as given are not touched: what is not written in this node must not be read, so tests give NaN.
+    The pages as given are not touched: what is not written in this node must not be read, so tests give NaN. With slots
+    they are: each key goes to its slot, -1 for none, and stays there.
     """
 
     op_domain = "com.microsoft"
@@ -67,11 +68,15 @@ class PagedAttention(OpRun):
         softcap: float = 0.0,
         local_window_size: int = -1,
     ) -> tuple[Floats]:
-        bounds = rest[-1]
-        keys, values = key_cache.copy(), value_cache.copy()
+        bounds, places = rest[-1], rest[2] if self.onnx_node.input[10] else None
+        keys, values = (x.copy() if places is None else x for x in (key_cache, value_cache))
         lengths = np.diff(starts)
         assert bounds.tolist() == [lengths.max(), (past + lengths).max()]
-        for b, length in enumerate(lengths):
+        if places is not None:
+            for pages, rows in ((keys, key), (values, value)):
+                flat, new = pages.reshape(-1, *pages.shape[2:]), rows.reshape(len(rows), kv_num_heads, -1)
+                flat[places[places >= 0]] = new[places >= 0]
+        for b, length in enumerate(lengths if places is None else ()):
             positions, slots = past[b] + np.arange(length), slice(starts[b], starts[b + 1])
             at = table[b, positions // keys.shape[1]], positions % keys.shape[1]
             assert np.isnan(keys[at]).all()  # a slot is written once

@@ -4,6 +4,7 @@ The fake provider computes on the CPU, with the real onnxruntime and the graph t
 scores; what a real provider would have been told is recorded.
 """
 
+import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class FakeDriver:
     total: int = 100 * GB
     fails: dict[str, int] = field(default_factory=dict)
     contexts: int = 0
+    copies: int = 0
     current: int = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -50,9 +52,20 @@ class FakeDriver:
             a[0].value = self.capability[{75: 0, 76: 1}[a[1]]]
         elif name == "cuGetErrorName":
             a[1].value = b"CUDA_ERROR_FAKE"
+        elif name in ("cuMemcpyDtoDAsync_v2", "cuMemsetD8Async", "cuStreamSynchronize"):
+            self._on_memory(name, a)
         else:
             self._context(name, a)
         return 0
+
+    def _on_memory(self, name: str, a: list[Any]) -> None:
+        """Of the CPU, where the fake runtime's tensors are."""
+        assert self.current and a[-1] is None, "there is no current context"
+        if name == "cuStreamSynchronize":
+            return
+        self.copies += 1
+        function = ctypes.memset if name == "cuMemsetD8Async" else ctypes.memmove
+        function(*(x.value for x in a[:3]))
 
     def _context(self, name: str, a: list[Any]) -> None:
         if name == "cuDevicePrimaryCtxRetain":
@@ -81,6 +94,7 @@ class FakeOnnxRuntime:
     """onnxruntime-gpu as a module. `missing` libraries keep the provider from loading, which it then leaves out.
 
     `on_host`: operators that it places on the CPU. `failures`: what the next passes raise, None for a pass that runs.
+    `short_of_memory`: it makes no tensors on the device.
     """
 
     missing: tuple[str, ...] = ()
@@ -89,6 +103,7 @@ class FakeOnnxRuntime:
     on_host: tuple[str, ...] = ()
     cannot_open: Exception | None = None
     failures: list[Exception | None] = field(default_factory=list)
+    short_of_memory: bool = False
     sessions: list["FakeSession"] = field(default_factory=list)
 
     __version__ = "1.31.1"
@@ -99,7 +114,17 @@ class FakeOnnxRuntime:
     def OrtValue(self) -> Any:
         """Named as in onnxruntime."""
         made = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
-        return SimpleNamespace(ortvalue_from_numpy_with_onnx_type=made, ortvalue_from_numpy=self._on_the_device)
+        return SimpleNamespace(
+            ortvalue_from_numpy_with_onnx_type=made,
+            ortvalue_from_numpy=self._on_the_device,
+            ortvalue_from_shape_and_type=self._of_a_shape,
+        )
+
+    def _of_a_shape(self, shape: list[int], onnx_type: int, device: str, index: int) -> Any:
+        assert device == "cuda"
+        if self.short_of_memory:
+            raise RuntimeError("Failed to allocate memory for requested buffer")
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, onnx_type, "cpu", 0)
 
     def _on_the_device(self, array: Any, device: str, index: int) -> None:
         assert device == "cuda"
@@ -160,8 +185,11 @@ class FakeSession:
             self.tidied.append(bool(options.get_run_config_entry(SHRINKAGE)))
         except RuntimeError:  # it has no such entry
             self.tidied.append(False)
+        if binding.broken:
+            raise RuntimeError("mapped_feed_names_.size() == feed_names_.size() was false. Size mismatch:17!=16")
         failure = self.module.failures.pop(0) if self.module.failures else None
         if failure is not None:
+            binding.broken = True
             raise failure
         self.bound.append(binding.bound)
         self.fetched.append(binding.fetched)
@@ -170,10 +198,14 @@ class FakeSession:
 
 
 class FakeBinding:
-    """An IOBinding on the CPU; `bound` counts how often each input was bound since the last pass."""
+    """An IOBinding on the CPU; `bound` counts how often each input was bound since the last pass.
+
+    `broken`: memory ran out while it was filled, after which onnxruntime refuses it.
+    """
 
     def __init__(self, real: Any) -> None:
         self.real = real
+        self.broken = False
         self.bound: dict[str, int] = {}
         self.fetched: dict[str, str] = {}
 

@@ -3,12 +3,19 @@
 transformers has no such class. Parameters have the published names, so that `state_dict` is the published layout.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from tiny_checkpoints import TinyCheckpoint, shaken
+from tiny_tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +126,19 @@ class Internlm2ForSequenceClassification(nn.Module):
     def forward(self, ids: Tensor) -> SimpleNamespace:
         """`logits` [1, 1] of ids [1, T]."""
         return SimpleNamespace(logits=self.score(self.model(ids[0])[-1:]))
+
+
+def internlm2_checkpoint(folder: Path, shape: Internlm2Shape) -> TinyCheckpoint:
+    """In the published layout; the tokenizer says what vocab_size is."""
+    tokenizer = build_tokenizer(folder)
+    shape = replace(shape, vocab_size=tokenizer.vocab_size)
+    model = shaken(Internlm2ForSequenceClassification(shape), torch.float32)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    fields: dict[str, Any] = asdict(shape)
+    factor = fields.pop("factor")
+    scaling = None if factor is None else {"type": "dynamic", "factor": factor}
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    raw = {"model_type": "internlm2", "architectures": ["InternLM2ForSequenceClassification"], "hidden_act": "silu"}
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps({**raw, **fields, **ids, **labels, "rope_scaling": scaling}))
+    return TinyCheckpoint(folder, tokenizer, model)

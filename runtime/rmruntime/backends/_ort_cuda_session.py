@@ -49,13 +49,15 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-def provider_options(device: int, memory_limit: int | None) -> dict[str, str]:
-    """The options of ORT's CUDA provider: fp32 products in fp32, sums in fp32, memory allocated as needed.
+def provider_options(device: int, arena_limit: int | None) -> dict[str, str]:
+    """The options of ORT's CUDA provider: fp32 products in fp32, sums in fp32; `arena_limit` bytes, without weights.
 
     TF32 would leave fp32 products 10 bits of mantissa; without the strict mode SkipSimplifiedLayerNormalization sums
-    squares in 16 bits; the default search for convolutions would try all of them for every new length.
+    squares in 16 bits; the default search for convolutions would try all of them for every new length. The arena grows
+    by powers of two: by no more than requested, passes of ever new sizes would go on allocating, and each allocation
+    waits for the device.
 
-    >>> provider_options(0, memory_limit=None)["use_tf32"]
+    >>> provider_options(0, arena_limit=None)["use_tf32"]
     '0'
     """
     options = {
@@ -63,9 +65,9 @@ def provider_options(device: int, memory_limit: int | None) -> dict[str, str]:
         "use_tf32": "0",
         "enable_skip_layer_norm_strict_mode": "1",
         "cudnn_conv_algo_search": "HEURISTIC",
-        "arena_extend_strategy": "kSameAsRequested",
+        "arena_extend_strategy": "kNextPowerOfTwo",
     }
-    return options | ({} if memory_limit is None else {"gpu_mem_limit": str(memory_limit)})
+    return options | ({} if arena_limit is None else {"gpu_mem_limit": str(arena_limit)})
 
 
 def open_session(ort: Any, path: Path, options: Mapping[str, str], *, threads: int, fold: bool) -> Any:

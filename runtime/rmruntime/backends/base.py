@@ -1,7 +1,7 @@
 """The interface of engines: index arrays in, named fp32 arrays out."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from rmruntime.bundle import Bundle
@@ -14,6 +14,7 @@ from rmruntime.options import EngineOptions
 Feeds = Mapping[str, Any]
 # Outputs by name: fp32 arrays, or the hidden states of a stage, in a form that only the same engine's next stage reads.
 Outputs = Mapping[str, Any]
+KeyMove = tuple[Any, int, Any, int, int]  # a tensor, the first token there, the source, the first token there, how many
 
 
 class Backend(Protocol):
@@ -38,6 +39,38 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the engine; further calls are an error."""
         ...
+
+
+class KeyMemory(Protocol):
+    """Memory of a device for keys and values between passes; an engine that has it names it `key_memory`.
+
+    A token takes `token_bytes` in the engine's layers, and `cache_tokens` tokens of earlier passes may be kept. By
+    pages there are `pages` of them, which a pass writes and reads by number. By rows pages are 0, and there are tensors
+    [tokens, features] for the inputs `names`: new ones, and the outputs of passes.
+    """
+
+    token_bytes: int
+    cache_tokens: int
+    pages: int
+    names: tuple[str, ...]
+
+    def empty(self, tokens: int) -> Any:
+        """A tensor of that many tokens, of any content. Raises DeviceMemoryError where memory is short."""
+        ...
+
+    def zero(self, tensors: Sequence[Any]) -> None:
+        """Fill tensors with zeros, before this returns."""
+        ...
+
+    def copy(self, moves: Sequence[KeyMove]) -> None:
+        """Copy tokens, before this returns."""
+        ...
+
+
+def key_memory_of(backend: Backend) -> list[KeyMemory]:
+    """The engine's, if it keeps keys and values on its device."""
+    memory: KeyMemory | None = getattr(backend, "key_memory", None)
+    return [] if memory is None else [memory]
 
 
 class BackendModule(Protocol):

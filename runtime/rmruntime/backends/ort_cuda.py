@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from rmruntime.backends._cuda_key_memory import CudaKeyMemory, asked_bytes, cache_tokens, pass_token_bytes
 from rmruntime.backends._ort_cuda_session import (
     PROVIDER,
     SIZE_OPS,
@@ -30,7 +31,8 @@ PRIORITY = 30
 HAS_INDEX = True
 PACKAGE = "onnxruntime"
 EXTRA = "cuda"
-OWN_DIALECTS = ("ort-cuda", "ort-cuda-paged")  # written for CUDA, in the bundle's dtype; the first is the default
+# Written for CUDA, in the bundle's dtype. By pages, 16 bits reach FlashAttention; a mask, which rows need, forbids it.
+OWN_DIALECTS = ("ort-cuda-paged", "ort-cuda")
 # The others are fp32: a 16-bit bundle's graph for fp32 arithmetic, and the graph of an encoder.
 DIALECTS = (*OWN_DIALECTS, "ort-cpu", "traced")
 RUNS_STAGES = True
@@ -87,13 +89,20 @@ class OrtCudaBackend:
         self._session = open_session(
             ort,
             bundle.folder / graph.file,
-            provider_options(options.device_index, options.memory_limit),
+            provider_options(options.device_index, _arena_limit(bundle, graph, options)),
             threads=options.threads,
             # Folding would widen narrow weights on the host and keep them wide; so every pass widens them on the GPU.
             fold=graph.compute_dtype == bundle.manifest.dtype and bundle.manifest.quantization is None,
         )
         check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
-        self._binding: Any = DeviceBinding(ort, self._session, options.device_index)
+        self.key_memory = self._key_memory(ort, bundle, options)
+        self._binding: Any = DeviceBinding(
+            ort,
+            self._session,
+            options.device_index,
+            kept=bundle.manifest.past_outputs(graph),
+            pages={} if self.key_memory is None else self.key_memory.page_values,
+        )
         self._usual, self._tidy = ort.RunOptions(), ort.RunOptions()
         self._tidy.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{options.device_index}")
         self._memory_was_short = False
@@ -112,7 +121,22 @@ class OrtCudaBackend:
         self._memory_was_short = False
         return outputs
 
+    def _key_memory(self, ort: Any, bundle: Bundle, options: EngineOptions) -> CudaKeyMemory | None:
+        """For a graph with a past; what is left for it is known once the weights are loaded."""
+        if not self.graph.takes_past:
+            return None
+        left = free_memory(options.device_index)
+        if options.memory_limit is not None:
+            left = min(left, options.memory_limit - bundle.manifest.weight_bytes(self.graph))
+        left -= ENGINE_BYTES + self.batch_tokens * _token_bytes(bundle, self.graph)
+        tokens = cache_tokens(bundle, self.graph, options, left)
+        batch_tokens, session = self.batch_tokens, self._session
+        device = options.device_index
+        return CudaKeyMemory(ort, device, bundle, self.graph, tokens=tokens, batch_tokens=batch_tokens, session=session)
+
     def close(self) -> None:
+        if self.key_memory is not None:
+            self.key_memory.page_values.clear()
         self._binding = None  # first: it holds memory of the session
         self._session = None
 
@@ -149,8 +173,8 @@ def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice)
         )
     if options.precision == "auto" and options.dialect is None and {g.dialect for g in graphs} == {"ort-cpu"}:
         return EngineUnusable(
-            f"this bundle has no {OWN_DIALECTS[0]} graph, only a slower one in fp32: export it again with this version "
-            "of rmexport, or choose precision fp32"
+            f"this bundle has no {' or '.join(OWN_DIALECTS)} graph, only a slower one in fp32: export it again with "
+            "this version of rmexport, or choose precision fp32"
         )
     if any(graph.compute_dtype == "bf16" for graph in graphs) and device.compute_capability < (8, 0):
         return EngineUnusable(
@@ -164,6 +188,13 @@ def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
     return frozenset() if graph.dialect in OWN_DIALECTS else SIZE_OPS
 
 
+def _arena_limit(bundle: Bundle, graph: Graph, options: EngineOptions) -> int | None:
+    """Bytes of the memory limit that are left for passes: ORT's own limit counts neither weights nor what is cached."""
+    if options.memory_limit is None:
+        return None
+    return options.memory_limit - bundle.manifest.weight_bytes(graph) - asked_bytes(bundle, graph, options)
+
+
 def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
     """How many tokens of a pass fit in the GPU's memory beside the weights; DeviceMemoryError where too few do."""
     device = cuda_device(options.device_index)
@@ -171,8 +202,9 @@ def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
     if options.memory_limit is not None:
         free = min(free, options.memory_limit)
     size = 4 if graph.compute_dtype == "fp32" else 2
+    free -= asked_bytes(bundle, graph, options)
     weights = bundle.manifest.weight_bytes(graph) + _widened(bundle, size)
-    token = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
+    token = _token_bytes(bundle, graph)
     tokens = (free - weights - ENGINE_BYTES) // token
     if tokens < LEAST_TOKENS:
         least = weights + ENGINE_BYTES + LEAST_TOKENS * token
@@ -186,6 +218,13 @@ def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
             "--device cpu"
         )
     return int(min(BATCH_TOKENS, tokens))
+
+
+def _token_bytes(bundle: Bundle, graph: Graph) -> int:
+    """Memory for each token of a pass, with keys and values that it leaves to later ones."""
+    size = 4 if graph.compute_dtype == "fp32" else 2
+    values = TOKEN_VALUES[graph.attention] * bundle.manifest.backbone.hidden_size * size
+    return values + pass_token_bytes(bundle, graph)
 
 
 def _widened(bundle: Bundle, size: int) -> int:

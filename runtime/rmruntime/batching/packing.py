@@ -32,6 +32,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from rmruntime.batching.cached_paging import cached_page_feeds
 from rmruntime.batching.paging import page_feeds
 from rmruntime.batching.trie import Placement, TokenTrie, all_computed, build_trie
 from rmruntime.bundle.graph_names import (
@@ -64,7 +65,7 @@ class RowShape:
 
     Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
     of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding. With a `page_size` other
-    than 0, only scored tokens stand in rows; all tokens find their keys by pages. At least `least_reads` are scored.
+    than 0, tokens find their keys by pages, and there are no rows. At least `least_reads` are scored.
     """
 
     query_block: int
@@ -126,7 +127,7 @@ def pack(
     placement = placement or all_computed(trie.tokens)
     tokens = len(placement.computed)
     feeds = {INPUT_IDS: trie.input_ids[placement.computed], POSITION_IDS: trie.position_ids[placement.computed]}
-    attention = page_feeds(trie, shape.page_size) if shape.page_size else _row_feeds(trie, placement, shape)
+    attention = _attention_feeds(trie, placement, shape)
     queries = (PAGE_TOKENS, *(row_names(group).query_index for group in range(shape.groups)))
     slots = sum(attention[name].size for name in queries if name in attention)
     feeds |= attention
@@ -166,6 +167,15 @@ def chunk_plan(tokens: int, limit: int) -> tuple[int, int]:
     least = max(1, -(-tokens // limit))
     choices = [(n, CHUNK_MULTIPLE * -(-tokens // (n * CHUNK_MULTIPLE))) for n in range(least, 2 * least + 1)]
     return min(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
+
+
+def _attention_feeds(trie: TokenTrie, placement: Placement, shape: RowShape) -> dict[str, Ints]:
+    """Where all computed tokens find their keys."""
+    if not shape.page_size:
+        return _row_feeds(trie, placement, shape)
+    if placement.pages is None:
+        return page_feeds(trie, shape.page_size)
+    return cached_page_feeds(trie, placement, shape.page_size)
 
 
 def _row_feeds(trie: TokenTrie, placement: Placement, shape: RowShape) -> dict[str, Ints]:
@@ -289,13 +299,15 @@ def _read_feeds(
     read_index, places = np.unique(flat, return_inverse=True)
     parts = zip(roles, np.split(places, len(roles)), strict=True)
     feeds = {role_index(role): _at_least_two(part) for role, part in parts}
+    feeds[READ_INDEX] = _at_least(shape.least_reads, placement.numbers[read_index])
+    if shape.page_size:
+        return feeds
     number = np.full(trie.tokens, -1)
     number[read_index] = np.arange(len(read_index))
     rows = _read_rows(trie, placement, number)
-    read_index = _at_least(shape.least_reads, placement.numbers[read_index])
-    unpack = np.zeros(len(read_index), np.int64)
+    unpack = np.zeros(len(feeds[READ_INDEX]), np.int64)
     feeds |= _rows_feeds(rows, unpack, 0, shape, READ_ROWS)
-    return feeds | {READ_INDEX: read_index, READ_UNPACK_INDEX: unpack}
+    return feeds | {READ_UNPACK_INDEX: unpack}
 
 
 def _at_least_two(values: Ints) -> Ints:

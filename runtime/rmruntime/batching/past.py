@@ -7,18 +7,22 @@ those of the tokens computed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from rmruntime.backends.base import Outputs
-from rmruntime.batching.prefix_cache import NOTHING, CachedPrefix, KeyBlock, PrefixCache
+from rmruntime.backends.base import Feeds, Outputs
+from rmruntime.batching.prefix_cache import NOTHING, CachedPrefix, Copied, KeyBlock, PrefixCache
 from rmruntime.batching.trie import Placement, TokenTrie
 from rmruntime.bundle.graph_names import past_inputs, past_outputs
 from rmruntime.bundle.manifest import Graph
+from rmruntime.errors import DeviceMemoryError
 from rmruntime.sequences import Ints, TokenSequence
+
+PastPart = tuple[int, KeyBlock]  # keys and values, and the slot of the first
 
 _TYPES: Mapping[str, Any] = {"fp32": np.float32, "bf16": np.uint16, "fp16": np.float16}  # numpy has no bf16
 
@@ -32,32 +36,37 @@ class PastLayout:
     features: int
     dtype: Any
 
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of one token's keys and values."""
-        return int(len(self.inputs) * self.features * np.dtype(self.dtype).itemsize)
-
-    def empty(self, tokens: int) -> KeyBlock:
-        """A block of that many tokens, to be filled."""
-        return np.empty((len(self.inputs), tokens, self.features), self.dtype)
-
     def copied(self, outputs: Outputs, offset: int, begin: int, end: int) -> KeyBlock:
         """What a pass returned for the tokens from `begin` to `end` of a sequence whose first would be at `offset`."""
-        block = self.empty(end - begin)
+        block = np.empty((len(self.inputs), end - begin, self.features), self.dtype)
         for part, name in zip(block, self.outputs, strict=True):
             part[:] = outputs[name][begin + offset : end + offset]
         return block
+
+    def joined(self, tokens: int, parts: Sequence[PastPart]) -> dict[str, Any]:
+        """Inputs of the graph: keys and values of `tokens` earlier tokens, made of the parts; zeros without any."""
+        past = np.empty((len(self.inputs), tokens, self.features), self.dtype)
+        if not parts:
+            past[:] = 0
+        for first, block in parts:
+            past[:, first : first + block.shape[1]] = block
+        return dict(zip(self.inputs, past, strict=True))
+
+
+class KeyLayout(Protocol):
+    """PastLayout, or what does the same with blocks of another kind: `rmruntime.batching.device_past`."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+    def copied(self, outputs: Outputs, offset: int, begin: int, end: int) -> KeyBlock: ...
+    def joined(self, tokens: int, parts: Sequence[PastPart]) -> Mapping[str, Any]: ...
 
 
 def past_layout(graph: Graph, layers: int) -> PastLayout:
     """Of a graph with a past."""
     assert graph.past is not None
-    return PastLayout(
-        past_inputs(layers),
-        past_outputs(layers),
-        graph.past.features,
-        _TYPES[graph.compute_dtype],
-    )
+    names = (past_inputs(layers), past_outputs(layers)) if graph.attention == "rows" else ((), ())
+    return PastLayout(*names, graph.past.features, _TYPES[graph.compute_dtype])
 
 
 @dataclass(frozen=True)
@@ -78,31 +87,48 @@ class PassPast:
         known = zip(self.trie.shared.tolist(), self.prefixes, found, strict=True)
         return sum(max(0, now.length - max(before.length, shared)) for shared, before, now in known)
 
-    def feeds(self, layout: PastLayout) -> dict[str, Any]:
+    def feeds(self, layout: KeyLayout) -> Mapping[str, Any]:
         """Inputs of the graph: the cached tokens' keys and values, each token once; one row of zeros for none."""
-        past = layout.empty(max(1, self.placement.past))
-        if not self.placement.past:
-            past[:] = 0
+        return layout.joined(max(1, self.placement.past), list(self._blocks()))
+
+    def completed(self, feeds: Feeds, layout: KeyLayout) -> Feeds:
+        """All inputs of a pass with these index arrays, when it is next: the past may be large.
+
+        Raises PassTooLarge where there is no memory for what it computes.
+        """
+        return {**feeds, **self.feeds(layout)}
+
+    def release(self) -> None:
+        """The pass is over, or will not be: what it held goes."""
+
+    def keep(self, cache: PrefixCache, layout: KeyLayout, outputs: Outputs, sound: Sequence[bool]) -> None:
+        """Cache what the pass computed, but nothing of sequences that are not `sound`, nor what begins with them."""
+        if not self.kept:
+            return
+        for i in np.argsort(self.trie.starts, kind="stable").tolist():
+            ids = self.sequences[i].ids
+            begin = max(int(self.trie.shared[i]), self.prefixes[i].length)
+            kept = self.sequences[i].kept
+            end = len(ids) if kept is None else kept
+            if sound[i] and begin < end:
+                copied = self._copied(layout, outputs, i, begin)
+                with suppress(DeviceMemoryError):  # the scores are there; what does not fit is computed again
+                    cache.insert(ids, begin, copied, end)
+
+    def _copied(self, layout: KeyLayout, outputs: Outputs, i: int, begin: int) -> Copied:
+        """Where sequence i, which adds what the pass computed from the token `begin` on, has its blocks from."""
+        offset = int(self.placement.numbers[self.trie.paths[i][begin]]) - begin
+        return partial(layout.copied, outputs, offset)
+
+    def _blocks(self) -> Iterator[PastPart]:
         for begin, found, skip in self._parts():
             at = begin - skip  # the slot of the sequence's first token, were it cached for itself
             for block in found.blocks:
                 end = at + block.shape[1]
                 first = max(at, begin)
                 if first < end:
-                    past[:, first:end] = block[:, first - at :]
+                    yield first, block[:, first - at :]
                 at = end
-        return dict(zip(layout.inputs, past, strict=True))
-
-    def keep(self, cache: PrefixCache, layout: PastLayout, outputs: Outputs, sound: Sequence[bool]) -> None:
-        """Cache what the pass computed, but nothing of sequences that are not `sound`, nor what begins with them."""
-        if not self.kept:
-            return
-        for i in np.argsort(self.trie.starts, kind="stable").tolist():
-            ids, path = self.sequences[i].ids, self.trie.paths[i]
-            begin = max(int(self.trie.shared[i]), self.prefixes[i].length)
-            if sound[i] and begin < len(ids):
-                offset = int(self.placement.numbers[path[begin]]) - begin
-                cache.insert(ids, begin, partial(layout.copied, outputs, offset))
 
     def _parts(self) -> Iterator[tuple[int, CachedPrefix, int]]:
         """For each sequence with cached tokens of its own: their first slot, and how many it has from others."""

@@ -2,23 +2,36 @@
 
 A radix tree: an edge holds up to BLOCK tokens of a sequence with their keys and values, and branches where sequences
 differ. Sequences whose rotary frequencies differ (Backbone.rope_class) have trees of their own. Of what does not fit
-into the limit, the edges that were used least recently go first, always ends of a sequence before its beginning.
+into the limit, the edges that were used least recently go first, always ends of a sequence before its beginning; what
+is pinned stays.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from rmruntime.batching.trie import common_prefix
 from rmruntime.sequences import Ints
 
 BLOCK = 256  # tokens of an edge at most: what is split, or evicted, at a time
 
-KeyBlock = NDArray[Any]  # [2 * layers, n, features]: each layer's keys, then its values, of n tokens
+
+class KeyBlock(Protocol):
+    """Keys and values of n consecutive tokens, [2 * layers, n, features]: an array of the host, or what stands for it.
+
+    Tokens are sliced along the second axis; `copy` may return what shares memory, where that is freed piecewise.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def copy(self) -> Any: ...
+
+
 Copied = Callable[[int, int], KeyBlock]  # a new block of the tokens from one place of a sequence to another
 
 
@@ -39,11 +52,12 @@ NOTHING = CachedPrefix()
 class _Edge:
     """Some tokens after those of the edges before it; the root of a tree has none."""
 
-    __slots__ = ("block", "branches", "ids", "parent")
+    __slots__ = ("block", "branches", "ids", "parent", "pins")
 
     def __init__(self, parent: "_Edge | None", ids: Ints, block: KeyBlock) -> None:
         self.parent, self.ids, self.block = parent, ids, block
         self.branches: dict[int, _Edge] = {}
+        self.pins = 0  # those before it have at least as many
 
 
 class PrefixCache:
@@ -60,7 +74,8 @@ class PrefixCache:
         self.limit = limit
         self._rope_class = rope_class
         self._roots: dict[int, _Edge] = {}
-        self._recent: OrderedDict[_Edge, None] = OrderedDict()  # least recently used first, ends before beginnings
+        # What may be forgotten: least recently used first, ends before beginnings.
+        self._recent: OrderedDict[_Edge, None] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
@@ -78,27 +93,65 @@ class PrefixCache:
         with self._lock:
             return [self._matched(ids) for ids in sequences]
 
-    def insert(self, ids: Ints, begin: int, copied: Copied) -> None:
-        """Keep the tokens of a sequence from `begin` on, which were computed; `copied` is asked for those not there.
+    def insert(self, ids: Ints, begin: int, copied: Copied, end: int | None = None) -> None:
+        """Keep the tokens of a sequence from `begin` to `end` (None: to its own), which were computed.
 
-        Nothing is kept where the tokens before `begin` were forgotten meanwhile.
+        `copied` is asked for those not there. Nothing is kept where the tokens before `begin` were forgotten meanwhile.
         """
+        end = len(ids) if end is None else end
         with self._lock:
             path = self._walk(ids)
             at = sum(count for _, count in path)
-            if at < begin or at == len(ids):
+            if at < begin or at >= end:
                 return
-            end = self._end_of(path, self.rope_class(len(ids)))
-            while at < len(ids):
-                end = self._grown(end, ids[at : at + BLOCK], copied(at, min(at + BLOCK, len(ids))))
-                at += len(end.ids)
-                if self._nbytes > self.limit and not self._evicted(keep=end):
-                    self._forget(end)
+            edge = self._end_of(path, self.rope_class(len(ids)))
+            while at < end:
+                stop = min(at + BLOCK, end)
+                edge = self._grown(edge, ids[at:stop], copied(at, stop))
+                at = stop
+                if self._nbytes > self.limit and not self._evicted(keep=edge):
+                    self._forget(edge)
                     break
+
+    def forget_oldest(self) -> bool:
+        """Forget what was used least recently, up to BLOCK tokens; whether there was anything."""
+        with self._lock:
+            if not self._recent:
+                return False
+            self._forget(next(iter(self._recent)))
+            return True
+
+    def pin(self, ids: Ints) -> int:
+        """Keep what is cached of a sequence's beginning until `unpin` is called as often; the number of its tokens."""
+        with self._lock:
+            path = self._walk(ids)
+            edge = self._end_of(path, self.rope_class(len(ids))) if path else None
+            while edge is not None and edge.parent is not None:
+                self._recent.pop(edge, None)
+                edge.pins += 1
+                edge = edge.parent
+            return sum(count for _, count in path)
+
+    def unpin(self, ids: Ints, length: int) -> None:
+        """Undo one `pin` of the sequence, which returned that length. What it kept may be forgotten again."""
+        with self._lock:
+            last, at = None, 0
+            for edge, count in self._walk(ids):
+                at += count
+                if at <= length and edge.pins:  # none has any once all was cleared
+                    edge.pins -= 1
+                    last = edge
+            if last is not None:
+                self._touch(last)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            edges = list(self._roots.values())
+            while edges:  # they know one another, and memory of a device must not wait for the garbage collector
+                edge = edges.pop()
+                edges += edge.branches.values()
+                edge.branches = {}
             self._roots, self._nbytes = {}, 0
             self._recent.clear()
 
@@ -141,6 +194,7 @@ class PrefixCache:
         first = _Edge(parent, edge.ids[:count].copy(), edge.block[:, :count].copy())
         edge.ids, edge.block, edge.parent = edge.ids[count:].copy(), edge.block[:, count:].copy(), first
         first.branches = {int(edge.ids[0]): edge}
+        first.pins = edge.pins
         parent.branches[int(first.ids[0])] = first
         self._touch(first)
         return first
@@ -155,7 +209,7 @@ class PrefixCache:
     def _touch(self, edge: _Edge) -> None:
         """Edges before it come after it in the order: whoever is first in the order has nothing behind it."""
         step: _Edge | None = edge
-        while step is not None and step.parent is not None:
+        while step is not None and step.parent is not None and not step.pins:
             self._recent[step] = None
             self._recent.move_to_end(step)
             step = step.parent

@@ -20,7 +20,7 @@ from rmruntime.batching.request_queue import QueuedRequest, RequestQueue, settle
 from rmruntime.batching.runner import BatchRunner, BegunPass, Statistics
 from rmruntime.executors import PassExecutor
 from rmruntime.executors.base import closed_error
-from rmruntime.scores import Scored
+from rmruntime.scores import Outcome, Scored
 
 THREAD_NAME = "rmruntime-queue"
 ENGINE_THREAD_NAME = "rmruntime-engine"
@@ -43,7 +43,7 @@ class QueueSteps:
     runner: BatchRunner
     check: Callable[[], None]
     turn: Callable[[], AbstractContextManager[None]]
-    result: Callable[[QueuedRequest], Scored | BaseException]
+    result: Callable[[QueuedRequest], Scored | Outcome | BaseException]
 
 
 class QueueWorker:
@@ -76,6 +76,11 @@ class QueueWorker:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is called on one of its threads, from a callback of a future."""
+        return threading.current_thread() in self._threads
 
     def finish(self) -> None:
         """End once everything that was submitted is done; returns at once."""

@@ -4,9 +4,10 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from rmruntime.batching.runner import Statistics
 from rmruntime.errors import DeadlineExceeded, QueueFull, RewardModelError
@@ -16,9 +17,18 @@ from rmruntime.scores import Outcome, Scored
 from rmruntime.sequences import TokenSequence
 
 Clock = Callable[[], float]  # seconds, from any beginning
+Result = TypeVar("Result")
 
 
-class ScoreFuture(Future[Scored]):
+class CountedFuture(Future[Result], Generic[Result]):
+    """The future of a queued request, with its own `statistics` once it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = Statistics()
+
+
+class ScoreFuture(CountedFuture[Scored]):
     """What `RewardModel.submit` returns: the score, or the error, that one record will have.
 
     `statistics` are, once it is done, the request's own: its `sequences` and their tokens `given`; of these `computed`
@@ -27,22 +37,23 @@ class ScoreFuture(Future[Scored]):
     and should be brief.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.statistics = Statistics()
+
+class OutcomeFuture(CountedFuture[Outcome]):
+    """The raw outputs that one sequence of a session will have. Callbacks run on a thread of the model."""
 
 
 @dataclass(eq=False, kw_only=True)
 class QueuedRequest:
     """A request in token sequences, on its way; `expires` is when it must have begun, by the queue's clock.
 
-    `outcomes` are those of its sequences that were computed so far, by place.
+    `outcomes` are those of its sequences that were computed so far, by place. `request` is None for a lone sequence,
+    whose future has its outcome.
     """
 
-    request: Request
+    request: Request | None
     options: ScoreOptions
     sequences: tuple[TokenSequence, ...]
-    future: ScoreFuture
+    future: ScoreFuture | OutcomeFuture
     expires: float = math.inf
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -86,30 +97,38 @@ class RequestQueue:
         return len(self._unfinished)
 
     def check(self, tokens: int = 1) -> None:
-        """Raises QueueFull where `tokens` more have no space, RewardModelError where no more requests are taken."""
+        """Raises QueueFull where `tokens` more have no space, and as `check_open` does."""
         with self.changed:
-            if self._refusal:
-                raise RewardModelError(self._refusal)
-            if self._tokens and self._tokens + tokens > self.limit:
+            self.check_open()
+            if not self._has_space(tokens):
                 raise QueueFull(
                     f"{len(self._waiting)} requests of {self._tokens} tokens wait, expected at most {self.limit} "
                     f"tokens with this one's {tokens}: submit it again once some have their scores, or load the model "
                     "with more queue_tokens"
                 )
 
+    def check_open(self) -> None:
+        """Raises RewardModelError where no more requests are taken."""
+        if self._refusal:
+            raise RewardModelError(self._refusal)
+
     def put(self, item: QueuedRequest) -> None:
         """Have a request wait. Raises as `check` does."""
         with self.changed:
             self.check(item.tokens)
-            self._waiting[item] = self._unplanned[item] = None
-            self._unfinished.add(item)
-            self._tokens += item.tokens
-            self._unplanned_tokens += item.tokens
-            self._count += 1
-            if item.expires < math.inf:
-                heapq.heappush(self._deadlines, (item.expires, self._count, item))
-            self.changed.notify_all()
+            self._add(item)
         item.future.add_done_callback(lambda _: self._ended(item))
+
+    def put_together(self, items: Sequence[QueuedRequest]) -> None:
+        """Have requests wait, which one pass may have; blocks until there is space. Raises as `check_open` does."""
+        tokens = sum(item.tokens for item in items)
+        with self.changed:
+            self.changed.wait_for(lambda: self._refusal or self._has_space(tokens))
+            self.check_open()
+            for item in items:
+                self._add(item)
+        for item in items:
+            item.future.add_done_callback(lambda _, item=item: self._ended(item))  # type: ignore[misc]
 
     def plan(self, most: int, like: QueuedRequest | None = None) -> list[QueuedRequest]:
         """The oldest requests that are not planned yet, about `most` sequences of them.
@@ -184,6 +203,19 @@ class RequestQueue:
         with self.changed:
             return self.changed.wait_for(lambda: not self._unfinished, timeout)
 
+    def _has_space(self, tokens: int) -> bool:
+        return not self._tokens or self._tokens + tokens <= self.limit
+
+    def _add(self, item: QueuedRequest) -> None:
+        self._waiting[item] = self._unplanned[item] = None
+        self._unfinished.add(item)
+        self._tokens += item.tokens
+        self._unplanned_tokens += item.tokens
+        self._count += 1
+        if item.expires < math.inf:
+            heapq.heappush(self._deadlines, (item.expires, self._count, item))
+        self.changed.notify_all()
+
     def _leave(self, item: QueuedRequest) -> bool:
         """Whether it waited until now."""
         if item not in self._waiting:
@@ -206,8 +238,8 @@ class RequestQueue:
             self.changed.notify_all()
 
 
-def settle(future: ScoreFuture, result: Scored | BaseException) -> None:
-    """Give a future its score or its error, unless it was cancelled. Whatever its callbacks raise goes no further."""
+def settle(future: Future[Any], result: Any) -> None:
+    """Give a future its result or its error, unless it was cancelled. Whatever its callbacks raise goes no further."""
     try:
         if isinstance(result, BaseException):
             future.set_exception(result)

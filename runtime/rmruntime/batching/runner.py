@@ -12,13 +12,15 @@ import numpy as np
 
 from rmruntime.backends.base import Feeds, Outputs
 from rmruntime.batching.batch_plan import BatchPlan
+from rmruntime.batching.device_past import key_layout
 from rmruntime.batching.packing import PassInputs, pack, row_shape
 from rmruntime.batching.padding import pad
-from rmruntime.batching.past import PassPast, longer, past_layout, plan_past, without_past
+from rmruntime.batching.paged_past import paged_past
+from rmruntime.batching.past import PassPast, longer, plan_past, without_past
 from rmruntime.batching.prefetch import one_ahead
 from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
 from rmruntime.batching.trie import PrefixOrder, TokenTrie
-from rmruntime.errors import DeviceLimit, DeviceMemoryError, PassTooLarge
+from rmruntime.errors import BackendError, DeviceLimit, DeviceMemoryError, PassTooLarge
 from rmruntime.executors.base import PassExecutor
 from rmruntime.scores import Outcome
 from rmruntime.sequences import TokenSequence
@@ -121,7 +123,8 @@ class BatchRunner:
         self._executor, self._turn = executor, turn
         self._rows = row_shape(executor.graph)
         self._cache = cache
-        self._layout = None if cache is None else past_layout(executor.graph, layers)
+        self._layout = None if cache is None else key_layout(executor, layers)
+        self._pool = executor.page_pool
         self._lock, self._total = threading.Lock(), Statistics()
 
     @property
@@ -169,9 +172,22 @@ class BatchRunner:
 
         Raises RewardModelError once the engine is closed.
         """
-        wave = [self._renewed(one) for one in wave]
-        futures = self._executor.submit([self._feeds(one) for one in wave])
-        return [self._begun(one, future) for one, future in zip(wave, futures, strict=True)]
+        if self._pool is not None:  # one may wait for the pages of those before it
+            return [begun for one in wave for begun in self._begin([self._renewed(one)])]
+        return self._begin([self._renewed(one) for one in wave])
+
+    def _begin(self, wave: Sequence[PreparedPass]) -> list[BegunPass]:
+        try:
+            feeds = [self._feeds(one) for one in wave]
+            futures = iter(self._executor.submit([one for one in feeds if not isinstance(one, BackendError)]))
+        except BaseException:
+            for one in wave:
+                _release(one.past)
+            raise
+        return [
+            self._begun(one, _failed(given) if isinstance(given, BackendError) else next(futures))
+            for one, given in zip(wave, feeds, strict=True)
+        ]
 
     def finish(self, begun: BegunPass) -> tuple[list[Outcome], Statistics]:
         """Wait for a pass: what each of its sequences has, where what is not finite is computed again apart.
@@ -187,11 +203,15 @@ class BatchRunner:
         """What is cached of a batch by now, or was when it was planned."""
         if self._cache is None:
             return None
+        past = self._planned_past(batch, trie, self._cache)
+        return past if self._pool is None else paged_past(past, self._pool, self._cache.forget_oldest)
+
+    def _planned_past(self, batch: Batch, trie: TokenTrie, cache: PrefixCache) -> PassPast:
         if not batch.share:
             return without_past(batch.sequences, trie)
-        found = self._cache.match([s.ids for s in batch.sequences])
-        found = found if batch.cached is None else longer(found, batch.cached)
-        return plan_past(batch.sequences, trie, found, self._cache)
+        found = cache.match([s.ids for s in batch.sequences])
+        found = found if batch.cached is None or self._executor.key_memories else longer(found, batch.cached)
+        return plan_past(batch.sequences, trie, found, cache)
 
     def _in_order(self, prepared: Iterable[PreparedPass]) -> Iterator[BegunPass]:
         """Every pass once it is submitted, with as many submitted after it as keep the executor busy."""
@@ -230,11 +250,14 @@ class BatchRunner:
             return prepared
         return self.prepare(prepared.batch)
 
-    def _feeds(self, prepared: PreparedPass) -> Feeds:
-        """The past is put together here, when its pass is next: it may be large."""
+    def _feeds(self, prepared: PreparedPass) -> Feeds | BackendError:
+        """The past is put together here, when its pass is next: it may be large, or too large for the device."""
         if prepared.past is None or self._layout is None:
             return prepared.inputs.feeds
-        return {**prepared.inputs.feeds, **prepared.past.feeds(self._layout)}
+        try:
+            return prepared.past.completed(prepared.inputs.feeds, self._layout)
+        except (PassTooLarge, DeviceMemoryError) as error:
+            return error
 
     def _begun(self, prepared: PreparedPass, outputs: Future[Outputs]) -> BegunPass:
         begun = BegunPass(prepared.batch, prepared.inputs, prepared.trie, prepared.past, Future())
@@ -246,8 +269,10 @@ class BatchRunner:
         try:
             found = self._kept(begun, outputs.result())
         except BaseException as error:  # of any type: `finish` raises it
+            _release(begun.past)
             begun.future.set_exception(error)
         else:
+            _release(begun.past)
             begun.future.set_result(found)
 
     def _kept(self, begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics]:
@@ -315,6 +340,17 @@ def _read(begun: BegunPass, outputs: Outputs) -> tuple[list[Outcome], Statistics
         passes=1,
         cached=inputs.cached,
     )
+
+
+def _release(past: PassPast | None) -> None:
+    if past is not None:
+        past.release()
+
+
+def _failed(error: Exception) -> Future[Outputs]:
+    future: Future[Outputs] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _finite(outcome: Outcome) -> bool:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
 from rmruntime.batching.engine_turns import EngineTurns
 from rmruntime.batching.prefetch import one_ahead
-from rmruntime.batching.prefix_cache import PrefixCache
+from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
 from rmruntime.batching.runner import Advance, BatchRunner, Statistics
 from rmruntime.batching.trie import PrefixOrder
 from rmruntime.bundle import Bundle
@@ -55,6 +55,11 @@ class ScoringLoop:
         self._rope_class = backbone.rope_class if backbone.rope_length is not None else None
         self._cache = PrefixCache(executor.cache_bytes, self._rope_class) if executor.graph.takes_past else None
         self._runner = self.runner(self.turns.of_batches)
+
+    @property
+    def cache(self) -> PrefixCache | None:
+        """What all passes share, where there is one."""
+        return self._cache
 
     @property
     def statistics(self) -> Statistics:
@@ -105,6 +110,8 @@ class ScoringLoop:
         prefixes = PrefixOrder(ids)
         # Of a lone sequence nothing is planned: what is cached of it is asked when its pass is packed.
         cached = None if self._cache is None or len(ids) == 1 else self._cache.match(ids)
+        if cached is not None and self.executor.key_memories:  # their memory is small, and needed for the passes before
+            cached = [CachedPrefix((), found.length) for found in cached]
         batches = plan_batches(ids, budget, self._rope_class, prefixes, cached)
         return BatchPlan(batches=batches, prefixes=prefixes, cached=cached)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rmruntime.batching.queue_worker import QueueSteps, QueueWorker
-from rmruntime.batching.request_queue import QueuedRequest, RequestQueue, ScoreFuture, settle
+from rmruntime.batching.request_queue import OutcomeFuture, QueuedRequest, RequestQueue, ScoreFuture, settle
 from rmruntime.batching.runner import Statistics
 from rmruntime.batching.scoring_loop import Encoded, ScoringLoop
 from rmruntime.errors import InputError, RewardModelError
@@ -69,6 +69,30 @@ class Submitter:
         self._on_a_thread(self._enqueue_later, future, record, options, expires)
         return future
 
+    def submit_sequences(self, wanted: Sequence[tuple[TokenSequence, ScoreOptions]]) -> list[OutcomeFuture]:
+        """Have sequences wait for the engine together; blocks where the queue is full until it is not.
+
+        Raises as `check` does.
+        """
+        self.check()
+        items = [
+            QueuedRequest(request=None, options=options, sequences=(sequence,), future=OutcomeFuture())
+            for sequence, options in wanted
+        ]
+        self._start()
+        self._queue.put_together(items)
+        return [item.future for item in items]  # type: ignore[misc] # they were made here
+
+    def check(self) -> None:
+        """Raises RewardModelError where no more requests are taken, and in a callback, which would wait for itself."""
+        self._check_process()
+        self._queue.check_open()
+        if self._worker is not None and self._worker.is_here:
+            raise RewardModelError(
+                "this is a callback of a future: whoever waits for the engine here waits for the thread that it is on; "
+                "do it on another thread"
+            )
+
     def drain(self, timeout: float | None) -> bool:
         """Take no more requests, and wait until those that were taken are done; False where `timeout` passes before."""
         self._queue.refuse("this RewardModel takes no more requests: it is being drained")
@@ -91,13 +115,16 @@ class Submitter:
         """When a request that comes now expires, by the queue's clock."""
         check_value("options", options, ScoreOptions)
         check_value("deadline", deadline, float | None, _SECONDS)
+        self._check_process()
+        self._queue.check()
+        return math.inf if deadline is None else self._queue.clock() + deadline
+
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise RewardModelError(
                 f"this RewardModel was loaded in process {self._process}, and this one is its fork {os.getpid()}: "
                 "engines do not survive that; load the bundle after forking, or start processes by spawn"
             )
-        self._queue.check()
-        return math.inf if deadline is None else self._queue.clock() + deadline
 
     def _enqueue_later(self, future: ScoreFuture, *given: Any) -> None:
         if future.cancelled():
@@ -150,8 +177,10 @@ class Submitter:
             self._encoders.submit(work, *given)
 
 
-def _scored(result: Result, item: QueuedRequest) -> Scored | BaseException:
-    """A computed request's score, or why there is none."""
+def _scored(result: Result, item: QueuedRequest) -> Scored | Outcome | BaseException:
+    """A computed request's score, or why there is none; of a lone sequence the outcome."""
+    if item.request is None:
+        return item.outcomes[0]
     computed = [(sequence, item.outcomes[place]) for place, sequence in enumerate(item.sequences)]
     try:
         found = result(item.request, computed, item.options)

@@ -35,13 +35,16 @@ class Placement:
     """Which tokens of a trie a pass computes, and where it finds the keys of all.
 
     `computed` [T] are the trie's tokens that are computed, ascending, and `numbers` [all] the place of each among them.
-    `slots` [all] are the places of their keys, of which the first `past` are cached (`rmruntime.batching.past`).
+    `slots` [all] are the places of their keys, of which the first `past` are cached (`rmruntime.batching.past`). Where
+    keys are in pages, `pages` [all] has the page of each cached token, numbered -1, -2 and so on, and 0 for the others
+    (`rmruntime.batching.cached_paging`); None where a pass's own are all there are.
     """
 
     computed: Ints
     numbers: Ints
     slots: Ints
     past: int = 0
+    pages: Ints | None = None
 
 
 def all_computed(tokens: int) -> Placement:

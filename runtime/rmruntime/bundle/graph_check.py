@@ -15,10 +15,12 @@ from rmruntime.bundle.graph_names import (
     KEY_PAGES,
     PADDED_INPUTS,
     PAGE_INPUTS,
+    PAST_PAGE_INPUTS,
     READ_INDEX,
     READ_ROWS,
     READ_UNPACK_INDEX,
     TOKEN_INPUTS,
+    layer_pages,
     past_inputs,
     past_names,
     role_index,
@@ -154,13 +156,17 @@ def _inputs_of(manifest: Manifest, graph: Graph) -> Iterator[str]:
     if graph.layout == "padded":
         yield from PADDED_INPUTS
         return
-    yield from (*TOKEN_INPUTS, READ_INDEX, READ_UNPACK_INDEX, *READ_ROWS.names)
+    yield from (*TOKEN_INPUTS, READ_INDEX)
     yield from (role_index(role) for role in manifest.positions)
-    if graph.takes_past:
-        yield from past_inputs(manifest.backbone.num_layers)
     if graph.attention == "pages":
         yield from PAGE_INPUTS
+        if graph.takes_past:
+            yield from PAST_PAGE_INPUTS
+            yield from (name for layer in range(manifest.backbone.num_layers) for name in layer_pages(layer))
         return
+    yield from (READ_UNPACK_INDEX, *READ_ROWS.names)
+    if graph.takes_past:
+        yield from past_inputs(manifest.backbone.num_layers)
     for group in range(graph.row_groups):
         yield from row_names(group).names
 
@@ -186,13 +192,28 @@ def _past_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph, stage: Stag
     if graph.past is None or not graph.takes_past:
         return
     layers = range(manifest.backbone.num_layers)
-    for layer in map(past_names, layers if stage is None else layers[stage.first : stage.last + 1]):
+    own = layers if stage is None else layers[stage.first : stage.last + 1]
+    if graph.attention == "pages":
+        yield from _page_faults(facts, graph, [name for layer in own for name in layer_pages(layer)])
+        return
+    for layer in map(past_names, own):
         for held, names in ((facts.inputs, layer.inputs), (facts.outputs, layer.outputs)):
             for name in names:
                 dims = held[name].dims if name in held else None
                 fits = dims is not None and len(dims) == 2 and dims[1] == graph.past.features
                 if not fits or held[name].data_type != _ONNX_TYPES[graph.compute_dtype]:
                     yield f"its {name} is no [., {graph.past.features}] of {graph.compute_dtype}"
+
+
+def _page_faults(facts: OnnxFacts, graph: Graph, names: Iterable[str]) -> Iterator[str]:
+    """Every layer's pages, of the manifest's size and dtype; heads may be wider there, so that a kernel takes them."""
+    assert graph.past is not None  # `_past_faults` looked
+    for name in names:
+        dims = facts.inputs[name].dims if name in facts.inputs else None
+        sizes = [size for size in (dims or ())[1:] if isinstance(size, int)]
+        fits = len(sizes) == 3 and sizes[0] == graph.page_size and sizes[1] * sizes[2] >= graph.past.features
+        if not fits or facts.inputs[name].data_type != _ONNX_TYPES[graph.compute_dtype]:
+            yield f"its {name} is no pages of {graph.page_size} keys of {graph.past.features} {graph.compute_dtype}"
 
 
 def _output_faults(facts: OnnxFacts, manifest: Manifest, graph: Graph) -> Iterator[str]:

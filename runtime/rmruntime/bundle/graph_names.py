@@ -5,9 +5,10 @@ Arrays are int64, except where something else is said. Sizes of a packed graph, 
     T         tokens of the trie                   R, Sq, Sk   attention rows, queries and keys of each
     N         scored tokens, each once             A, B, M     slots, edges, pages of an edge (attention by pages)
     P         results, at least two                C           chunks of equal size, T / C tokens of each
-    S         earlier tokens, at least one         (graphs with a past alone)
+    S         earlier tokens, at least one         F           copied slots, at least one
+              (S and F: graphs with a past alone)
 
-Only the last layer's queries are those of scored tokens alone; their sizes are `read_R`, `read_Sq` and `read_Sk`. A
+By rows, the last layer's queries are those of scored tokens alone; their sizes are `read_R`, `read_Sq` and `read_Sk`. A
 padded graph, of an encoder, has B sequences of L tokens each. What the arrays are for is told by an example in
 `rmruntime.batching.packing`. These names are part of the bundle's format: another name is another schema version.
 """
@@ -34,6 +35,12 @@ PAGE_BOUNDS = "page_bounds"  # [2], read on the host: the most slots of an edge,
 # [pages, page size, kv heads, head_dim] in the compute dtype, as many pages as PAGE_TABLE names, whatever is in them.
 KEY_PAGES, VALUE_PAGES = "key_pages", "value_pages"
 PAGE_INPUTS = (PAGE_TOKENS, PAGE_STARTS, PAGE_PAST, PAGE_TABLE, PAGE_BOUNDS, KEY_PAGES, VALUE_PAGES)
+# With a past, every layer has pages of its own (`layer_pages`), which keep keys and values from pass to pass. A place
+# in them is a page's number times the page size, plus the place in the page.
+PAGE_COPIES = "page_copies"  # [F], int64: places of earlier tokens whose keys are written again, to an edge's own page
+PAGE_QUERIES = "page_queries"  # [A], int64: the pass's token in each slot; PAGE_TOKENS also counts the copies, last
+PAGE_SLOTS = "page_slots"  # [A], int32: the place that each slot's key is written to, -1 for none
+PAST_PAGE_INPUTS = (PAGE_COPIES, PAGE_QUERIES, PAGE_SLOTS)
 
 ATTENTION_MASK = "attention_mask"  # [B, L]: 1 for tokens, 0 for padding
 TOKEN_TYPE_IDS = "token_type_ids"  # [B, L]: 0 where the model has no token types
@@ -130,6 +137,15 @@ def past_names(layer: int) -> PastNames:
     ('past_k_3', 'v_3')
     """
     return PastNames(f"past_k_{layer}", f"past_v_{layer}", f"k_{layer}", f"v_{layer}")
+
+
+def layer_pages(layer: int) -> tuple[str, str]:
+    """Pages of one layer's keys, and of its values, in a graph with a past that attends by pages.
+
+    >>> layer_pages(3)
+    ('key_pages_3', 'value_pages_3')
+    """
+    return f"{KEY_PAGES}_{layer}", f"{VALUE_PAGES}_{layer}"
 
 
 def past_inputs(layers: int) -> tuple[str, ...]:

@@ -202,10 +202,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """The form of a graph that takes keys and values of earlier tokens and returns those of its own.
+    """The form of a graph that takes keys and values of earlier tokens and returns those of its own, or keeps them.
 
     `features` is the width of one token's keys, and of its values, in each layer
-    (`rmruntime.bundle.graph_names.PastNames`).
+    (`rmruntime.bundle.graph_names.PastNames`). Where attention is by pages, every layer's are in pages of its own.
     """
 
     file: GraphName
@@ -307,8 +307,9 @@ class Manifest:
         return self.weight_bytes(graph) / max(1, sum(file.size for file in self.files if file.role == "weights"))
 
     def past_outputs(self, graph: Graph) -> tuple[str, ...]:
-        """Keys and values that a graph returns beside the outputs; none without a past."""
-        return past_outputs(self.backbone.num_layers) if graph.takes_past else ()
+        """Keys and values that a graph returns beside the outputs; none without a past, nor where pages keep them."""
+        by_rows = graph.takes_past and graph.attention == "rows"
+        return past_outputs(self.backbone.num_layers) if by_rows else ()
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:

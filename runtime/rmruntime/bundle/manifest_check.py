@@ -79,8 +79,8 @@ def _graph_faults(manifest: Manifest, graph: Graph) -> Iterator[str]:
         yield f"{graph.file}: another graph has the same dialect, compute_dtype and layout"
     if (graph.attention == "pages") != (graph.page_size > 0):
         yield f"{graph.file}: attention is by {graph.attention} and page_size is {graph.page_size}"
-    if graph.past is not None and (graph.layout, graph.attention) != ("packed", "rows"):
-        yield f"{graph.file}: it has a past, which a {graph.layout} graph with attention by {graph.attention} cannot"
+    if graph.past is not None and graph.layout != "packed":
+        yield f"{graph.file}: it has a past, which a {graph.layout} graph cannot"
     if graph.stages:
         yield from (f"{graph.file}: {fault}" for fault in _stage_faults(manifest, graph.stages))
 

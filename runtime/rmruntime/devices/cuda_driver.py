@@ -5,6 +5,8 @@ Functions and numbers are those of the CUDA driver API (cuda.h).
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,19 +82,54 @@ def free_memory(index: int) -> int:
 
     Raises EngineUnusable as find_devices does, and where no context can be created.
     """
-    driver, device = _Driver(), ctypes.c_int()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    with _context(index) as driver:
+        driver.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+    return free.value
+
+
+class DeviceCopies:
+    """Copies within the memory of one GPU, which are done once the `device_copies` that gave this is left."""
+
+    def __init__(self, driver: "_Driver") -> None:
+        self._driver = driver
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Bytes from one address to another, which do not overlap."""
+        self._driver.call(
+            "cuMemcpyDtoDAsync_v2", ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(nbytes), None
+        )
+
+    def zero(self, target: int, nbytes: int) -> None:
+        """Fill bytes with zeros."""
+        self._driver.call("cuMemsetD8Async", ctypes.c_uint64(target), ctypes.c_ubyte(0), ctypes.c_size_t(nbytes), None)
+
+
+@contextmanager
+def device_copies(index: int) -> Iterator[DeviceCopies]:
+    """Copies on the GPU `index`, in the primary context, which engines use too; waits for them in the end.
+
+    Raises EngineUnusable where the driver says that one failed.
+    """
+    with _context(index) as driver:
+        yield DeviceCopies(driver)
+        driver.call("cuStreamSynchronize", None)
+
+
+@contextmanager
+def _context(index: int) -> Iterator["_Driver"]:
+    """The driver with the GPU's primary context as that of this thread."""
+    driver, device, context = _Driver(), ctypes.c_int(), ctypes.c_void_p()
     driver.call("cuDeviceGet", ctypes.byref(device), index)
-    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
     driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     try:
         driver.call("cuCtxPushCurrent_v2", context)
         try:
-            driver.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+            yield driver
         finally:
             driver.call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
     finally:
         driver.call("cuDevicePrimaryCtxRelease_v2", device)
-    return free.value
 
 
 def load_library() -> Any:

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from rmruntime.backends.base import Backend, Feeds, Outputs
+from rmruntime.backends.base import Backend, Feeds, KeyMemory, Outputs, key_memory_of
 from rmruntime.bundle.manifest import Graph
 from rmruntime.errors import RewardModelError
+from rmruntime.executors.page_pool import PagePool
 
 
 class PassExecutor(ABC):
@@ -18,7 +19,7 @@ class PassExecutor(ABC):
     recommended number of tokens in one. Callers with many passes should submit `wave_tokens` tokens at a time (0: one
     pass at a time), with `ahead` further submissions waiting while results are awaited. Where `graph` takes a past, up
     to `cache_bytes` bytes of keys and values may be kept for it; `cache_note` says why there is no cache, where one was
-    asked for.
+    asked for. Engines that keep them on devices have `key_memories`, and for those in pages there is a `page_pool`.
     """
 
     name: str
@@ -30,6 +31,8 @@ class PassExecutor(ABC):
     ahead: int = 0
     cache_bytes: int = 0
     cache_note: str = ""
+    key_memories: Sequence[KeyMemory] = ()
+    page_pool: PagePool | None = None
 
     @abstractmethod
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:
@@ -38,6 +41,15 @@ class PassExecutor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the engines; waits for what they are computing, and passes that have not begun are cancelled."""
+
+
+def page_pool_of(graph: Graph, memories: Sequence[KeyMemory]) -> PagePool | None:
+    """The pages of all layers together, of the engines that run a graph or its stages; None where there are none."""
+    count = min((memory.pages for memory in memories), default=0)
+    if not count:
+        return None
+    token_bytes = sum(memory.token_bytes for memory in memories)
+    return PagePool(count=count, page_size=graph.page_size, page_bytes=graph.page_size * token_bytes)
 
 
 def closed_error() -> RewardModelError:
@@ -57,6 +69,8 @@ class DirectExecutor(PassExecutor):
         self.name, self.precision, self.reason = backend.name, backend.precision, reason
         self.graph, self.batch_tokens = backend.graph, backend.batch_tokens
         self._backend = backend
+        self.key_memories = key_memory_of(backend)
+        self.page_pool = page_pool_of(self.graph, self.key_memories)
         self._lock, self._closed = threading.Lock(), False
 
     def submit(self, passes: Sequence[Feeds]) -> Sequence[Future[Outputs]]:

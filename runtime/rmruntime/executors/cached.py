@@ -42,11 +42,15 @@ def cached_form(bundle: Bundle, options: EngineOptions, choice: EngineChoice, *,
 
 
 def with_cache(executor: Executor, options: EngineOptions, choice: EngineChoice, free: int) -> Executor:
-    """The executor of a loaded model, with memory for the cache; `free` bytes were left before it was loaded.
+    """The executor of a loaded model, with memory for the cache; `free` bytes of the host were left before.
 
-    Some engines pack their weights in the first pass, so they may not be taken yet.
+    Some engines pack their weights in the first pass, so they may not be taken yet. An engine that keeps keys on its
+    device has decided how many, by the same options.
     """
-    if isinstance(options.prefix_cache, int):
+    if executor.key_memories:
+        tokens = min(memory.cache_tokens for memory in executor.key_memories)
+        executor.cache_bytes = tokens * sum(memory.token_bytes for memory in executor.key_memories)
+    elif isinstance(options.prefix_cache, int):
         executor.cache_bytes = options.prefix_cache
     else:
         executor.cache_bytes = cache_share(max(0, min(available_memory(), free - choice.facts.memory)))

@@ -13,7 +13,7 @@ from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Graph
 from rmruntime.devices.host_memory import available_memory
 from rmruntime.errors import BackendError
-from rmruntime.executors.base import PassExecutor, closed_error
+from rmruntime.executors.base import PassExecutor, closed_error, page_pool_of
 from rmruntime.executors.cached import cached_form, obstacle, with_cache, without_cache
 from rmruntime.executors.stage_group import Job, StageGroup, StageSource, split_by_device, stages_of
 from rmruntime.options import EngineOptions
@@ -71,6 +71,10 @@ class PipelineExecutor(PassExecutor):
         self.precision, self.graph, self.reason = engine.precision, graph, reason
         self.batch_tokens = min(group.batch_tokens for group in groups)
         self.ahead = len(groups)  # so that the first device always has a next pass waiting
+        self.key_memories = [memory for group in groups for memory in group.key_memories]
+        self.page_pool = page_pool_of(graph, self.key_memories)
+        if self.page_pool is not None:  # the pages for a pass are those of all passes at a time
+            self.batch_tokens = max(1, self.batch_tokens // (self.ahead + 1))
         self._groups = groups
         self._queues: list[_Jobs] = [queue.SimpleQueue() for _ in groups]
         self._lock, self._closed = threading.Lock(), False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from rmruntime.backends.base import Backend, BackendModule, Feeds, Outputs
+from rmruntime.backends.base import Backend, BackendModule, Feeds, KeyMemory, Outputs, key_memory_of
 from rmruntime.bundle import Bundle
 from rmruntime.bundle.graph_names import HIDDEN_IN, HIDDEN_OUT
 from rmruntime.bundle.manifest import Graph, Stage
@@ -45,6 +45,11 @@ class StageGroup:
     def engine(self) -> Backend:
         """The last stage's engine; name and precision are the same for all."""
         return self._engines[-1]
+
+    @property
+    def key_memories(self) -> list[KeyMemory]:
+        """Of the engines that keep keys and values on their device."""
+        return [memory for engine in self._engines for memory in key_memory_of(engine)]
 
     @property
     def batch_tokens(self) -> int:

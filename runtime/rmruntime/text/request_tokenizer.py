@@ -75,6 +75,11 @@ class RequestTokenizer:
         self._bos = BosRule.from_format(self._form, self._tokenizer)
         self._padding = Padding.of(manifest, self._tokenizer)
 
+    @property
+    def whole(self) -> str:
+        """Why answers of this bundle's layout cannot be continued step by step, "" where they can."""
+        return self._layout.whole
+
     def encode(self, request: Request, options: ScoreOptions) -> tuple[TokenSequence, ...]:
         """The sequences of `request`: 1 for a single conversation, n for candidates, 2 for a pair (chosen first).
 

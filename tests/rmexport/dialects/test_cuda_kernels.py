@@ -28,7 +28,13 @@ ROUTED_HOST_READS = {"Expand", "Range", "Reshape", "Size"}
 
 
 def backbone_graph(
-    dialect: Any, compute_dtype: str, backbone: str, span: LayerSpan = WHOLE, scheme: Scheme | None = None
+    dialect: Any,
+    compute_dtype: str,
+    backbone: str,
+    span: LayerSpan = WHOLE,
+    scheme: Scheme | None = None,
+    *,
+    past: bool = False,
 ) -> onnx.ModelProto:
     """A backbone, or a stage, without its weights, stored in the compute dtype, or with quantized matrices."""
     model_type, fields = SHAPES[backbone]
@@ -45,7 +51,7 @@ def backbone_graph(
             for suffix, part in (("", codes), ("_scale", replace(codes, part="scale"))):
                 locations[name + suffix] = WeightLocation("w", 0, 0, part.dtype, part.stored_shape, part)
     writer = GraphWriter(locations)
-    d = DecoderWriter(dialect(writer, compute_dtype), span)
+    d = DecoderWriter(dialect(writer, compute_dtype), span, past=past)
     hidden = family.backbone(d, config)
     if span.end is None:
         writer.output("hidden", hidden, ["N", config.hidden_size])
@@ -54,9 +60,9 @@ def backbone_graph(
     return ir.to_proto(writer.model(backbone))
 
 
-def graphs(backbone: str) -> list[onnx.ModelProto]:
+def graphs(backbone: str, *, past: bool = False) -> list[onnx.ModelProto]:
     return [
-        backbone_graph(dialect, compute_dtype, backbone)
+        backbone_graph(dialect, compute_dtype, backbone, past=past)
         for dialect in DIALECTS
         for bundle_dtype in ("bf16", "fp16", "fp32")
         for compute_dtype in dialect.compute_dtypes(bundle_dtype)
@@ -69,8 +75,9 @@ def test_every_family_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("backbone", SHAPES)
-def test_every_node_has_a_kernel(backbone: str) -> None:
-    found = graphs(backbone)
+@pytest.mark.parametrize("past", [False, True], ids=["whole", "past"])
+def test_every_node_has_a_kernel(backbone: str, past: bool) -> None:
+    found = graphs(backbone, past=past)
     assert len(found) == 5
     for model in found:
         assert unfit_nodes(model) == []
@@ -95,7 +102,8 @@ def test_quantized_matrices_have_kernels_too(dialect: Any, scheme: Scheme) -> No
 def test_every_node_of_a_stage_has_a_kernel(backbone: str) -> None:
     for span in (LayerSpan(end=1), LayerSpan(first=1, end=2), LayerSpan(first=2)):
         for dialect in DIALECTS:
-            assert unfit_nodes(backbone_graph(dialect, "bf16", backbone, span)) == []
+            for past in (False, True):
+                assert unfit_nodes(backbone_graph(dialect, "bf16", backbone, span, past=past)) == []
 
 
 @pytest.mark.parametrize("backbone", SHAPES)
@@ -113,6 +121,16 @@ def test_attention_stays_within_the_fast_kernels_limits(backbone: str) -> None:
                 assert page_dims(model)[3] % 8 == 0 and page_dims(model)[1] % 256 == 0
 
 
+@pytest.mark.parametrize("backbone", ["llama_odd_heads", "gemma2"])
+def test_with_a_past_every_layer_has_its_own_pages(backbone: str) -> None:
+    """And the op is told where keys go."""
+    model = backbone_graph(DIALECTS[1], "bf16", backbone, past=True)
+    nodes = [node for node in model.graph.node if node.op_type == "PagedAttention"]
+    assert [node.input[3:5] for node in nodes] == [[f"key_pages_{i}", f"value_pages_{i}"] for i in range(len(nodes))]
+    for node in nodes:
+        assert list(node.input[8:16]) == ["", "", "page_slots", "", "", "", "", ""] and len(node.input) == 17
+
+
 def page_dims(model: onnx.ModelProto) -> list[int]:
     [keys, values] = [i for i in model.graph.input if i.name.endswith("_pages")]
     dims = [[d.dim_value for d in i.type.tensor_type.shape.dim] for i in (keys, values)]
@@ -127,8 +145,8 @@ def test_gemma_2s_softcap_and_windows_are_the_ops_own() -> None:
         for n in paged.graph.node
         if n.op_type == "PagedAttention"
     ]
-    assert [a.get("local_window_size") for a in attributes] == [24, None]  # the third layer's read rows have a mask
-    assert [a["softcap"] for a in attributes] == [2.0, 2.0]
+    assert [a.get("local_window_size") for a in attributes] == [24, None, 24]
+    assert [a["softcap"] for a in attributes] == [2.0, 2.0, 2.0]
 
 
 def test_a_dtype_without_a_kernel_is_found() -> None:

@@ -97,6 +97,18 @@ def test_the_manifest_says_how_keys_are_found(tmp_path: Path) -> None:
     assert {i.name for i in model.graph.input} == inputs
 
 
+def test_pages_are_as_small_as_the_kernel_takes_them(tmp_path: Path) -> None:
+    """A prompt that ends within a page is fed again from the page's beginning."""
+    assert [PAGED.page_size(n) for n in (20, 64, 72, 128, 136, 256)] == [256, 256, 128, 128, 64, 64]
+    checkpoint = family_checkpoint(tmp_path / "c", "qwen3", BACKBONES["qwen3"][1] | {"head_dim": 128}).folder
+    store_as(checkpoint, "bf16")
+    export(str(checkpoint), tmp_path / "b")
+    [graph] = [g for g in Bundle.open(tmp_path / "b").manifest.graphs if g.dialect == "ort-cuda-paged"]
+    model = onnx.load(tmp_path / "b" / graph.file, load_external_data=False)
+    pages = [i.type.tensor_type.shape.dim[1].dim_value for i in model.graph.input if i.name.endswith("_pages")]
+    assert graph.page_size == 128 and pages == [128, 128]
+
+
 def test_fp32_bundles_have_no_such_graph(tmp_path: Path) -> None:
     """The op is for 16 bits only."""
     export(str(family_checkpoint(tmp_path / "c", *BACKBONES["llama"]).folder), tmp_path / "b")

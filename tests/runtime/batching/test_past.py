@@ -1,5 +1,6 @@
 """What a pass after cached tokens computes, where its rows find keys, and what goes into its past."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -112,3 +113,12 @@ def test_passes_are_bounded_by_the_keys_that_they_gather() -> None:
     sequences = [np.array([n, *range(100, 100 + length - 1)]) for n in range(8)]
     batches = plan_batches(sequences, budget, cached=[CachedPrefix((), length - 1)] * 8)
     assert [len(batch) for batch in batches] == [4, 4]
+
+
+def test_of_a_sequence_only_so_much_is_kept() -> None:
+    cache = filled(sequence(1, 2))
+    a, b = replace(sequence(1, 2, 3, 4), kept=3), replace(sequence(5, 6), kept=0)
+    past = past_of(cache, a, b)
+    computed = np.zeros((past.placement.computed.size, 3), np.float32)
+    past.keep(cache, LAYOUT, dict.fromkeys(LAYOUT.outputs, computed), [True, True])
+    assert [found.length for found in cache.match([a.ids, b.ids])] == [3, 0]

@@ -159,3 +159,63 @@ def test_several_threads_may_use_one_cache() -> None:
         thread.join()
     assert not failures
     assert 0 < cache.nbytes <= cache.limit
+
+
+def test_what_is_pinned_is_not_forgotten() -> None:
+    cache = PrefixCache(10 * TOKEN_BYTES)
+    kept = ids_of(1, 2, 3, 4)
+    insert(cache, ids_of(1, 2, 3, 4, 5, 6))
+    assert cache.pin(kept) == 4
+    for first in range(10, 20):
+        insert(cache, ids_of(first, 1, 2, 3, 4, 5))
+        assert check(cache, kept) == 4
+    assert check(cache, ids_of(1, 2, 3, 4, 5, 6)) == 4  # what came after it was forgotten
+    insert(cache, ids_of(1, 2, 7, 8), 2)  # splits what is pinned
+    for first in range(20, 30):
+        insert(cache, ids_of(first, 1, 2, 3, 4, 5))
+    assert (check(cache, kept), check(cache, ids_of(1, 2, 7))) == (4, 2)
+    cache.unpin(kept, 4)
+    assert check(cache, kept) == 4
+    for first in range(30, 33):
+        insert(cache, ids_of(first, 1, 2, 3, 4, 5))
+    assert check(cache, kept) == 0
+
+
+def test_pins_count() -> None:
+    cache = PrefixCache(6 * TOKEN_BYTES)
+    insert(cache, ids_of(1, 2, 3))
+    assert [cache.pin(ids_of(1, 2, 3)), cache.pin(ids_of(1, 2, 9)), cache.pin(ids_of(8))] == [3, 2, 0]
+    cache.unpin(ids_of(1, 2, 3), 3)
+    insert(cache, ids_of(7, 1, 2, 3))
+    assert check(cache, ids_of(1, 2, 3)) == 2
+    cache.unpin(ids_of(1, 2, 9), 2)
+    insert(cache, ids_of(8, 1, 2, 3))
+    insert(cache, ids_of(9, 1, 2, 3))
+    assert check(cache, ids_of(1, 2, 3)) == 0
+    cache.pin(ids_of(9, 1))
+    cache.clear()
+    cache.unpin(ids_of(9, 1), 2)
+    insert(cache, ids_of(9, 1))
+    cache.unpin(ids_of(9, 1), 2)
+    assert check(cache, ids_of(9, 1)) == 2
+
+
+def test_what_has_no_space_beside_what_is_pinned_is_not_kept() -> None:
+    cache = PrefixCache(5 * TOKEN_BYTES)
+    insert(cache, ids_of(1, 2, 3, 4))
+    cache.pin(ids_of(1, 2, 3, 4))
+    insert(cache, ids_of(5, 6))
+    insert(cache, ids_of(1, 2, 9, 9), 2)
+    assert [check(cache, ids_of(*ids)) for ids in ((5, 6), (1, 2, 9, 9), (1, 2, 3, 4))] == [0, 2, 4]
+    assert cache.nbytes == 4 * TOKEN_BYTES
+
+
+def test_a_part_of_a_sequence_is_kept() -> None:
+    cache = PrefixCache(1 << 20)
+    ids = np.arange(2 * BLOCK + 9)
+    cache.insert(ids, 0, partial(block_of, ids), 4)
+    assert check(cache, ids) == 4
+    cache.insert(ids, 2, partial(block_of, ids), 2 * BLOCK + 7)
+    assert check(cache, ids) == 2 * BLOCK + 7
+    cache.insert(ids, 0, partial(block_of, ids), 3)
+    assert check(cache, ids) == 2 * BLOCK + 7

@@ -1,5 +1,6 @@
 """What waits: bounded in tokens, oldest first, gone once it is begun, cancelled or too late."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,31 @@ def test_a_future_is_settled_once_and_its_callbacks_stop_nobody(monkeypatch: pyt
     settle(future, RewardModelError("second"))
     assert str(future.exception(0)) == "first"
     assert [type(one.exc_value) for one in told] == [SystemExit]
+
+
+def test_requests_that_come_together_wait_for_space_and_are_planned_together() -> None:
+    first = request(60)
+    queue = filled(first)
+    together = [request(30), request(30)]
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(queue.put_together, together)
+        assert queue.plan(100) == [first] and not done.done()
+        assert queue.begin(first)
+        done.result()
+    assert queue.plan(100) == together and queue.tokens == 60
+
+
+def test_what_waits_for_space_is_told_that_there_will_be_none() -> None:
+    queue = filled(request(60))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(queue.put_together, [request(60)])
+        queue.refuse("it is closed")
+        with pytest.raises(RewardModelError, match="it is closed"):
+            done.result()
+    assert queue.tokens == 60
+
+
+def test_more_than_the_limit_is_taken_where_nothing_else_waits() -> None:
+    queue = filled()
+    queue.put_together([request(80), request(80)])
+    assert queue.tokens == 160

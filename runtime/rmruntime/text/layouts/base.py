@@ -52,7 +52,8 @@ def keep_scores(request: Request, scores: list[Score]) -> list[Score]:
 class Layout:
     """A layout, as its module states it in LAYOUT: how a prompt and its answer become pieces of text.
 
-    `name` is the manifest's word for it, `units` what it can score.
+    `name` is the manifest's word for it, `units` what it can score. `whole` says why an answer cannot be continued step
+    by step, as a clause of a message; empty where it can.
 
     - `check(form)` raises BundleError for a format that lacks what the layout needs.
     - `lay_out(exchange, form)` returns the pieces of the sequence; raises InputError for an exchange that does not fit.
@@ -65,6 +66,7 @@ class Layout:
     units: tuple[Per, ...]
     check: Callable[[Format], None]
     lay_out: Callable[[Exchange, Format], tuple[Piece, ...]]
+    whole: str = ""
     given: Callable[[Conversation, Format], tuple[Segment, ...]] = as_one_segment
     arrange: Callable[[Request, tuple[Exchange, ...]], tuple[Exchange, ...]] = keep_exchanges
     join: Callable[[Request, list[Score]], list[Score]] = keep_scores

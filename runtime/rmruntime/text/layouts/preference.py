@@ -109,6 +109,7 @@ LAYOUT = Layout(
     units=("sequence",),
     check=check,
     lay_out=lay_out,
+    whole="this model says which of two answers is better, and has no score for one that grows",
     arrange=arrange,
     join=join,
 )

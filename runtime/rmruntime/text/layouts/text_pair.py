@@ -113,5 +113,6 @@ LAYOUT = Layout(
     units=("sequence",),
     check=check,
     lay_out=lay_out,
+    whole="this model reads a question and its answer as a pair of texts, each of them whole",
     given=given,
 )
