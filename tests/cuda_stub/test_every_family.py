@@ -5,10 +5,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from backbone_shapes import BACKBONES
+from backbone_shapes import BACKBONES, ROUTED
 from conversations import ragged_records
 from cuda_events import BundleOf, Log
-from rmruntime import EngineUnusable, RewardModel, Score
+from rmruntime import BackendError, RewardModel, Score
 from rmruntime.backends import choose_engine
 from rmruntime.backends.ort_cuda import OWN_DIALECTS
 from rmruntime.bundle import Bundle
@@ -30,11 +30,13 @@ NEEDS_CUDNN = "ReduceMax"  # the one op of these graphs that cuDNN computes, of 
 @pytest.mark.parametrize("backbone", [*BACKBONES, "internlm2"])
 @pytest.mark.parametrize(("dtype", "dialect"), CASES)
 def test_loads_and_runs(bundle_of: BundleOf, log: Log, backbone: str, dtype: str, dialect: str) -> None:
-    """Loading checks that every node is on the GPU."""
+    """Loading checks that every node is on the GPU. Routed experts go no further than to the first size that the device
+    computes, which is zero on a stub.
+    """
     bundle = bundle_of(backbone, dtype)
     with log() as events, RewardModel.load(bundle, device="ort-cuda", dialect=dialect) as model:
-        if _needs_cudnn(bundle, dialect):
-            with pytest.raises(EngineUnusable, match="cuDNN"):
+        if backbone in ROUTED or _needs_cudnn(bundle, dialect):
+            with pytest.raises(BackendError, match="cuDNN is unavailable|running Reshape node"):
                 model.score(ragged_records(6))
             return
         found = model.score(ragged_records(6))
