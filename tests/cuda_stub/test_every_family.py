@@ -36,7 +36,7 @@ def test_loads_and_runs(bundle_of: BundleOf, log: Log, backbone: str, dtype: str
     bundle = bundle_of(backbone, dtype)
     with log() as events, RewardModel.load(bundle, device="ort-cuda", dialect=dialect) as model:
         if backbone in ROUTED or _needs_cudnn(bundle, dialect):
-            with pytest.raises(BackendError, match="cuDNN is unavailable|running Reshape node"):
+            with pytest.raises(BackendError, match=r"cuDNN is unavailable|running Reshape node"):
                 model.score(ragged_records(6))
             return
         found = model.score(ragged_records(6))
