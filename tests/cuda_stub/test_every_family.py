@@ -1,18 +1,14 @@
 """Every family in every dtype and dialect: the real CUDA provider takes every node, and runs a pass."""
 
-from pathlib import Path
-
-import onnx
 import pytest
 
-from backbone_shapes import BACKBONES
+from backbone_shapes import BACKBONES, ROUTED
 from conversations import ragged_records
 from cuda_events import BundleOf, Log
 from rmruntime import BackendError, RewardModel, Score
 from rmruntime.backends import choose_engine
 from rmruntime.backends.ort_cuda import OWN_DIALECTS
 from rmruntime.bundle import Bundle
-from rmruntime.bundle.manifest import Graph
 from rmruntime.options import EngineOptions
 
 pytestmark = pytest.mark.cuda_stub
@@ -24,17 +20,18 @@ CASES = [
     if (dtype, dialect) != ("fp32", "ort-cuda-paged")
 ]
 FLASH = "flash_fwd_splitkv_kernel"
-ROUTED = "ScatterElements"  # of graphs with routed experts, whose shapes depend on what is computed: nothing, on a stub
 
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, "internlm2"])
 @pytest.mark.parametrize(("dtype", "dialect"), CASES)
 def test_loads_and_runs(bundle_of: BundleOf, log: Log, backbone: str, dtype: str, dialect: str) -> None:
-    """Loading checks that every node is on the GPU."""
+    """Loading checks that every node is on the GPU. Routed experts go no further than to the first size that the device
+    computes, which is zero on a stub.
+    """
     bundle = bundle_of(backbone, dtype)
     with log() as events, RewardModel.load(bundle, device="ort-cuda", dialect=dialect) as model:
-        if _is_routed(bundle, dialect):
-            with pytest.raises(BackendError, match=r"Reshape|Expand|Range"):
+        if backbone in ROUTED:
+            with pytest.raises(BackendError, match=r"running (Reshape|Expand|Range) node"):
                 model.score(ragged_records(6))
             return
         found = model.score(ragged_records(6))
@@ -70,12 +67,3 @@ def test_16_bits_attend_by_pages_unasked(bundle_of: BundleOf) -> None:
             assert (model.backend, model.precision) == ("ort-cuda", dtype)
         choice = choose_engine(Bundle.open(bundle_of("llama", dtype)), EngineOptions(device="cuda"))
         assert choice.graph.attention == attention
-
-
-def _is_routed(bundle: Path, dialect: str) -> bool:
-    [graph] = [g for g in Bundle.open(bundle).manifest.graphs if g.dialect == dialect]
-    return ROUTED in _operators(bundle, graph)
-
-
-def _operators(bundle: Path, graph: Graph) -> set[str]:
-    return {node.op_type for node in onnx.load(bundle / graph.file, load_external_data=False).graph.node}

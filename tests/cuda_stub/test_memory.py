@@ -43,7 +43,11 @@ def test_a_limit_cuts_passes_and_loses_nothing(bundle_of: BundleOf, log: Log, an
 
 
 def scored(bundle: Path, dialect: str, log: Log, *, limit: int | None) -> int | None:
-    """How many passes RECORDS took; None where the memory did not suffice, after which one conversation must."""
+    """How many passes RECORDS took; None where the memory did not suffice, after which one conversation must.
+
+    The limit, of weights and passes together, is kept either way.
+    """
+    before = used_memory()
     with RewardModel.load(bundle, device="ort-cuda", dialect=dialect, memory_limit=limit) as model:
         try:
             with log() as events:
@@ -53,6 +57,7 @@ def scored(bundle: Path, dialect: str, log: Log, *, limit: int | None) -> int | 
         finally:
             [single] = model.score(RECORDS[:1], ONE_PASS)
             assert isinstance(single, Score)
+            assert limit is None or used_memory() - before <= limit
     assert len(found) == len(RECORDS) and all(isinstance(score, Score) for score in found)
     return len(events.copies("d2h"))
 
