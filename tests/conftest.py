@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import sys
@@ -35,6 +36,14 @@ settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """The modules of torch and transformers, half a million objects, stay: the garbage collector need not visit them.
+
+    Without this it does so once for every few exports, as graphs are made of many objects that refer to one another.
+    """
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
