@@ -73,10 +73,10 @@ def test_a_score_does_not_depend_on_its_batch(tmp_path: Path, model_type: str, d
     bundle = tmp_path / "b"
     export(str(checkpoint_in(tmp_path / "c", model_type)), bundle, ExportOptions(dtype=dtype, stages=2))
     records = [*ragged_records(9, 3), {"input_ids": [7]}, {"input_ids": [7, 8]}]
-    with RewardModel.load(bundle, device=device) as model:
+    with RewardModel.load(bundle, device=device, threads=2) as model:  # which share a product's rows
         alone = [model.score([record])[0] for record in records]
         for budget in (4096, 200):
             assert model.score(records, ScoreOptions(max_batch_tokens=budget)) == alone, budget
-    with RewardModel.load(bundle, device=f"{device},{device}") as model:
+    with RewardModel.load(bundle, device=f"{device},{device}", threads=2) as model:
         staged = model.score(records)
     assert staged == alone, "in two stages"
