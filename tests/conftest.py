@@ -2,6 +2,8 @@
 
 import atexit
 import fcntl
+import gc
+import importlib.util
 import os
 import shutil
 import sys
@@ -35,6 +37,35 @@ settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """The modules of torch and transformers, half a million objects, stay: the garbage collector need not visit them.
+
+    Without this it does so once for every few exports, as graphs are made of many objects that refer to one another.
+    """
+    gc.freeze()
+    if importlib.util.find_spec("onnxruntime") is not None:
+        _give_sessions_one_thread()
+
+
+def _give_sessions_one_thread() -> None:
+    """ONNX Runtime's sessions have one thread unless a test asks for more.
+
+    By default it has one per core, and those that wait for work spin: loading and scoring a tiny model took twice the
+    processor time.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession
+    make = session.__init__
+
+    def make_with_one(self: Any, path_or_bytes: Any, sess_options: Any = None, *arguments: Any, **named: Any) -> None:
+        options = onnxruntime.SessionOptions() if sess_options is None else sess_options
+        options.intra_op_num_threads = options.intra_op_num_threads or 1
+        make(self, path_or_bytes, options, *arguments, **named)
+
+    session.__init__ = make_with_one
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -71,7 +71,13 @@ def _scaled(draft: Draft, share: float) -> Draft:
 
 
 def patterns_of(manifest: Manifest) -> Patterns:
-    """The tokens that the manifest's position rules look for, each pattern once."""
+    """The tokens that the manifest's position rules look for, each pattern once.
+
+    >>> from types import SimpleNamespace
+    >>> marker = PositionRule(rule="marker", tokens=(517,), text="+")
+    >>> patterns_of(SimpleNamespace(positions={"score": marker}))
+    Patterns(prompt=(), answer=(517,))
+    """
     prompt = _joined(r for r in manifest.positions.values() if r.rule == "pattern_start")
     return Patterns(prompt, _joined(r for r in manifest.positions.values() if r.rule in ("marker", "before_marker")))
 

@@ -66,6 +66,11 @@ def read_adapter_config(folder: Path, *, needs_base: bool = True) -> LoraConfig:
     """Parse the adapter_config.json in `folder`; `needs_base`: it must name the base.
 
     Raises CheckpointError for other adapters than LoRA, for settings that cannot be merged, and for missing fields.
+
+    >>> fields = '{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "base_model_name_or_path": "org/base"}'
+    >>> _ = Path("adapter_config.json").write_text(fields)
+    >>> read_adapter_config(Path()).scale("q_proj")
+    2.0
     """
     path = folder / ADAPTER_CONFIG
     raw = read_json_object(path)

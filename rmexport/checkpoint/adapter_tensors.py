@@ -35,6 +35,10 @@ def sort_tensors(tensors: Mapping[str, TensorInfo], base: Collection[str]) -> Ad
     """Sort an adapter's tensors by their names; `base` are the names of its base's tensors.
 
     Raises CheckpointError, which names every tensor of an unknown kind, and those that are there twice.
+
+    >>> info = TensorInfo("score.modules_to_save.weight", "fp32", (1, 64), "adapter_model.safetensors", 0, nbytes=256)
+    >>> list(sort_tensors({info.name: info}, base=["score.weight"]).whole)
+    ['score.weight']
     """
     updates: dict[str, dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}

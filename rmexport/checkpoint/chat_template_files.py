@@ -24,6 +24,9 @@ def find_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> FoundTem
     """The chat template, in transformers' order: the .jinja file, the tokenizer's config, the processor's file.
 
     Raises CheckpointError for a named list without "default" and for anything that is not text.
+
+    >>> find_template(Path(), {"chat_template": "{{ messages[0].content }}"}).text
+    '{{ messages[0].content }}'
     """
     candidates = {
         JINJA: _jinja(folder / JINJA),

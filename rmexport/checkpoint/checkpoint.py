@@ -131,6 +131,10 @@ def open_checkpoint(path_or_repo: str, *, revision: str | None = None) -> Checkp
 
     Reads the configuration and the weights' headers, no weights. Raises CheckpointError when something is missing,
     damaged or contradicts itself, and OptionError for a revision of a local folder.
+
+    >>> open_checkpoint("no/such/folder")
+    Traceback (most recent call last):
+    rmexport.errors.CheckpointError: 'no/such/folder' is neither a local folder nor a Hub repository id ...
     """
     return _open(locate(path_or_repo, revision), above=())
 

@@ -31,12 +31,20 @@ Derived = TensorAlias | TensorRows | TensorStack
 
 
 def sources_of(derived: Derived) -> tuple[str, ...]:
-    """The names of the checkpoint's tensors that a derived weight is made from."""
+    """The names of the checkpoint's tensors that a derived weight is made from.
+
+    >>> sources_of(TensorStack(sources=("experts.0.w1.weight", "experts.1.w1.weight")))
+    ('experts.0.w1.weight', 'experts.1.w1.weight')
+    """
     return derived.sources if isinstance(derived, TensorStack) else (derived.source,)
 
 
 def renamed(derived: Derived, prefixes: Mapping[str, str]) -> Derived:
-    """`derived`, made from tensors whose prefixes are replaced as in `rename`."""
+    """`derived`, made from tensors whose prefixes are replaced as in `rename`.
+
+    >>> renamed(TensorAlias(source="model.embed_tokens.weight"), {"model.": "backbone."})
+    TensorAlias(source='backbone.embed_tokens.weight')
+    """
     if isinstance(derived, TensorStack):
         return TensorStack(sources=tuple(rename(name, prefixes) for name in derived.sources))
     return replace(derived, source=rename(derived.source, prefixes))

@@ -26,6 +26,10 @@ def locate(path_or_repo: str, revision: str | None) -> Origin:
 
     In the Hub's own cache, both a snapshot's folder and a repository's (models--owner--name) may be given. Raises
     CheckpointError when it is nothing of this kind, and OptionError for a revision that a local folder is not.
+
+    >>> locate("no/such/folder", None)
+    Traceback (most recent call last):
+    rmexport.errors.CheckpointError: 'no/such/folder' is neither a local folder nor a Hub repository id ...
     """
     folder = Path(path_or_repo).expanduser()
     if folder.is_dir():
@@ -96,7 +100,11 @@ def _resolve(cached: Path, revision: str) -> str:
 
 
 def hub_sha256(path: Path) -> str | None:
-    """sha256 of a file in the Hub's cache, where large files are named by it; None for any other file."""
+    """sha256 of a file in the Hub's cache, where large files are named by it; None for any other file.
+
+    >>> hub_sha256(Path("model.safetensors")) is None
+    True
+    """
     real = path.resolve()
     in_cache = path.is_symlink() and real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     return real.name if in_cache and _SHA256.fullmatch(real.name) else None

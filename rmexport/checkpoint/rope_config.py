@@ -81,6 +81,10 @@ def read_rope(
     `layer_type` chooses where they differ by kind of layer ("full_attention", "sliding_attention"); `partial` says that
     the family can rotate a part of each head. Raises UnsupportedModel for a kind without a formula here,
     CheckpointError for missing or mistyped values.
+
+    >>> rope = read_rope({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}})
+    >>> rope.kind, rope.theta, rope.factor
+    ('linear', 500000.0, 4.0)
     """
     found = _parameters(raw, layer_type)
     kind = found.get("rope_type") or found.get("type") or "default"

@@ -27,7 +27,11 @@ class StatedTokens:
 
 
 def read_stated_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> StatedTokens:
-    """The tokens in files other than tokenizer.json. Raises CheckpointError for values that are not tokens."""
+    """The tokens in files other than tokenizer.json. Raises CheckpointError for values that are not tokens.
+
+    >>> read_stated_tokens(Path(), {"bos_token": "<s>", "eos_token": {"content": "</s>"}}).named
+    {'bos_token': '<s>', 'eos_token': '</s>'}
+    """
     stated = dict(tokenizer_config)
     decoder = stated.get("added_tokens_decoder")
     if decoder is None:

@@ -100,7 +100,12 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def present_files(folder: Path) -> list[str]:
-    """The names of the files in `folder` that `read_tokenizer` reads."""
+    """The names of the files in `folder` that `read_tokenizer` reads.
+
+    >>> _ = Path("tokenizer.json").write_text("{}")
+    >>> present_files(Path())
+    ['tokenizer.json']
+    """
     read = [name for name in _READ if (folder / name).is_file()]
     return read if TOKENIZER_NAME in read else [*read, *_vocabularies(folder)]
 

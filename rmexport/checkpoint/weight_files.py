@@ -60,6 +60,10 @@ def find_weights(folder: Path) -> WeightFiles:
     """The weights in `folder`, in the file that transformers would choose.
 
     Raises CheckpointError when there are none or they are damaged, and when torch is needed and not installed.
+
+    >>> find_weights(Path("empty"))
+    Traceback (most recent call last):
+    rmexport.errors.CheckpointError: empty has none of model.safetensors, model.safetensors.index.json, ...
     """
     there = [name for name in _EXPECTED if (folder / name).is_file()]
     if not there:

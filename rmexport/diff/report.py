@@ -12,7 +12,14 @@ _SHOWN = 60  # characters of a setting's value
 
 
 def facts(found: Difference) -> dict[str, Any]:
-    """The whole difference as data that is ready for JSON."""
+    """The whole difference as data that is ready for JSON.
+
+    >>> from types import SimpleNamespace
+    >>> a = SimpleNamespace(path="a", kind="bundle", repo=None, revision=None)
+    >>> none = dict.fromkeys(("settings", "files", "only_a", "only_b", "tensors"), ())
+    >>> facts(Difference(a=a, b=a, settings_compared=True, same=9, unread=0, **none))["same"]
+    True
+    """
     return {
         "same": not found.differs,
         "a": _operand_facts(found.a),
@@ -45,7 +52,14 @@ def _tensor_facts(tensor: TensorDifference) -> dict[str, Any]:
 
 
 def text(found: Difference) -> str:
-    """The difference as lines of text; tensors that differ most come first."""
+    """The difference as lines of text; tensors that differ most come first.
+
+    >>> from types import SimpleNamespace
+    >>> a = SimpleNamespace(path="a", kind="bundle", repo=None, revision=None)
+    >>> none = dict.fromkeys(("settings", "files", "only_a", "only_b", "tensors"), ())
+    >>> text(Difference(a=a, b=a, settings_compared=True, same=9, unread=0, **none)).splitlines()[-1]
+    'tensors: 9 the same (0 of them known to be, not read), 0 differ'
+    """
     return "\n".join(_lines(found))
 
 

@@ -38,7 +38,10 @@ _NUMBERS: Mapping[str, Range] = {
 
 
 def check_encoder_numbers(config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for a number beyond its range, or of another type."""
+    """Raise CheckpointError for a number beyond its range, or of another type.
+
+    >>> check_encoder_numbers({"hidden_size": 384, "layer_norm_eps": 1e-12})
+    """
     for name, within in _INTEGERS.items():
         optional_integer(config, name, within)
     for name, within in _NUMBERS.items():

@@ -76,7 +76,11 @@ class EncoderSpec(CheckpointSpec):
 
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
-    """Whether config.json describes an encoder with a classifier on whole sequences."""
+    """Whether config.json describes an encoder with a classifier on whole sequences.
+
+    >>> is_encoder({"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
+    True
+    """
     classifies = any(name.endswith("ForSequenceClassification") for name in architectures(config))
     return classifies and str(config.get("model_type")) in ARCHITECTURES
 

@@ -62,7 +62,13 @@ def _named(text: str, layers: int) -> list[tuple[int, int]]:
 
 
 def weight_ranges(locations: Iterable[WeightLocation]) -> tuple[WeightRange, ...]:
-    """Where weights lie, in file order; those less than JOINED bytes apart are one range."""
+    """Where weights lie, in file order; those less than JOINED bytes apart are one range.
+
+    >>> first = WeightLocation("model.safetensors", offset=0, nbytes=64, dtype="fp32", shape=(16,))
+    >>> second = WeightLocation("model.safetensors", offset=64, nbytes=64, dtype="fp32", shape=(16,))
+    >>> weight_ranges([second, first])
+    (WeightRange(file='model.safetensors', offset=0, nbytes=128),)
+    """
     runs: list[WeightRange] = []
     for at in sorted(locations, key=lambda at: (at.file, at.offset)):
         begin, end = at.offset, at.offset + at.nbytes

@@ -41,7 +41,11 @@ class Kept:
 
 
 def default_folder() -> Path | None:
-    """`rmexport/reference` in the user's cache folder, as the XDG specification has it; None without a home."""
+    """`rmexport/reference` in the user's cache folder, as the XDG specification has it; None without a home.
+
+    >>> default_folder().parts[-2:]
+    ('rmexport', 'reference')
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if Path(base).is_absolute():
         return Path(base, "rmexport", "reference")

@@ -13,7 +13,13 @@ _NO_REFLINK = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link `target` to the file that `source` is, or points to. Raises WriteError where that is impossible."""
+    """Hard-link `target` to the file that `source` is, or points to. Raises WriteError where that is impossible.
+
+    >>> _ = Path("model.safetensors").write_bytes(b"weights")
+    >>> link(Path("model.safetensors"), Path("bundle", "model.safetensors"))
+    >>> Path("bundle", "model.safetensors").samefile("model.safetensors")
+    True
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(source.resolve(), target)

@@ -131,7 +131,11 @@ def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """A full disk and everything else that can go wrong with a file, in words."""
+    """A full disk and everything else that can go wrong with a file, in words.
+
+    >>> write_error(Path("model.safetensors"), OSError(errno.EACCES, "Permission denied"))
+    WriteError('model.safetensors cannot be written: Permission denied')
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WriteError(
             f"the disk became full while {path} was written; free some space and run the same command again, or choose "

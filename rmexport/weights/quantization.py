@@ -55,12 +55,21 @@ class Quantized:
 
 
 def scheme_for(scheme: Scheme, shape: tuple[int, ...]) -> Scheme:
-    """The scheme of one matrix: rows that are no whole number of blocks are int8 where others are int4."""
+    """The scheme of one matrix: rows that are no whole number of blocks are int8 where others are int4.
+
+    >>> scheme_for("int4", (256, 100))
+    'int8'
+    """
     return "int8" if scheme == "int4" and shape[-1] % BLOCK else scheme
 
 
 def choose_scales(rows: Floats, how: Quantized) -> Array:
-    """The scales of some finite rows [n, in], [n, blocks] in their dtype; a whole row is a block but in int4."""
+    """The scales of some finite rows [n, in], [n, blocks] in their dtype; a whole row is a block but in int4.
+
+    >>> rows = np.array([[0, 1, -2, 127]], np.float32)
+    >>> choose_scales(rows, Quantized("int8", "scales", rows.shape, "fp32"))
+    array([[1.]], dtype=float32)
+    """
     dtype = NUMPY_DTYPES[how.scale_dtype]
     blocks = _blocked(rows, how)
     scales = _rounded(_extremes(blocks, how) / np.float32(_LARGEST[how.scheme]), dtype)
@@ -70,7 +79,12 @@ def choose_scales(rows: Floats, how: Quantized) -> Array:
 
 
 def encode(rows: Floats, scales: Array, how: Quantized) -> Array:
-    """The codes of some rows as they are stored, with scales that `choose_scales` returned."""
+    """The codes of some rows as they are stored, with scales that `choose_scales` returned.
+
+    >>> rows, scales = np.array([[0.5, -1, 2]], np.float32), np.array([[0.5]], np.float32)
+    >>> encode(rows, scales, Quantized("int8", "codes", rows.shape, "fp32"))
+    array([[ 1, -2,  4]], dtype=int8)
+    """
     blocks = _blocked(rows, how)
     scaled = blocks / scales.astype(np.float32)[..., None]
     if how.scheme == "fp8":
@@ -83,7 +97,11 @@ def encode(rows: Floats, scales: Array, how: Quantized) -> Array:
 
 
 def decode(codes: Array, scales: Array, scheme: Scheme) -> Floats:
-    """The matrix that codes and scales stand for, in fp32."""
+    """The matrix that codes and scales stand for, in fp32.
+
+    >>> decode(np.array([[1, -2, 4]], np.int8), np.array([0.5], np.float32), "int8")
+    array([[ 0.5, -1. ,  2. ]], dtype=float32)
+    """
     wide = scales.astype(np.float32).reshape(len(codes), -1, 1)
     values = np.stack([codes & 15, codes >> 4], axis=-1).astype(np.float32) - 8 if scheme == "int4" else codes
     matrix: Floats = (values.astype(np.float32).reshape(*wide.shape[:2], -1) * wide).reshape(len(codes), -1)

@@ -20,12 +20,21 @@ class Layout:
 
 
 def byte_size(dtype: str, shape: tuple[int, ...]) -> int:
-    """Size of a stored tensor in bytes."""
+    """Size of a stored tensor in bytes.
+
+    >>> byte_size("bf16", (4096, 1024))
+    8388608
+    """
     return ITEM_BYTES[dtype] * math.prod(shape)
 
 
 def lay_out(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Layout:
-    """The safetensors file that holds `tensors`, by name the dtype (our name) and shape of each."""
+    """The safetensors file that holds `tensors`, by name the dtype (our name) and shape of each.
+
+    >>> layout = lay_out({"score.weight": ("fp32", (1, 64))})
+    >>> layout.entries["score.weight"].shape, len(layout.header)
+    ((1, 64), 128)
+    """
     sizes = {name: byte_size(*tensor) for name, tensor in tensors.items()}
 
     def alignment(name: str) -> int:

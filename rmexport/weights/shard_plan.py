@@ -196,6 +196,9 @@ def cut_evenly(sizes: Sequence[int], most: int, least: int) -> list[range]:
     """Consecutive items in as few groups as `most` bytes a group allow, but `least` where there are as many items.
 
     Of the ways to do that, one whose largest group is smallest. An item of more than `most` has a group of its own.
+
+    >>> cut_evenly([4, 4, 4, 4, 4], most=12, least=1)
+    [range(0, 3), range(3, 5)]
     """
     count = max(len(_cut(sizes, most)), min(least, len(sizes)))
     low, high = 1, most

@@ -86,7 +86,12 @@ def stream_shard(checkpoint: Checkpoint, shard: Shard, path: Path | None, monito
 
 
 def hash_file(path: Path, monitor: Monitor) -> str:
-    """The sha256 of a file of the checkpoint. Raises CheckpointError."""
+    """The sha256 of a file of the checkpoint. Raises CheckpointError.
+
+    >>> _ = Path("vocab.txt").write_text("hello")
+    >>> hash_file(Path("vocab.txt"), Monitor(None))[:12]
+    '2cf24dba5fb0'
+    """
     try:
         return file_sha256(path, monitor.advance)
     except OSError as error:
@@ -202,6 +207,10 @@ def convert(source: Array, out: Array) -> bool:
     """Fill the flat array `out` with the values of `source`: non-empty, of one length, floating-point.
 
     Returns whether every value is finite and within the range of `out`; those beyond it become infinite.
+
+    >>> half = np.empty(2, np.float16)
+    >>> convert(np.array([1, 1e6], np.float32), half), half
+    (False, array([ 1., inf], dtype=float16))
     """
     with np.errstate(all="ignore"):
         np.copyto(out, source, casting="unsafe")

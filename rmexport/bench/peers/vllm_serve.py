@@ -47,7 +47,11 @@ def load(folder: str, dtype: str, threads: int, options: LoadOptions) -> Scorer:
 
 
 def flags(arguments: dict[str, Any]) -> list[str]:
-    """The engine's arguments as the command line has them."""
+    """The engine's arguments as the command line has them.
+
+    >>> flags({"max_model_len": 512, "enforce_eager": True})
+    ['--max-model-len', '512', '--enforce-eager']
+    """
     named = {f"--{name.replace('_', '-')}": value for name, value in arguments.items()}
     return [word for name, value in named.items() for word in ([name] if value is True else [name, str(value)])]
 
@@ -58,7 +62,11 @@ def written(output: Any) -> str:
 
 
 def first_error(text: str) -> str:
-    """The line in which an engine's own error is named first, which the server's answers do not repeat."""
+    """The line in which an engine's own error is named first, which the server's answers do not repeat.
+
+    >>> first_error("INFO: starting\\n  ValueError: no such model\\n")
+    'ValueError: no such model'
+    """
     return next((line.strip() for line in text.splitlines() if "Error: " in line), "")[:TAIL]
 
 

@@ -23,6 +23,10 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """The report in a JSON file that `rmexport bench` wrote, complete or partial.
 
     Raises ReportError when the file cannot be read or is not such a report; the message lists every fault.
+
+    >>> read_report("missing.json")
+    Traceback (most recent call last):
+    rmexport.errors.ReportError: missing.json cannot be read: No such file or directory; give the report.json of ...
     """
     path = Path(path)
     try:

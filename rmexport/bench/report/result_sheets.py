@@ -74,7 +74,13 @@ def percentile_cells(latency: Any) -> list[Cell]:
 
 
 def single_stream(report: Report) -> Sheet:
-    """The table of the scenario single-stream: latency of one request at a time, in ms."""
+    """The table of the scenario single-stream: latency of one request at a time, in ms.
+
+    >>> scenario = {"scenario": "single-stream", "latency_ms": {"count": 64, "mean": 12.5}}
+    >>> contestant = {"name": "rmexport", "status": "ok", "scenarios": [scenario]}
+    >>> [cell.text for cell in single_stream({"contestants": [contestant]}).rows[0][:3]]
+    ['rmexport', '64', '12.5']
+    """
     head, ratios = ratio_column(report, "single-stream")
     rows = tuple(
         (
@@ -99,7 +105,13 @@ def single_stream(report: Report) -> Sheet:
 
 
 def server(report: Report) -> Sheet:
-    """The table of the scenario server: every rate of every contestant."""
+    """The table of the scenario server: every rate of every contestant.
+
+    >>> scenario = {"scenario": "server", "points": [{"rate": 8.0, "achieved_rate": 7.9}]}
+    >>> contestant = {"name": "rmexport", "status": "ok", "scenarios": [scenario]}
+    >>> [cell.text for cell in server({"contestants": [contestant]}).rows[0][:3]]
+    ['rmexport', '8.00', '7.90']
+    """
     rows = []
     for contestant, scenario in with_scenario(report, "server"):
         knee = knee_point(scenario)
@@ -141,7 +153,13 @@ def _slo(report: Report) -> str:
 
 
 def offline(report: Report) -> Sheet:
-    """The table of the scenario offline: throughput of the whole workload at once."""
+    """The table of the scenario offline: throughput of the whole workload at once.
+
+    >>> scenario = {"scenario": "offline", "conversations_per_s": 25.0, "tokens_per_s": 6400.0}
+    >>> contestant = {"name": "rmexport", "status": "ok", "scenarios": [scenario]}
+    >>> [cell.text for cell in offline({"contestants": [contestant]}).rows[0][:3]]
+    ['rmexport', '25.0', '6,400']
+    """
     head, ratios = ratio_column(report, "offline")
     rows = tuple(
         (
@@ -164,7 +182,11 @@ def offline(report: Report) -> Sheet:
 
 
 def split(report: Report) -> Sheet:
-    """The table of the parts of the time, for contestants that report them."""
+    """The table of the parts of the time, for contestants that report them.
+
+    >>> split({}).columns[:3]
+    ('contestant', 'scenario', 'template')
+    """
     rows = tuple(
         (
             name_cell(s.contestant),
@@ -184,7 +206,12 @@ def split(report: Report) -> Sheet:
 
 
 def scores(report: Report) -> Sheet:
-    """The table of scores: how well each contestant's agree with the reference's, in the same run."""
+    """The table of scores: how well each contestant's agree with the reference's, in the same run.
+
+    >>> contestant = {"name": "vllm", "status": "ok", "parity": {"same": True, "reference": "rmexport"}}
+    >>> [cell.text for cell in scores({"contestants": [contestant]}).rows[0][:3]]
+    ['vllm', 'same scores', 'rmexport']
+    """
     rows = tuple(
         (
             name_cell(c),
@@ -225,7 +252,12 @@ def _flipped(contestant: Contestant) -> str:
 
 
 def start(report: Report) -> Sheet:
-    """The table of cold start and memory of every contestant, also of those that failed."""
+    """The table of cold start and memory of every contestant, also of those that failed.
+
+    >>> contestant = {"name": "rmexport", "status": "ok", "load_s": 0.52}
+    >>> [cell.text for cell in start({"contestants": [contestant]}).rows[0][:4]]
+    ['rmexport', 'ok', '–', '0.520 s']
+    """
     rows = tuple(
         (
             name_cell(c),
@@ -251,7 +283,13 @@ def start(report: Report) -> Sheet:
 
 
 def warm_up(report: Report) -> Sheet:
-    """The table of the warm-up, which ends when two successive figures agree."""
+    """The table of the warm-up, which ends when two successive figures agree.
+
+    >>> scenario = {"scenario": "offline", "warm_up_s": [2.0, 1.5, 1.5], "settled": True}
+    >>> contestant = {"name": "rmexport", "status": "ok", "scenarios": [scenario]}
+    >>> [cell.text for cell in warm_up({"contestants": [contestant]}).rows[0]]
+    ['rmexport', 'offline', '2.00 s, 1.50 s, 1.50 s', 'yes']
+    """
     rows = tuple(
         (
             name_cell(c),

@@ -87,13 +87,25 @@ def manifest_digest(bundle: Path) -> str:
 
 
 def encode_record(record: EngineRecord) -> bytes:
-    """The bytes of `engine.json`: the record as JSON, with a digest of its fields."""
+    """The bytes of `engine.json`: the record as JSON, with a digest of its fields.
+
+    >>> gpu = {"gpu": "NVIDIA L4", "compute_capability": "8.9", "compute_dtype": "fp16", "batch_tokens": 4096}
+    >>> library = {"record_version": 1, "created_by": "me", "target": "rtx", "library": "tensorrt_rtx", "version": "1"}
+    >>> file = {"manifest": "0" * 64, "graph": "graph.onnx", "profiles": (), "size": 0, "sha256": "0" * 64}
+    >>> json.loads(encode_record(EngineRecord(**gpu, **library, **file)))["gpu"]
+    'NVIDIA L4'
+    """
     data: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     return (json.dumps({**data, "digest": hashlib.sha256(canonical(data)).hexdigest()}, indent=1) + "\n").encode()
 
 
 def read_record(path: Path) -> EngineRecord:
-    """Parse `engine.json`. Raises BundleError for anything but an unchanged record of this version or an older one."""
+    """Parse `engine.json`. Raises BundleError for anything but an unchanged record of this version or an older one.
+
+    >>> read_record(Path("engine.json"))
+    Traceback (most recent call last):
+    rmruntime.errors.BundleError: engine.json cannot be read (...); compile it again with `rmexport compile`
+    """
     again = "compile it again with `rmexport compile`"
     try:
         data = parse_json(read_regular(path, MANIFEST_LIMIT))

@@ -41,6 +41,11 @@ def sealed_values(scoring: Scoring, graph: Graph, layers: tuple[int, int] | None
     """The values of a graph's seal, ready for JSON; for a stage, `layers` are its first and last layer.
 
     Fields with their default value are left out, so that fields which a later version adds make no difference.
+
+    >>> from types import SimpleNamespace
+    >>> scoring = SimpleNamespace(**dict.fromkeys(_OF_THE_MODEL))
+    >>> sealed_values(scoring, Graph(file="cpu.onnx", dialect="ort-cpu", compute_dtype="fp32"), None)["graph"]
+    {'dialect': 'ort-cpu', 'compute_dtype': 'fp32'}
     """
     values = {name: _stated(getattr(scoring, name)) for name in _OF_THE_MODEL}
     values["graph"] = {name: value for name, value in _stated(graph).items() if name not in _NOT_OF_THE_GRAPH}

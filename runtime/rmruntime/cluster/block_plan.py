@@ -89,6 +89,12 @@ def make_plan(
     """The plan of a run. Reads all of the input, to cut it into blocks and hash them, without parsing records.
 
     Raises BundleError where `bundle` has no manifest, RewardModelError for a file that cannot be read.
+
+    >>> _ = Path("manifest.json").write_text("{}")
+    >>> _ = Path("three.jsonl").write_text('{"text": "a"}\\n' * 3)
+    >>> files = FileOptions(input="three.jsonl", output="scores")
+    >>> make_plan(Path(), (Path("three.jsonl"),), files, ScoreOptions(), ClusterOptions()).records
+    3
     """
     size = cluster.block_records or block_size(inputs)
     return Plan(
@@ -105,6 +111,10 @@ def bundle_digest(bundle: Path) -> str:
     """The digest of a bundle's manifest, which stands for all of its content: it has the digests of the other files.
 
     Raises BundleError where there is no manifest.
+
+    >>> _ = Path("manifest.json").write_text("{}")
+    >>> bundle_digest(Path())[:12]
+    '44136fa355b3'
     """
     try:
         return manifest_digest(bundle)

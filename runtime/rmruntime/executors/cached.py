@@ -64,7 +64,11 @@ def without_cache(executor: Executor, options: EngineOptions, why: str) -> Execu
 
 
 def refusal(why: str) -> BackendError:
-    """For a cache of a given size."""
+    """For a cache of a given size.
+
+    >>> str(refusal("an encoder computes each sequence whole"))
+    'there can be no prefix cache: an encoder computes each sequence whole. Leave --prefix-cache out, or choose auto'
+    """
     return BackendError(f"there can be no prefix cache: {why}. Leave --prefix-cache out, or choose auto")
 
 

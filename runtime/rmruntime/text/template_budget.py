@@ -77,7 +77,12 @@ class limited:
 
 
 def budget() -> Budget:
-    """This thread's budget. Raises TemplateRuntimeError while a template is compiled: it is spent in rendering."""
+    """This thread's budget. Raises TemplateRuntimeError while a template is compiled: it is spent in rendering.
+
+    >>> with limited(given=0, turns=1):
+    ...     budget().steps
+    10000050
+    """
     current = _current.budget
     if current is None:
         raise TemplateRuntimeError("nothing is rendered now")
@@ -85,7 +90,12 @@ def budget() -> Budget:
 
 
 def spend(steps: int) -> str:
-    """Take steps off the budget; returns an empty text. Raises TemplateTooCostly where there are too few."""
+    """Take steps off the budget; returns an empty text. Raises TemplateTooCostly where there are too few.
+
+    >>> with limited(given=0, turns=1):
+    ...     spend(50), budget().steps
+    ('', 10000000)
+    """
     left = budget()
     left.steps -= steps
     if left.steps < 0:
@@ -111,7 +121,12 @@ def counted(items: Iterable[Any], steps: int, printed: int) -> Iterator[Any]:
 
 
 def weighed(value: Any) -> Any:
-    """`value`, after taking the steps that looking through a value of its size costs."""
+    """`value`, after taking the steps that looking through a value of its size costs.
+
+    >>> with limited(given=0, turns=1):
+    ...     weighed([1, 2, 3, 4]), budget().most - budget().steps
+    ([1, 2, 3, 4], 2)
+    """
     if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
         return value
     if isinstance(value, str):
@@ -126,6 +141,10 @@ def compared(value: Any) -> Any:
     """`value`, which is compared with something, or made a key: everything in it takes steps.
 
     A list that holds itself many times over takes longer to compare than anybody waits. Raises TemplateTooCostly.
+
+    >>> with limited(given=0, turns=1):
+    ...     compared([1, 2]), budget().most - budget().steps
+    ([1, 2], 12)
     """
     if value.__class__ is str and len(value) <= WEIGHTLESS:  # nearly always
         return value
@@ -167,14 +186,25 @@ def compared_texts(texts: tuple[Any, ...]) -> bool:
 
 
 def examined(items: Iterable[Any], steps: int) -> Iterator[Any]:
-    """`items` that are still to be made, each of which is compared and takes `steps` steps besides."""
+    """`items` that are still to be made, each of which is compared and takes `steps` steps besides.
+
+    >>> with limited(given=0, turns=1):
+    ...     list(examined("ab", 5)), budget().most - budget().steps
+    (['a', 'b'], 10)
+    """
     for item in items:
         spend(steps)
         yield compared(item)
 
 
 def sized(value: Any) -> Any:
-    """`value`, unless it is too large (TemplateTooCostly), after taking the steps that making it cost."""
+    """`value`, unless it is too large (TemplateTooCostly), after taking the steps that making it cost.
+
+    >>> with limited(given=0, turns=1):
+    ...     sized("a" * 10**7)
+    Traceback (most recent call last):
+    rmruntime.text.template_budget.TemplateTooCostly: it makes a value of 10000000 characters or items, at most ...
+    """
     if value.__class__ is str and len(value) <= WEIGHTLESS:
         return value
     if isinstance(value, (str, bytes, list, tuple, dict)):
@@ -186,7 +216,13 @@ def sized(value: Any) -> Any:
 
 
 def check_size(size: float) -> None:
-    """Raises TemplateTooCostly where `size` characters or items are more than a value may have."""
+    """Raises TemplateTooCostly where `size` characters or items are more than a value may have.
+
+    >>> with limited(given=0, turns=1):
+    ...     check_size(1e9)
+    Traceback (most recent call last):
+    rmruntime.text.template_budget.TemplateTooCostly: it makes a value of 1000000000 characters or items, at most ...
+    """
     left = budget()
     if size > left.largest:
         raise TemplateTooCostly(f"it makes a value of {size:.0f} characters or items, at most {left.largest} can be")
@@ -202,7 +238,12 @@ def check_bits(bits: int) -> None:
 
 
 def printed(value: Any) -> Any:
-    """`value`, its text's length taken off what may be printed; templates print through this."""
+    """`value`, its text's length taken off what may be printed; templates print through this.
+
+    >>> with limited(given=0, turns=1):
+    ...     printed("hello"), OUTPUT_SIZE - budget().output
+    ('hello', 5)
+    """
     left = _current.budget
     if left is None:
         if not isinstance(value, (str, int, float)):
@@ -262,7 +303,12 @@ def _attributes(namespace: Namespace) -> dict[str, Any]:
 
 @contextmanager
 def one_deeper() -> Iterator[None]:
-    """A call of something that may call itself. Raises TemplateTooCostly for too many within one another."""
+    """A call of something that may call itself. Raises TemplateTooCostly for too many within one another.
+
+    >>> with limited(given=0, turns=1), one_deeper():
+    ...     budget().depth
+    1
+    """
     left = budget()
     if left.depth >= MAX_DEPTH:
         raise TemplateTooCostly(f"its macros call one another more than {MAX_DEPTH} deep")

@@ -41,7 +41,7 @@ def test_more_experts_than_a_batch_has_slots_and_a_window(tmp_path: Path) -> Non
     check_scores(family_checkpoint(tmp_path / "c", "mixtral", fields), tmp_path / "b")
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bf16", marks=pytest.mark.ladder), "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     fields = TINY | {"num_hidden_layers": 2}
     check_parity_gate(family_checkpoint(tmp_path / "c", "mixtral", fields), tmp_path / "b", dtype)

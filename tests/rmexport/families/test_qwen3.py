@@ -33,6 +33,7 @@ def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "qwen3", TINY | fields), tmp_path / "b")
 
 
+@pytest.mark.ladder
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(family_checkpoint(tmp_path / "c", "qwen3", TINY), tmp_path / "b", dtype)

@@ -68,13 +68,14 @@ def test_no_allowance_where_transformers_ranks_well() -> None:
 
 
 def test_the_error_of_a_difference_of_ranks() -> None:
-    """Against the spread of the difference over 300 draws of the noise of both."""
+    """Of 50 draws of the noise of both, against the spread of the difference over 300."""
     rng = np.random.default_rng(2)
     differences, errors = [], []
-    for _ in range(300):
+    for draw in range(300):
         engine, own = (REFERENCE[:60] + rng.normal(0, 0.25, 60) for _ in range(2))
         differences.append(spearman(engine, REFERENCE[:60]) - spearman(own, REFERENCE[:60]))
-        errors.append(rank_difference_error(engine, own, REFERENCE[:60]))
+        if draw < 50:
+            errors.append(rank_difference_error(engine, own, REFERENCE[:60]))
     assert 0.8 < np.mean(errors) / np.std(differences) < 1.5
     assert rank_difference_error(REFERENCE[:2], REFERENCE[:2], REFERENCE[:2]) == math.inf
 

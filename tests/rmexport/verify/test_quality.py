@@ -1,6 +1,7 @@
 """Budgets in words and numbers, what is measured against them, and `verify` of quantized bundles."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from rmexport.verify.run import verify
 from tiny_checkpoints import TinyShape, gated, sequence_classifier
 
 SHAPE = TinyShape(max_position_embeddings=2048, num_hidden_layers=2)
-FEW = VerifyOptions(conversations=24)
+FEW = VerifyOptions(conversations=24, device="ort-cpu")
 
 
 def test_levels_and_numbers() -> None:
@@ -83,9 +84,8 @@ def test_given_counterparts(tmp_path: Path) -> None:
     export(folder, tmp_path / "q", ExportOptions(dtype="bf16", quantize="int8"))
     export(folder, tmp_path / "b", ExportOptions(dtype="bf16"))
     export(folder, tmp_path / "fp32")
-    loose = VerifyOptions(conversations=24, quality="loose")
     found = {
-        against: verify(tmp_path / "q", folder, VerifyOptions(**{**loose.__dict__, "against": against}))
+        against: verify(tmp_path / "q", folder, replace(FEW, quality="loose", against=against))
         for against in (None, str(tmp_path / "b"), "reference")
     }
     own, given, reference = found.values()
@@ -94,7 +94,7 @@ def test_given_counterparts(tmp_path: Path) -> None:
     assert reference.quality[0].mean_error == own.quality[0].reference_error
     for wrong, reason in (("q", "is quantized too"), ("fp32", r"in another dtype \(fp32\)")):
         with pytest.raises(VerificationError, match=reason):
-            verify(tmp_path / "q", folder, VerifyOptions(conversations=24, against=str(tmp_path / wrong)))
+            verify(tmp_path / "q", folder, replace(FEW, against=str(tmp_path / wrong)))
 
 
 def test_pairs_of_records_are_the_pairs(tmp_path: Path) -> None:
@@ -114,6 +114,6 @@ def test_the_options_are_about_quantized_bundles(tmp_path: Path) -> None:
     folder = str(sequence_classifier(tmp_path / "c", SHAPE).folder)
     export(folder, tmp_path / "b")
     with pytest.raises(OptionError, match="--quality is about quantized bundles"):
-        verify(tmp_path / "b", folder, VerifyOptions(conversations=24, quality="strict"))
+        verify(tmp_path / "b", folder, replace(FEW, quality="strict"))
     with pytest.raises(OptionError, match="--quality is 'best'"):
         VerifyOptions(quality="best")

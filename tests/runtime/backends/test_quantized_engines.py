@@ -53,7 +53,7 @@ def test_a_score_does_not_depend_on_its_batch(
     """Bitwise, for passes of one token and of 128 and one too, whose last row MatMulNBits would sum otherwise."""
     tokens = np.random.default_rng(0).integers(5, 60, 129).tolist()
     records = [*ragged_records(9, 3), {"input_ids": [7]}, {"input_ids": [7, 8]}, {"input_ids": tokens}]
-    with RewardModel.load(bundles[dtype, scheme], device=device) as model:
+    with RewardModel.load(bundles[dtype, scheme], device=device, threads=2) as model:  # which share a product's rows
         alone = [model.score([record])[0] for record in records]
         for budget in (4096, 200):
             assert model.score(records, ScoreOptions(max_batch_tokens=budget)) == alone, budget
