@@ -15,7 +15,7 @@ def test_public_names() -> None:
     assert set(rmruntime.__all__) == {
         "BackendError", "BundleError", "ClusterError", "DeadlineExceeded", "DeviceLimit", "DeviceMemoryError",
         "EngineNotInstalled", "EngineUnusable", "InputError", "InputTooLong", "NonFiniteScore", "OptionError",
-        "OutputError", "QueueFull", "RecordError", "RewardModel", "RewardModelError", "Run", "Score", "ScoreFuture",
+        "OutputError", "QueueFull", "RankedDocument", "RecordError", "RewardModel", "RewardModelError", "Run", "Score", "ScoreFuture",
         "ScoreOptions", "Statistics", "__version__",
     }  # fmt: skip
     assert set(rmexport.__all__) == {

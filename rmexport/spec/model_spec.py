@@ -28,7 +28,7 @@ from rmexport.graph.writer import GraphWriter
 from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
 from rmexport.prompt.format import read_format
-from rmexport.prompt.recipe import recipe_for
+from rmexport.prompt.recipe import Recipe, recipe_for
 from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import WeightLocation, WeightSpec
@@ -78,7 +78,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     family = _family(candidate)
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
-    name, facts, head = chosen.kind.name, chosen.facts, read_head(chosen)
+    name, facts, head = chosen.kind.name, chosen.facts, _scored(read_head(chosen), chosen.facts.recipe)
     prefixes = {**found_prefix(family.embedding, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.embedding, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head)
@@ -108,6 +108,19 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         weights=weights,
         notes=(*checkpoint.notes, *head.notes, *format_notes, *facts.tokenizer.notes),
     )
+
+
+def _scored(head: Head, recipe: Recipe | None) -> Head:
+    """The head with the score that the recipe names. Raises OptionError where it has no such output."""
+    if recipe is None or recipe.score_output is None:
+        return head
+    outputs = [output.name for output in head.outputs]
+    if recipe.score_output not in outputs:
+        raise OptionError(
+            f"recipe {recipe.name!r} has score_output {recipe.score_output!r}, which its head does not have: expected "
+            f"one of {', '.join(outputs)}"
+        )
+    return replace(head, score=recipe.score_output)
 
 
 def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
