@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import GraphWriter
 from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
+from rmexport.prompt.cross_encoder import cross_encoder_recipe
 from rmexport.prompt.format import read_format
 from rmexport.prompt.recipe import Recipe, recipe_for
 from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
@@ -74,7 +76,7 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
     """
     refuse_quantized(checkpoint.config, checkpoint.tensors)
-    candidate = _candidate(checkpoint, options)
+    candidate = _with_cross_encoder(_candidate(checkpoint, options), checkpoint.folder)
     family = _family(candidate)
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
@@ -131,6 +133,14 @@ def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
         recipe=recipe_for(options.recipe, checkpoint.repo),
         options=options,
     )
+
+
+def _with_cross_encoder(candidate: Candidate, folder: Path) -> Candidate:
+    """The candidate with the recipe of Sentence Transformers' files, where neither user nor repository has one."""
+    if candidate.recipe is not None:
+        return candidate
+    row = candidate.tensors.get("score.weight")
+    return replace(candidate, recipe=cross_encoder_recipe(folder, row.shape[0] if row else 1, candidate.text))
 
 
 def _because(chosen: ChosenHead) -> dict[str, str]:
