@@ -77,8 +77,8 @@ def _check_document(recipe: Recipe) -> None:
         places = [place for place in range(len(without) + 1) if _inserted(without, place, written)]
         if len(set(written)) > 1 and not places:
             raise OptionError(
-                f"recipe {recipe.name!r}: the piece {piece!r} changes the document, expected it written once, as it is: "
-                "{{ document }}"
+                f"recipe {recipe.name!r}: the piece {piece!r} changes the document, expected it written once, as it "
+                "is: {{ document }}"
             )
 
 
