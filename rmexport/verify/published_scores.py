@@ -77,10 +77,8 @@ class GoldenReport:
         lines = [f"{self.repo} on {self.backend} in {self.precision}, raw scores:"]
         for one in self.comparisons:
             mark = "ok  " if one.passed else "FAIL"
-            lines.append(
-                f"{mark} {one.found:9.4f}, published {one.published:9.4f}, {abs(one.found - one.published):.4f} apart (at "
-                f"most {one.allowed:g}): {one.document:.60}"
-            )
+            apart = f"{abs(one.found - one.published):.4f} apart (at most {one.allowed:g})"
+            lines.append(f"{mark} {one.found:9.4f}, published {one.published:9.4f}, {apart}: {one.document:.60}")
         sources = dict.fromkeys(one.source for one in self.comparisons)
         return "\n".join([*lines, *(f"source: {source}" for source in sources), "passed" if self.passed else "failed"])
 
