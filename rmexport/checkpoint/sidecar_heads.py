@@ -58,7 +58,7 @@ def read_side_files(folder: Path) -> WeightFiles:
         notes += found.notes
         for name, info in found.tensors.items():
             full = _full_name(file, name)
-            tensors[full] = replace(info, name=full, offset=None if file == dense else info.offset)
+            tensors[full] = replace(info, name=full)
             routes[full] = Route(found.reader, info)
     return WeightFiles(tensors, RoutedReader(routes), files, notes=notes)
 

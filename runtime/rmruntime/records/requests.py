@@ -25,7 +25,7 @@ without a separator.
 import difflib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from rmruntime.errors import RecordError
@@ -85,7 +85,7 @@ class Request:
     conversations: tuple[Conversation, ...]
     steps: tuple[str, ...] = ()
     chosen: int = 0
-    documents: tuple[Document, ...] = ()
+    documents: tuple[Document, ...] = field(default=(), compare=False)  # said by the conversations too
     id: Identity | None = None
 
 

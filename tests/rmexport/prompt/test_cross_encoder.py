@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
 from conversations import ragged_records
@@ -23,6 +24,7 @@ from rmexport.errors import CheckpointError, ExportError, UnsupportedModel
 from rmexport.spec import read_spec
 from rmruntime import InputError, RewardModel, Score
 from tiny_checkpoints import TinyCheckpoint, causal_lm, sequence_classifier
+from tiny_tokenizer import BOS
 
 TASK = "Given a web search query, retrieve relevant passages"
 TEMPLATE = (
@@ -73,7 +75,7 @@ def dense(folder: Path, pooling: Any = "lasttoken", bias: bool = False, **more: 
     layer |= {"activation_function": "torch.nn.modules.linear.Identity", "module_input_name": "sentence_embedding"}
     pooled = {"pooling_mode": pooling, "embedding_dimension": HIDDEN}
     write_files(folder, modules, configs={"1_Pooling": pooled, "2_Dense": layer}, **more)
-    tensors = {"linear.weight": normal(1, HIDDEN, seed=5)} | ({"linear.bias": torch.tensor([0.25])} if bias else {})
+    tensors = {"linear.weight": normal(1, HIDDEN, seed=5)} | ({"linear.bias": torch.tensor([-2.5])} if bias else {})
     save_file(tensors, folder / "2_Dense" / "model.safetensors")
     return tensors
 
@@ -196,8 +198,10 @@ def test_what_the_files_decide_is_told(tmp_path: Path) -> None:
     assert spec.recipe is not None and spec.recipe.name == "sentence-transformers"
     assert (spec.head_name, spec.score, spec.format.layout) == ("token_logits", "logit", "query_document")
     assert (spec.format.system, spec.format.takes_instruction) == (TASK, True)
-    own = read_spec(open_checkpoint(str(checkpoint.folder)), ExportOptions(recipe="nemotron"))
-    assert own.recipe is not None and own.recipe.name == "nemotron"  # the user's own choice
+    own = {"name": "own", "description": "d", "head": "token_logits", "token_ids": [5], "layout": "query_document"}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    asked = read_spec(open_checkpoint(str(checkpoint.folder)), ExportOptions(recipe=str(tmp_path / "own.json")))
+    assert asked.recipe is not None and (asked.recipe.name, asked.score) == ("own", "score")  # the user's own choice
 
 
 def test_a_template_without_a_system_turn_takes_no_instruction(tmp_path: Path) -> None:
@@ -237,7 +241,6 @@ def broken(folder: Path, file: str, **changes: Any) -> None:
         ("sentence_bert_config.json", {"modality_config": {"message": {"format": "structured"}}}, "only flat text"),
         ("sentence_bert_config.json", {"processing_kwargs": {"chat_template": {"enable_thinking": False}}},
          "not supported: enable_thinking"),
-        ("sentence_bert_config.json", {"modality_config": {}}, "special tokens of its own around them"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_refused(tmp_path: Path, file: str, changes: Any, message: str) -> None:
@@ -245,6 +248,18 @@ def test_what_is_not_supported_is_refused(tmp_path: Path, file: str, changes: An
     dense(checkpoint.folder)
     broken(checkpoint.folder, file, **changes)
     with pytest.raises(ExportError, match=message):
+        read_spec(open_checkpoint(str(checkpoint.folder)), ExportOptions())
+
+
+def test_special_tokens_around_a_pair_are_refused(tmp_path: Path) -> None:
+    checkpoint = causal_lm(tmp_path / "checkpoint")
+    logit_score(checkpoint.folder, transformer={"modality_config": {}})
+    tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    ids = [(BOS, checkpoint.tokenizer.bos_id)]
+    pair = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=ids)
+    tokenizer.post_processor = pair
+    tokenizer.save(str(checkpoint.folder / "tokenizer.json"))
+    with pytest.raises(UnsupportedModel, match="special tokens of its own around them"):
         read_spec(open_checkpoint(str(checkpoint.folder)), ExportOptions())
 
 

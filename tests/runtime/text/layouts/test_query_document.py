@@ -134,13 +134,13 @@ def test_a_template_over_roles(roles):
     for side in ("left", "right"):
         [cut] = encode(encoder, {**record, "documents": [" long " * 200]}, ScoreOptions(max_length=90, truncate=side))
         assert len(cut.ids) == 90 and cut.ids[-8:].tolist() == given.ids[-8:].tolist()
-        assert cut.ids[:40].tolist() == given.ids[:40].tolist()
+        assert cut.ids[:34].tolist() == given.ids[:34].tolist()
 
 
 def test_a_short_document_is_found_by_its_place(roles):
     """ "a" is in the template's own text too, which no cut may touch."""
     encoder = reranker(roles, generation_prompt=True)
-    record = {"query": "b" * 60, "documents": ["a"]}
+    record = {"query": "b" * 60, "documents": ["e"]}
     [whole] = encode(encoder, record)
     [cut] = encode(encoder, record, ScoreOptions(max_length=len(whole.ids) - 1, truncate="right"))
     [given] = encode(encoder, {"text": f"query: {'b' * 60}\ndocument: \nRelevant:"})
