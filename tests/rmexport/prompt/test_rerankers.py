@@ -14,9 +14,14 @@ from conversations import ragged_records
 from family_checkpoints import command_records
 from reward_trunks import TOLERANCE, check_gate, tokenizer_of
 from rmexport import ExportOptions, export
+from rmexport.bench.options import BenchOptions
+from rmexport.bench.workload import make_workload
 from rmexport.errors import CheckpointError, OptionError
 from rmexport.prompt.recipe import recipes
+from rmexport.verify.options import VerifyOptions
+from rmexport.verify.run import verify
 from rmruntime import RewardModel, ScoreOptions
+from rmruntime.bundle import Bundle
 from rmruntime.records import parse_record
 from tiny_checkpoints import TinyCheckpoint, TinyShape, causal_lm, sequence_classifier
 from tiny_tokenizer import BOS
@@ -204,6 +209,27 @@ def test_the_query_is_computed_once(tmp_path: Path) -> None:
     )
     assert statistics.given == sum(lengths) and statistics.computed == sum(lengths) - 2 * shared
     assert shared > 300
+
+
+def test_verify_and_bench_take_queries(tmp_path: Path) -> None:
+    checkpoint = causal_lm(tmp_path / "checkpoint", TinyShape(max_position_embeddings=2048))
+    recipe = own_recipe(tmp_path, "mxbai-rerank-v2", (YES, NO))
+    export(str(checkpoint.folder), tmp_path / "bundle", ExportOptions(recipe=recipe))
+    records = [
+        {"query": f"What is {i}?", "documents": texts(4, seed=i), "instruction": "Prefer news."} for i in range(3)
+    ]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    report = verify(
+        tmp_path / "bundle",
+        str(checkpoint.folder),
+        VerifyOptions(data=tmp_path / "queries.jsonl", device="ort-cpu", reference_cache="off"),
+    )
+    assert report.passed and report.sequences == 12
+    workload = make_workload(Bundle.open(tmp_path / "bundle"), BenchOptions(workload=tmp_path / "queries.jsonl"))
+    ids = [
+        mxbai(tokenizer_of(checkpoint.folder), r["query"], d, "Prefer news.") for r in records for d in r["documents"]
+    ]
+    assert [list(sequence) for sequence in workload.sequences] == ids
 
 
 @pytest.mark.parametrize(
