@@ -82,3 +82,16 @@ def test_a_table_of_queries(tmp_path: Path) -> None:
     assert turns(first) == [[("user", "Why?"), ("assistant", "x")], [("user", "Why?"), ("assistant", "y")]]
     assert turns(second) == [[("system", "Be brief."), ("user", "How?"), ("assistant", "z")]]
     assert second.documents == ({"id": "c", "text": "z"},)
+
+
+@pytest.mark.parametrize(("relevant", "irrelevant"), [("positive", "negative"), ("pos", "neg")])
+def test_reranking_data_sets(relevant: str, irrelevant: str) -> None:
+    """MTEB's and FlagEmbedding's columns: lists of documents, of which the relevant ones should be above."""
+    request = parse_record({"query": "Why?", relevant: ["a", "b"], irrelevant: ["c"], "language": "en"})
+    assert (request.kind, request.chosen) == ("sets", 2)
+    assert turns(request) == [[("user", "Why?"), ("assistant", text)] for text in "abc"]
+    assert parse_record({"query": "Why?", relevant: "a", irrelevant: "b"}).kind == "pair"
+    plain = parse_record({"prompt": "How?", "response": "a"})
+    assert parse_record({"prompt": "How?", "response": "a", "query": "b", relevant: ["c"], irrelevant: ["d"]}) == plain
+    documents = parse_record({"query": "Why?", "documents": ["a"], relevant: ["c"], irrelevant: ["d"]})
+    assert (documents.kind, documents.documents) == ("documents", ("a",))
