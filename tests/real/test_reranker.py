@@ -1,12 +1,13 @@
 """SmolLM2-135M as a reranker: a recipe of separately tokenized pieces on published weights and their tokenizer."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from real_models import JUDGE, RUNS, real_checkpoint, runs_here
+from real_models import JUDGE, RUNS, real_checkpoint, real_pairs, runs_here
 from rmexport import ExportOptions, export
 from rmexport.verify.options import VerifyOptions
 from rmexport.verify.report import table
@@ -35,6 +36,21 @@ def bundle_of(real_models: Any, dtype: Any) -> Path:
     return made
 
 
+def queries(real_models: Any) -> Path:
+    """Questions of the example with two passages each."""
+    records = [
+        {"query": pair["prompt"], "documents": [pair["chosen"], pair["rejected"]]}
+        for pair in real_pairs(24, single=True)
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+
+    def write(folder: Path) -> None:
+        (folder / "queries.jsonl").write_text(text)
+
+    folder: Path = real_models.made_once("reranker-queries", write)
+    return folder / "queries.jsonl"
+
+
 @pytest.mark.parametrize(("dtype", "engine", "precision"), RUNS)
 def test_parity(real_models: Any, dtype: str, engine: str, precision: Any) -> None:
     """The project's own gate; and documents score bitwise the same alone and beside others."""
@@ -42,7 +58,7 @@ def test_parity(real_models: Any, dtype: str, engine: str, precision: Any) -> No
         pytest.skip(f"{engine} has no {precision} products on this processor")
     bundle = bundle_of(real_models, dtype)
     options = VerifyOptions(
-        data=real_models.records(JUDGE),
+        data=queries(real_models),
         device=engine,
         precision=precision,
         reference_cache=str(real_models.made_once("references", lambda folder: None)),
@@ -62,7 +78,7 @@ def test_the_tokens_are_those_of_the_pieces(real_models: Any) -> None:
     with RewardModel.load(bundle_of(real_models, "bf16")) as model:
         [sequences] = model.encode([request], ScoreOptions())
         [cut] = model.encode(
-            [parse_record({"query": QUERY, "document": "long " * 3000})], ScoreOptions(truncate="right")
+            [parse_record({"query": QUERY, "document": "long " * 3000})], ScoreOptions(truncate="right", max_length=512)
         )
     parts = ("<|im_start|>user\nBe strict.\nQuestion: Who wrote Faust?\n", "Passage: {}")
     end = "\nDoes the passage answer the question? Answer Yes or No.<|im_end|>\n<|im_start|>assistant\n"
@@ -70,7 +86,7 @@ def test_the_tokens_are_those_of_the_pieces(real_models: Any) -> None:
         pieces = (parts[0], parts[1].format(document), end)
         assert sequence.ids.tolist() == [i for p in pieces for i in tokenizer.encode(p, add_special_tokens=False)]
     kept = tokenizer.decode(cut[0].ids)  # type: ignore[index] # no error
-    assert kept.endswith(end) and len(cut[0].ids) == model.manifest.backbone.max_length  # type: ignore[index]
+    assert kept.endswith(end) and len(cut[0].ids) == 512  # type: ignore[index]
 
 
 def test_the_query_is_shared(real_models: Any) -> None:
