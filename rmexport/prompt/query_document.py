@@ -45,10 +45,10 @@ def probe_query_document(text: TemplateProbe, recipe: Recipe) -> QueryDocument |
     try:
         plain, instructed = (_written(text, form, system) for system in ((), (Message("system", _INSTRUCTION),)))
     except (BundleError, InputError) as error:
-        raise _refusal(recipe, f"cannot write a query and a document: {error}") from error
+        raise _refusal(recipe, f"the text of a query and a document cannot be written: {error}") from error
     missing = [name for name, part in (("query", _QUERY), ("document", _DOCUMENT.strip())) if part not in plain]
     if missing:
-        raise _refusal(recipe, f"leave out the {' and the '.join(missing)}, expected both to be written")
+        raise _refusal(recipe, f"the text leaves out the {' and the '.join(missing)}, expected both in it")
     _check_document(recipe)
     return QueryDocument(plain, takes_instruction=_INSTRUCTION in instructed)
 
@@ -91,7 +91,7 @@ def _inserted(without: str, place: int, written: list[str]) -> bool:
 
 def _refusal(recipe: Recipe, what: str) -> CheckpointError | OptionError:
     if recipe.pieces or recipe.template is not None:
-        return OptionError(f"recipe {recipe.name!r}: its {'pieces' if recipe.pieces else 'template'} {what}")
+        return OptionError(f"recipe {recipe.name!r}, {'pieces' if recipe.pieces else 'template'}: {what}")
     return CheckpointError(
-        f"the chat template over the roles system, query and document would {what}; give a recipe with pieces"
+        f"the chat template, over the roles system, query and document: {what}; give a recipe with pieces"
     )

@@ -30,6 +30,7 @@ _ONLY_IN = {  # field -> the layouts that read it
     "position": ("chat", "preference", "query_document"),
     "generation_prompt": ("separated_steps", "preference", "query_document"),
     "pieces": ("query_document",),
+    "append": ("chat", "graded_turns", "tagged_steps", "separated_steps", "preference"),  # pieces end as they say
 }
 
 

@@ -235,12 +235,13 @@ def test_verify_and_bench_take_queries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pieces": ["{{ query }}"]}, "its pieces leave out the document"),
-        ({"pieces": ["{{ querry }}", "{{ document }}"]}, "its pieces leave out the query"),
+        ({"pieces": ["{{ query }}"]}, "pieces: the text leaves out the document"),
+        ({"pieces": ["{{ querry }}", "{{ document }}"]}, "pieces: the text leaves out the query"),
         ({"pieces": ["{{ query }}", "{{ document | trim }}"]}, "changes the document"),
         ({"pieces": ["{{ query }}", "{{ document }}{{ document }}"]}, "changes the document"),
-        ({"pieces": ["{{ query }", "{{ document }}"]}, "its pieces cannot write a query and a document"),
+        ({"pieces": ["{{ query }", "{{ document }}"]}, "pieces: the text of a query and a document cannot be written"),
         ({"template": "{{ messages }}"}, "has pieces and a template"),
+        ({"append": "!"}, "has layout query_document and append, which only chat"),
         ({"layout": "chat"}, "has layout chat and pieces, which only query_document reads"),
         ({"token_ids": [YES]}, "has score_output 'logit', which its head does not have: expected one of score"),
     ],
@@ -260,5 +261,5 @@ def test_a_chat_template_without_the_roles_is_refused(tmp_path: Path) -> None:
     )
     path = Path(own_recipe(tmp_path, "mxbai-rerank-v2", (YES, NO)))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pieces": []}))
-    with pytest.raises(CheckpointError, match="leave out the query and the document"):
+    with pytest.raises(CheckpointError, match="leaves out the query and the document"):
         export(str(checkpoint.folder), tmp_path / "bundle", ExportOptions(recipe=str(path)))
