@@ -94,7 +94,9 @@ class RequestTokenizer:
         drafted = [self._try_draft(request, options) for request in requests]
         drafts = [draft for item in drafted if not isinstance(item, InputError) for draft in item]
         texts = [text for draft in drafts for text in draft.texts]
-        encoded = iter(self._tokenizer.encode_batch(texts))
+        distinct = list(dict.fromkeys(texts))  # rerankers have the same text around every document
+        by_text = dict(zip(distinct, self._tokenizer.encode_batch(distinct), strict=True))
+        encoded = iter([by_text[text] for text in texts])
         outcomes: list[tuple[TokenSequence, ...] | InputError] = []
         for request, item in zip(requests, drafted, strict=True):
             if isinstance(item, InputError):

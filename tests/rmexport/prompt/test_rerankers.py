@@ -151,7 +151,7 @@ def test_published_input_and_score(tmp_path: Path, name: str) -> None:
     export(str(checkpoint.folder), tmp_path / "bundle", ExportOptions(recipe=own_recipe(tmp_path, name, rows)))
     documents, instructions = texts(max(COUNTS)), [None, "Prefer news.\n"] if instructed else [None]
     with RewardModel.load(tmp_path / "bundle", device="ort-cpu") as model:
-        for query, instruction in [(q, i) for q in ("What is 1 + 2?", "é 東🙂\n") for i in instructions]:
+        for query, instruction in [(q, i) for q in ("What is 1 + 2?", "é 東🙂\n", "Why.. \n\n ") for i in instructions]:
             record: dict[str, Any] = {"query": query, "documents": documents, "instruction": instruction}
             ids = [build(tokenizer, query, document, instruction) for document in documents]
             [sequences] = model.encode([parse_record(record)], ScoreOptions())
