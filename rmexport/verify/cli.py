@@ -89,10 +89,15 @@ def run_verify_command(arguments: argparse.Namespace) -> int:
 
 
 def _run_golden(arguments: argparse.Namespace) -> int:
+    from rmexport.errors import OptionError
     from rmexport.verify.published_scores import compare_published
     from rmruntime.commands.command import say
     from rmruntime.commands.engine_arguments import engine_options
 
+    if beside := [name for name in ("checkpoint", "data", "recipe") if getattr(arguments, name) is not None]:
+        raise OptionError(
+            f"found --golden and --{beside[0]}, expected one of them: published scores need no checkpoint"
+        )
     report = compare_published(arguments.bundle, arguments.golden, engine_options(arguments))
     say(report.json() if arguments.json else report.text())
     return 0 if report.passed else 1

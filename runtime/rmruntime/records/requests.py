@@ -208,8 +208,10 @@ def _query(record: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _document_text(document: object, where: str) -> str:
-    if not isinstance(document, Mapping):
+    if isinstance(document, str):
         return _text(document, where)
+    if not isinstance(document, Mapping):
+        raise RecordError(f"{where}: found {_found(document)}, expected a string, or an object with its text")
     if "text" not in document:
         raise RecordError(f"{where}: found an object without text, expected a string, or an object with its text")
     return _text(document["text"], f"{where}.text")

@@ -60,3 +60,5 @@ def test_scores_are_compared(
 def test_either_the_checkpoint_or_published_scores(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "bundle"]) == 2
     assert "verify needs --checkpoint" in capsys.readouterr().err
+    assert main(["verify", "bundle", "--golden", "org/own", "--data", "records.jsonl"]) == 2
+    assert "found --golden and --data, expected one of them" in capsys.readouterr().err
