@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     from rmexport.inspection.cli import add_inspect_arguments
     from rmexport.verify.cli import add_verify_arguments
     from rmexport.version import __version__
-    from rmruntime.cli import add_score_arguments, run_score
+    from rmruntime.cli import add_rank_arguments, add_score_arguments, run_rank, run_score
     from rmruntime.commands.command import CommandParser
 
     parser = CommandParser(
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score a file of records with a bundle")
     add_score_arguments(score)
     score.set_defaults(run=run_score)
+    rank = commands.add_parser("rank", help="put each query's documents in the order of a bundle's scores")
+    add_rank_arguments(rank)
+    rank.set_defaults(run=run_rank)
     add_bench_arguments(commands.add_parser("bench", help="compare a bundle's speed with other programs'"))
     commands.add_parser("recipes", help="list the built-in recipes").set_defaults(run=_recipes)
     return parser

@@ -15,8 +15,8 @@ def test_public_names() -> None:
     assert set(rmruntime.__all__) == {
         "BackendError", "BundleError", "ClusterError", "DeadlineExceeded", "DeviceLimit", "DeviceMemoryError",
         "EngineNotInstalled", "EngineUnusable", "InputError", "InputTooLong", "NonFiniteScore", "OptionError",
-        "OutputError", "QueueFull", "RecordError", "RewardModel", "RewardModelError", "Run", "Score", "ScoreFuture",
-        "ScoreOptions", "Session", "Statistics", "WarmPrefix", "__version__",
+        "OutputError", "QueueFull", "RankedDocument", "RecordError", "RewardModel", "RewardModelError", "Run", "Score",
+        "ScoreFuture", "ScoreOptions", "Session", "Statistics", "WarmPrefix", "__version__",
     }  # fmt: skip
     assert set(rmexport.__all__) == {
         "CheckpointError", "ExportError", "ExportOptions", "OptionError", "TargetExists", "UnsupportedModel",

@@ -32,7 +32,7 @@ from rmexport.options import ExportOptions
 from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
 from rmruntime.bundle.manifest import LayoutName
-from rmruntime.cli import add_score_arguments
+from rmruntime.cli import add_rank_arguments, add_score_arguments
 from rmruntime.records import parse_record
 from rmruntime.records.requests import IGNORED_KEYS
 from rmruntime.score_file import result_fields
@@ -82,7 +82,10 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     [commands] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
     score = argparse.ArgumentParser("rmruntime score")
     add_score_arguments(score)
-    return {f"rmexport {name}": parser for name, parser in commands.choices.items()} | {"rmruntime score": score}
+    rank = argparse.ArgumentParser("rmruntime rank")
+    add_rank_arguments(rank)
+    runtime = {"rmruntime score": score, "rmruntime rank": rank}
+    return {f"rmexport {name}": parser for name, parser in commands.choices.items()} | runtime
 
 
 def commands() -> Iterator[list[str]]:
@@ -113,7 +116,7 @@ def test_every_command_line_parses() -> None:
     assert {"export", "verify", "score", "inspect"} <= {words[1] for words in typed if words[0] == "rmexport"}
 
 
-@pytest.mark.parametrize("command", [name for name in parsers() if name != "rmruntime score"])
+@pytest.mark.parametrize("command", [name for name in parsers() if name.startswith("rmexport")])
 def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> None:
     known = options(parsers()[command])
     said = {re.findall(r"--[a-z-]+", cells[0])[0]: cells for cells in rows(section(f"`{command}`"))}
@@ -125,8 +128,9 @@ def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> Non
             assert default in said[name][1], name
 
 
-def test_both_score_commands_are_the_same() -> None:
-    assert options(parsers()["rmexport score"]).keys() == options(parsers()["rmruntime score"]).keys()
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_both_commands_are_the_same(command: str) -> None:
+    assert options(parsers()[f"rmexport {command}"]).keys() == options(parsers()[f"rmruntime {command}"]).keys()
 
 
 def test_no_page_names_an_unknown_option() -> None:
@@ -156,7 +160,7 @@ def test_python_examples_run(place: Path, monkeypatch: pytest.MonkeyPatch, code:
 
 def test_input_records_parse() -> None:
     records = [json.loads(line) for body in blocks(section("Input records"), "json") for line in body.splitlines()]
-    assert {parse_record(record).kind for record in records} == {"single", "candidates", "pair", "steps"}
+    assert {parse_record(record).kind for record in records} == {"single", "candidates", "documents", "pair", "steps"}
     keys = {frozenset(record) - {"id"} for record in records}
     assert {frozenset({"text"}), frozenset({"input_ids"}), frozenset({"messages"})} <= keys
     assert all(f"`{key}`" in section("Input records") for key in IGNORED_KEYS)

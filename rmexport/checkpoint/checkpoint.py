@@ -12,6 +12,7 @@ from rmexport.checkpoint.adapter import BASE_PREFIX, adapted_config, merge_adapt
 from rmexport.checkpoint.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from rmexport.checkpoint.adapter_files import is_adapter, locate_base, read_adapter
 from rmexport.checkpoint.config_fields import read_json_object
+from rmexport.checkpoint.cross_encoder_files import module_files
 from rmexport.checkpoint.origin import Origin, hub_sha256, locate
 from rmexport.checkpoint.sidecar_heads import with_side_files
 from rmexport.checkpoint.tensors import NUMPY_DTYPES, Array, TensorInfo
@@ -98,6 +99,7 @@ class Checkpoint:
         """
         configs = [*([ADAPTER_CONFIG] if self.base else self.weights.settings), CONFIG]
         small = [name for name in configs if (self.folder / name).is_file()] + present_files(self.folder)
+        small += module_files(self.folder)
         small += [self.weights.index] if self.weights.index else []
         try:
             own = [self._record(name, file_sha256(self.folder / name)) for name in small]

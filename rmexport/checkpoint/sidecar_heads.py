@@ -1,14 +1,16 @@
-"""Reads heads in files of their own beside the shards: LLaMA-Factory's value heads, LDL's two networks.
+"""Reads heads in files of their own beside the shards: value heads, LDL's two networks, Sentence Transformers' Dense.
 
 `value_head.safetensors` (else `value_head.bin`) holds `v_head.summary.*`, as LLaMA-Factory's fix_valuehead_checkpoint
 writes it; oldest versions leave out `v_head.`. `regression_layer.pt` and `gating_layer.pt` hold the state dicts of
-LDL-Reward's two networks (reward-bench, models/ldlreward.py), whose tensors get the files' names as prefix.
+LDL-Reward's two networks (reward-bench, models/ldlreward.py), whose tensors get the files' names as prefix; a Dense
+layer of Sentence Transformers has its folder's name.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rmexport.checkpoint.cross_encoder_files import dense_file
 from rmexport.checkpoint.tensors import Route, RoutedReader, TensorInfo
 from rmexport.checkpoint.weight_files import WeightFiles, read_weights
 from rmexport.checkpoint.wrapped_names import unwrapped
@@ -46,7 +48,8 @@ def with_side_files(folder: Path, weights: WeightFiles) -> WeightFiles:
 def read_side_files(folder: Path) -> WeightFiles:
     """The tensors of the side files only; empty where there are no such files. Raises CheckpointError."""
     value_head = [file for file in VALUE_HEADS if (folder / file).is_file()][:1]
-    files = (*value_head, *(file for file in NETWORKS if (folder / file).is_file()))
+    dense = dense_file(folder)
+    files = (*value_head, *(file for file in NETWORKS if (folder / file).is_file()), *([dense] if dense else []))
     tensors: dict[str, TensorInfo] = {}
     routes: dict[str, Route] = {}
     notes: tuple[str, ...] = ()
@@ -63,6 +66,8 @@ def read_side_files(folder: Path) -> WeightFiles:
 def _full_name(file: str, name: str) -> str:
     if file in NETWORKS:
         return f"{file.removesuffix('.pt')}.{name}"
+    if "/" in file:  # a module's own folder
+        return f"{file.partition('/')[0]}.{name}"
     return f"v_head.{name}" if name.startswith("summary.") else name
 
 

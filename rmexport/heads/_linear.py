@@ -13,14 +13,19 @@ from rmexport.heads import Head
 
 @dataclass(frozen=True, kw_only=True)
 class LinearHead(Head):
-    """A head of linear layers, `value`, whose single output is the score, without an activation."""
+    """A head of linear layers, `value`, whose single output is the score, or with `sigmoid` its log-odds."""
 
     value: FeedForward
+    sigmoid: bool = False
 
     def build(self, h: HeadWriter, hidden: ir.Value) -> None:
         """score [P], raw."""
-        h.w.output("score", self.value.build_value(h, hidden), ["P"])
+        value = self.value.build_value(h, hidden)
+        if self.sigmoid:
+            h.w.output("score", h.w.op("Sigmoid", value), ["P"])
+        h.w.output("logit" if self.sigmoid else "score", value, ["P"])
 
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The layers in sequence, on torch tensors; the dtype is the caller's."""
-        return {"score": self.value.reference(hidden["score"], weights)[:, 0]}
+        value = self.value.reference(hidden["score"], weights)[:, 0]
+        return {"score": value.sigmoid(), "logit": value} if self.sigmoid else {"score": value}

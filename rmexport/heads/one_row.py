@@ -34,10 +34,12 @@ def read(facts: HeadFacts) -> LinearHead:
     ignored = [f"{other}.{kind}" for other in others for kind in ("weight", "bias")]
     ignored += [f"{layer}.bias"] if bias and not kept else []
     ignored += [name for name in facts.tensors if f".{name}".endswith(f".{facts.lm_head}")]
+    sigmoid = facts.recipe is not None and facts.recipe.activation == "sigmoid"
     return LinearHead(
         positions={"score": facts.score_rule("last")},
-        outputs=(Output(name="score", per=facts.unit),),
+        outputs=tuple(Output(name=name, per=facts.unit) for name in (("score", "logit") if sigmoid else ("score",))),
         value=linear_value(layer, facts.hidden_size, bias=kept),
+        sigmoid=sigmoid,
         ignored=tuple(ignored),
         notes=_notes(layer, others, bias=bias, kept=kept),
     )
@@ -77,7 +79,7 @@ def _notes(layer: str, others: list[str], *, bias: bool, kept: bool) -> tuple[st
 
 HEAD = ScoringHead(
     name="one_row",
-    recipe_fields=("position", "head_tensor", "drop_bias"),
+    recipe_fields=("position", "activation", "head_tensor", "drop_bias"),
     fallback=True,
     claims=claims,
     read=read,

@@ -3,10 +3,13 @@
 from rmexport.checkpoint import TokenizerFiles
 from rmexport.errors import OptionError
 from rmexport.options import ExportOptions
+from rmexport.prompt.query_document import QueryDocument, probe_query_document
 from rmexport.prompt.recipe import PLAIN, Recipe
 from rmexport.prompt.template_probe import ENDINGS, TemplateProbe
 from rmexport.prompt.unread_answers import unread_notes
 from rmruntime.bundle.manifest import BosPolicy, Format
+
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def read_format(
@@ -28,21 +31,24 @@ def read_format(
             f"recipe {known.name!r} appends {known.append!r}, but the head appends the token ids {list(append)} of "
             "config.json: take `append` out of the recipe"
         )
-    if known.layout != "separated_steps":  # which renders the prompt alone
+    judged = probe_query_document(text, known)
+    if judged is None and known.layout != "separated_steps":  # which renders the prompt alone
         text.user_turn_end()
     if known.preference_template is not None:
         text.check_comparison(known.preference_template)
-    bos, note = _bos(text, tokenizer, known, options)
+    begins = _begins_with_bos(text, tokenizer, judged)
+    bos, note = _bos(text, tokenizer, known, options, begins=begins)
     joiner = options.step_joiner if options.step_joiner is not None else known.step_joiner
     layout = Format(
         layout=known.layout,
+        template=None if known.pieces else CHAT_TEMPLATE,
         template_variables=tokenizer.special_tokens,
         pinned_date=options.pinned_date,
         generation_prompt=known.generation_prompt,
-        system=known.system,
+        system=known.system if judged is None or judged.takes_instruction else None,
         bos=bos,
         bos_id=_bos_id(text, tokenizer),
-        text_bos=_template_writes_bos(text, tokenizer),
+        text_bos=begins,
         append=append or asked,
         unit=known.unit,
         response_joiner=known.response_joiner,
@@ -53,7 +59,9 @@ def read_format(
         step_tag=known.step_tag,
         step_separator=known.step_separator,
         preference_template=known.preference_template,
-        opens_reply=_opens_reply(text, known),
+        pieces=known.pieces,
+        takes_instruction=judged is not None and judged.takes_instruction,
+        opens_reply=judged is None and _opens_reply(text, known),
     )
     return layout, (*note, *unread_notes(text, layout))
 
@@ -83,23 +91,24 @@ def _bos_id(text: TemplateProbe, tokenizer: TokenizerFiles) -> int | None:
     return found
 
 
-def _template_writes_bos(text: TemplateProbe, tokenizer: TokenizerFiles) -> bool:
+def _begins_with_bos(text: TemplateProbe, tokenizer: TokenizerFiles, judged: QueryDocument | None) -> bool:
+    """Whether the template, or the first piece, writes a BOS in front."""
     token = tokenizer.special_tokens.get("bos_token")
-    return bool(token) and text.render("a", "b").startswith(str(token))
+    return bool(token) and (judged.text if judged else text.render("a", "b")).startswith(str(token))
 
 
 def _bos(
-    text: TemplateProbe, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions
+    text: TemplateProbe, tokenizer: TokenizerFiles, recipe: Recipe, options: ExportOptions, *, begins: bool
 ) -> tuple[BosPolicy, tuple[str, ...]]:
     """As `apply_chat_template(tokenize=True)` does, unless an option or a recipe sets another policy."""
     token = tokenizer.special_tokens.get("bos_token")
     if options.bos or recipe.bos:
         return options.bos or recipe.bos or "as-is", ()
-    if tokenizer.bos_added_by_tokenizer and not _template_writes_bos(text, tokenizer):
+    if tokenizer.bos_added_by_tokenizer and not begins:
         return "as-is", (
             f"the chat template writes no {token}, the tokenizer would add one to plain text: none is used, as "
             "apply_chat_template does; --bos one puts one in front, as text-then-tokenize pipelines do",
         )
-    if token and text.template is not None and text.render("a", "b").startswith(token * 2):
+    if token and begins and recipe.layout != "query_document" and text.render("a", "b").startswith(token * 2):
         return "as-is", (f"the chat template writes {token!r} twice in front, and both stay; --bos one leaves one",)
     return "as-is", ()

@@ -27,8 +27,10 @@ _ONLY_IN = {  # field -> the layouts that read it
     "step_tag": ("tagged_steps",),
     "step_separator": ("separated_steps",),
     "preference_template": ("preference",),
-    "position": ("chat", "preference"),
-    "generation_prompt": ("separated_steps", "preference"),
+    "position": ("chat", "preference", "query_document"),
+    "generation_prompt": ("separated_steps", "preference", "query_document"),
+    "pieces": ("query_document",),
+    "append": ("chat", "graded_turns", "tagged_steps", "separated_steps", "preference"),  # pieces end as they say
 }
 
 
@@ -43,8 +45,9 @@ class Recipe:
     `head_tensor` names the weight of one row that is the head where several could be; `drop_bias` leaves the head's
     bias out, as transformers does with a sequence classifier's.
     `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put after every
-    conversation that does not already end in it; `objectives` and `score_label` name a head's outputs. `unit` says
-    whether a whole response or one step is judged. The other fields are those of the manifest's Format.
+    conversation that does not already end in it; `objectives` and `score_label` name a head's outputs, `score_output`
+    the one that is the score (log-odds in place of a probability). `unit` says whether a whole response or one step is
+    judged. The other fields are those of the manifest's Format.
     """
 
     name: str
@@ -63,10 +66,11 @@ class Recipe:
     append: str | None = None
     reply: str | None = None
     unit: Per = "sequence"
-    layout: Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "preference"] = "chat"
+    layout: Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "preference", "query_document"] = "chat"
     system: str | None = None
     generation_prompt: bool = False
     preference_template: str | None = None
+    pieces: tuple[str, ...] = ()
     response_joiner: str = " "
     remove: tuple[str, ...] = ()
     step_separators: tuple[str, ...] = ()
@@ -76,6 +80,7 @@ class Recipe:
     bos: BosPolicy | None = None
     objectives: tuple[str, ...] = ()
     score_label: str | None = None
+    score_output: Literal["logit"] | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a layout without what it writes or with what it does not read, and for unfit ids."""
@@ -88,6 +93,8 @@ class Recipe:
                     f"recipe {self.name!r} has layout {self.layout} and {name}, which only {' and '.join(layouts)} "
                     "reads: take it out, or change the layout"
                 )
+        if self.pieces and self.template is not None:
+            raise OptionError(f"recipe {self.name!r} has pieces and a template, which both write a text: leave one out")
         if self.step_separators and self.unit != "step":
             raise OptionError(
                 f"recipe {self.name!r} has step_separators and unit {self.unit!r}, which never splits an answer: "

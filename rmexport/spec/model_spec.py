@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rmexport.checkpoint import Checkpoint
@@ -27,8 +28,9 @@ from rmexport.graph.stages import LayerSpan
 from rmexport.graph.writer import GraphWriter
 from rmexport.heads import Candidate, ChosenHead, Head, HeadFacts, head_of, read_head, refuse_known
 from rmexport.options import ExportOptions
+from rmexport.prompt.cross_encoder import cross_encoder_recipe
 from rmexport.prompt.format import read_format
-from rmexport.prompt.recipe import recipe_for
+from rmexport.prompt.recipe import Recipe, recipe_for
 from rmexport.spec.checkpoint_spec import CheckpointSpec, choose_dtype, family_reason
 from rmexport.spec.tensor_check import check_binding, check_layers
 from rmexport.weights import WeightLocation, WeightSpec
@@ -74,11 +76,11 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     Raises CheckpointError, UnsupportedModel or OptionError; tensor faults are reported all at once.
     """
     refuse_quantized(checkpoint.config, checkpoint.tensors)
-    candidate = _candidate(checkpoint, options)
+    candidate = _with_cross_encoder(_candidate(checkpoint, options), checkpoint.folder)
     family = _family(candidate)
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
-    name, facts, head = chosen.kind.name, chosen.facts, read_head(chosen)
+    name, facts, head = chosen.kind.name, chosen.facts, _scored(read_head(chosen), chosen.facts.recipe)
     prefixes = {**found_prefix(family.embedding, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.embedding, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head)
@@ -110,6 +112,19 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     )
 
 
+def _scored(head: Head, recipe: Recipe | None) -> Head:
+    """The head with the score that the recipe names. Raises OptionError where it has no such output."""
+    if recipe is None or recipe.score_output is None:
+        return head
+    outputs = [output.name for output in head.outputs]
+    if recipe.score_output not in outputs:
+        raise OptionError(
+            f"recipe {recipe.name!r} has score_output {recipe.score_output!r}, which its head does not have: expected "
+            f"one of {', '.join(outputs)}"
+        )
+    return replace(head, score=recipe.score_output)
+
+
 def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
     return Candidate(
         config=checkpoint.config,
@@ -118,6 +133,14 @@ def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:
         recipe=recipe_for(options.recipe, checkpoint.repo),
         options=options,
     )
+
+
+def _with_cross_encoder(candidate: Candidate, folder: Path) -> Candidate:
+    """The candidate with the recipe of Sentence Transformers' files, where neither user nor repository has one."""
+    if candidate.recipe is not None:
+        return candidate
+    row = candidate.tensors.get("score.weight")
+    return replace(candidate, recipe=cross_encoder_recipe(folder, row.shape[0] if row else 1, candidate.text))
 
 
 def _because(chosen: ChosenHead) -> dict[str, str]:

@@ -12,7 +12,15 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     from rmruntime.commands.engine_arguments import add_engine_arguments
 
     parser.add_argument("bundle")
-    parser.add_argument("--checkpoint", required=True, help="the checkpoint the bundle was made from")
+    parser.add_argument("--checkpoint", help="the checkpoint the bundle was made from; not needed with --golden")
+    parser.add_argument(
+        "--golden",
+        nargs="?",
+        const="",
+        metavar="REPO",
+        help="compare with scores that are published of a Hub repository, without the checkpoint (default: of the one "
+        "the bundle was made from)",
+    )
     parser.add_argument("--data", help="file of records (default: a built-in seeded set)")
     parser.add_argument("--conversations", type=int, default=256, help="size of the built-in set (default: 256)")
     add_engine_arguments(parser, without=("threads", "check", "prefix_cache"))
@@ -45,11 +53,15 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_verify_command(arguments: argparse.Namespace) -> int:
     """Verify, and print what was measured; 0 where the bundle passes, else 1."""
-    from rmexport.errors import VerificationError
+    from rmexport.errors import OptionError, VerificationError
     from rmexport.output.progress import Watcher, count_bar, notify
     from rmruntime.commands.command import say
     from rmruntime.commands.engine_arguments import engine_options
 
+    if arguments.golden is not None:
+        return _run_golden(arguments)
+    if arguments.checkpoint is None:
+        raise OptionError("verify needs --checkpoint, the checkpoint that the bundle was made from (or --golden)")
     try:
         from rmexport.verify.options import VerifyOptions
         from rmexport.verify.report import report_json, table
@@ -73,4 +85,19 @@ def run_verify_command(arguments: argparse.Namespace) -> int:
     watcher = Watcher(notify=notify, bars=count_bar)
     report = verify(arguments.bundle, arguments.checkpoint, options, watcher)
     say(report_json(report) if arguments.json else table(report))
+    return 0 if report.passed else 1
+
+
+def _run_golden(arguments: argparse.Namespace) -> int:
+    from rmexport.errors import OptionError
+    from rmexport.verify.published_scores import compare_published
+    from rmruntime.commands.command import say
+    from rmruntime.commands.engine_arguments import engine_options
+
+    if beside := [name for name in ("checkpoint", "data", "recipe") if getattr(arguments, name) is not None]:
+        raise OptionError(
+            f"found --golden and --{beside[0]}, expected one of them: published scores need no checkpoint"
+        )
+    report = compare_published(arguments.bundle, arguments.golden, engine_options(arguments))
+    say(report.json() if arguments.json else report.text())
     return 0 if report.passed else 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rmruntime.batching.runner import Statistics
     from rmruntime.options import ScoreOptions
     from rmruntime.reward_model import RewardModel, Run
-    from rmruntime.scores import Score
+    from rmruntime.scores import RankedDocument, Score
     from rmruntime.sessions.session import Session
     from rmruntime.sessions.warm_prefix import WarmPrefix
 
@@ -46,6 +46,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "QueueFull",
+    "RankedDocument",
     "RecordError",
     "RewardModel",
     "RewardModelError",
@@ -63,6 +64,7 @@ if not TYPE_CHECKING:
     __getattr__ = lazy_names(
         __name__,
         {
+            "RankedDocument": "scores",
             "RewardModel": "reward_model",
             "Run": "reward_model",
             "Score": "scores",

@@ -1,4 +1,4 @@
-"""`rmruntime score`: the scoring command, which `rmexport score` shares; reads arguments and decides nothing else.
+"""`rmruntime score` and `rank`, which `rmexport` shares; reads arguments and decides nothing else.
 
 Everything else is imported in the functions, so that `main` handles Ctrl-C before the slow imports.
 """
@@ -11,8 +11,10 @@ TYPE_CHECKING = False  # typing's own takes time to import
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Literal
 
     from rmruntime.commands.command import Work
+    from rmruntime.options import ScoreOptions
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +28,41 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     ('records.jsonl', 'left', 'stop')
     """
     from rmruntime.cluster.cli import add_cluster_arguments
+
+    _add_file_arguments(parser, "file for the scores, .jsonl or .parquet; a folder with --engine ray (default: stdout)")
+    parser.add_argument(
+        "--aggregate",
+        choices=("mean", "min", "last", "prod"),
+        default="mean",
+        help="how the scores of an answer's steps become one score (default: mean)",
+    )
+    add_cluster_arguments(parser)
+
+
+def add_rank_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rank`, for both command lines.
+
+    >>> import argparse
+    >>> parser = argparse.ArgumentParser()
+    >>> add_rank_arguments(parser)
+    >>> parser.parse_args(["bundle", "queries.jsonl", "--top", "3"]).top
+    3
+    """
+    _add_file_arguments(parser, "file for the ranked documents, .jsonl or .parquet (default: stdout)")
+    parser.add_argument("--top", type=int, help="write the best documents of each query only (default: all)")
+    parser.add_argument(
+        "--no-documents",
+        action="store_true",
+        help="write the documents' places, and their ids where they have some, without their text",
+    )
+
+
+def _add_file_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     from rmruntime.commands.engine_arguments import add_engine_arguments
 
     parser.add_argument("bundle", help="folder written by rmexport export")
     parser.add_argument("input", help="file of records: JSON lines (.jsonl, - for stdin), a JSON array, or Parquet")
-    parser.add_argument(
-        "-o", "--output", help="file for the scores, .jsonl or .parquet; a folder with --engine ray (default: stdout)"
-    )
+    parser.add_argument("-o", "--output", help=output)
     add_engine_arguments(parser)
     parser.add_argument(
         "--max-batch-tokens", type=int, help="most tokens computed in one pass (default: the engine's choice)"
@@ -41,12 +71,6 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncate", choices=("left", "right"), help="cut over-long sequences on this side (default: an error)"
     )
-    parser.add_argument(
-        "--aggregate",
-        choices=("mean", "min", "last", "prod"),
-        default="mean",
-        help="how the scores of an answer's steps become one score (default: mean)",
-    )
     parser.add_argument("--strict-content", action="store_true", help="refuse messages that spell a special token")
     parser.add_argument(
         "--on-error",
@@ -54,7 +78,6 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="whether a record that cannot be scored ends the run, or gets an error in the output (default: stop)",
     )
-    add_cluster_arguments(parser)
 
 
 def run_score(arguments: argparse.Namespace) -> int:
@@ -63,16 +86,9 @@ def run_score(arguments: argparse.Namespace) -> int:
     from rmruntime.commands.command import note
     from rmruntime.commands.engine_arguments import engine_options
     from rmruntime.commands.progress_bars import sequence_bar
-    from rmruntime.options import ScoreOptions
     from rmruntime.score_file import FileOptions, score_file
 
-    options = ScoreOptions(
-        truncate=arguments.truncate,
-        max_length=arguments.max_length,
-        aggregate=arguments.aggregate,
-        strict_content=arguments.strict_content,
-        max_batch_tokens=arguments.max_batch_tokens,
-    )
+    options = _score_options(arguments, arguments.aggregate)
     files = FileOptions(
         input=arguments.input,
         output=arguments.output,
@@ -87,6 +103,39 @@ def run_score(arguments: argparse.Namespace) -> int:
         text = run_on_cluster(arguments.bundle, files, options, cluster)
     note(text)
     return 0
+
+
+def run_rank(arguments: argparse.Namespace) -> int:
+    """Rank the documents of a file's records and print the summary to stderr. Returns 0 as `run_score` does."""
+    from rmruntime.commands.command import note
+    from rmruntime.commands.engine_arguments import engine_options
+    from rmruntime.commands.progress_bars import sequence_bar
+    from rmruntime.score_file import FileOptions, RankOptions, score_file
+
+    files = FileOptions(
+        input=arguments.input,
+        output=arguments.output,
+        engine=engine_options(arguments),
+        on_error=arguments.on_error,
+        rank=RankOptions(top=arguments.top, documents=not arguments.no_documents),
+    )
+    with sequence_bar() as advance:
+        note(score_file(arguments.bundle, files, _score_options(arguments), advance).text())
+    return 0
+
+
+def _score_options(
+    arguments: argparse.Namespace, aggregate: Literal["mean", "min", "last", "prod"] = "mean"
+) -> ScoreOptions:
+    from rmruntime.options import ScoreOptions
+
+    return ScoreOptions(
+        truncate=arguments.truncate,
+        max_length=arguments.max_length,
+        aggregate=aggregate,
+        strict_content=arguments.strict_content,
+        max_batch_tokens=arguments.max_batch_tokens,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,5 +158,11 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    add_score_arguments(commands.add_parser("score", help="score a file of records"))
-    return partial(run_score, parser.parse_args(argv))
+    score = commands.add_parser("score", help="score a file of records")
+    add_score_arguments(score)
+    score.set_defaults(run=run_score)
+    rank = commands.add_parser("rank", help="put each query's documents in the order of their scores")
+    add_rank_arguments(rank)
+    rank.set_defaults(run=run_rank)
+    arguments = parser.parse_args(argv)
+    return partial(arguments.run, arguments)

@@ -19,11 +19,11 @@ from rmruntime.bundle import Bundle
 from rmruntime.bundle.manifest import Manifest
 from rmruntime.errors import InputError, OptionError
 from rmruntime.executors import DirectExecutor, PassExecutor, load_executor
-from rmruntime.option_checks import TOKENS, check_value
+from rmruntime.option_checks import COUNT, TOKENS, check_value
 from rmruntime.options import EngineOptions, Precision, ScoreOptions, format_bytes
 from rmruntime.records import Request
 from rmruntime.records.call_arguments import check_records, check_texts, numbered_requests, parse_records
-from rmruntime.scores import Outcome, OutputProcessor, Score, Scored
+from rmruntime.scores import Outcome, OutputProcessor, RankedDocument, Score, Scored, ranked
 from rmruntime.sequences import TokenSequence
 from rmruntime.sessions.session import Session, append_all, open_session, pairs_of
 from rmruntime.sessions.session_scorer import SessionScorer
@@ -196,6 +196,26 @@ class RewardModel:
         [scores] = self.score([{"prompt": prompt, "responses": check_texts("responses", responses)}], options)
         assert isinstance(scores, list)  # candidates always are
         return scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any]],
+        top: int | None = None,
+        *,
+        instruction: str | None = None,
+        options: ScoreOptions | None = None,
+    ) -> list[RankedDocument]:
+        """The documents by their scores for a query, the best first; the first `top` of them.
+
+        Documents are text, or dicts with "text" and whatever else. Any model ranks: for a reward model the query is the
+        prompt and a document a response. Raises InputError as `score` does, OptionError for a `top` below 1.
+        """
+        check_value("top", top, int | None, COUNT)
+        given = check_texts("documents", documents)
+        [scores] = self.score([{"query": query, "documents": given, "instruction": instruction}], options)
+        assert isinstance(scores, list)  # documents always are
+        return ranked(given, scores, top)
 
     def score_steps(
         self, prompt: str | Sequence[Mapping[str, str]], steps: Sequence[str], options: ScoreOptions | None = None

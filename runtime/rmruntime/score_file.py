@@ -2,35 +2,54 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rmruntime.batching.runner import Advance, Statistics
 from rmruntime.batching.source import IterableSource
 from rmruntime.errors import DeviceLimit, InputError, NonFiniteScore, RecordError, RewardModelError
-from rmruntime.option_checks import check_fields
+from rmruntime.option_checks import COUNT, check_fields
 from rmruntime.options import EngineOptions, ScoreOptions, takes_engine_fields
 from rmruntime.records import Request
 from rmruntime.records.distinct_files import check_distinct
 from rmruntime.records.reader import Record, read_records
 from rmruntime.records.writer import RecordWriter, open_writer
 from rmruntime.reward_model import RewardModel, ScoredWindow
-from rmruntime.scores import Score, Scored
+from rmruntime.scores import RankedDocument, Score, Scored, ranked
 from rmruntime.text.flags import SUMMARIES, kinds_of
+
+Fields = Callable[[Request | InputError, Scored | InputError], dict[str, object]]  # of a record's result
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    """How documents are written in their order: the first `top` of each query, themselves or by index and id alone."""
+
+    top: int | None = None
+    documents: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a `top` below 1."""
+        check_fields(self, {"top": COUNT})
 
 
 @takes_engine_fields()
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """Where records come from and go to, the engine, and whether a bad record stops the run or is reported in place."""
+    """Where records come from and go to, the engine, and whether a bad record stops the run or is reported in place.
+
+    With `rank` each record's documents, or responses, are written in the order of their scores.
+    """
 
     input: str | Path
     output: str | Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     on_error: Literal["stop", "skip"] = "stop"
+    rank: RankOptions | None = None
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value that is none of the choices, or of another type."""
@@ -133,8 +152,12 @@ def score_file(bundle: str, files: FileOptions, options: ScoreOptions, advance: 
         with salvaged(writer):
             if advance is not None:
                 advance(0)
-            records = read_records(files.input)
-            summary = score_records(model, records, writer, options, on_error=files.on_error, advance=advance)
+            records, fields = read_records(files.input), result_fields
+            if files.rank is not None:
+                records, fields = rankable(records), partial(ranked_fields, options=files.rank)
+            summary = score_records(
+                model, records, writer, options, on_error=files.on_error, advance=advance, fields=fields
+            )
             writer.finish()
     return replace(summary, seconds=time.perf_counter() - begin)
 
@@ -147,8 +170,12 @@ def score_records(
     *,
     on_error: Literal["stop", "skip"],
     advance: Advance | None = None,
+    fields: Fields | None = None,
 ) -> Summary:
-    """Score records and write their results, a window at a time; raises as `score_file` does."""
+    """Score records and write their results, a window at a time; raises as `score_file` does.
+
+    `fields` makes an output record of a result, `result_fields` unless given.
+    """
     summary = Summary(
         backend=model.backend,
         precision=model.precision,
@@ -158,7 +185,7 @@ def score_records(
     source = IterableSource(writable(records, writer))
     with closing(model.stream_windows(source, options, advance)) as windows:
         for window in windows:
-            _write(writer, window, on_error)
+            _write(writer, window, on_error, fields or result_fields)
             summary = _added(summary, window)
     return summary
 
@@ -175,6 +202,24 @@ def writable(records: Iterable[Record], writer: RecordWriter) -> Iterator[Record
             yield number, request
         else:
             yield number, RecordError(f"record {number}: {refusal}")
+
+
+def rankable(records: Iterable[Record]) -> Iterator[Record]:
+    """The records, with an error in the place of one that has nothing to rank.
+
+    >>> from rmruntime.records import parse_record
+    >>> [(number, type(found).__name__) for number, found in rankable([(0, parse_record({"text": "Hello"}))])]
+    [(0, 'RecordError')]
+    """
+    for number, request in records:
+        if isinstance(request, InputError) or request.documents:
+            yield number, request
+            continue
+        error = RecordError(
+            f"record {number}: found nothing to rank, expected query and documents (or prompt and responses)"
+        )
+        error.record_id = request.id
+        yield number, error
 
 
 def load_model(bundle: str, files: FileOptions) -> RewardModel:
@@ -200,7 +245,7 @@ def salvaged(writer: RecordWriter) -> Iterator[None]:
         raise
 
 
-def _write(writer: RecordWriter, window: ScoredWindow[int], on_error: str) -> None:
+def _write(writer: RecordWriter, window: ScoredWindow[int], on_error: str, fields: Fields) -> None:
     late: list[tuple[int, InputError]] = []  # known only once the window's other records have their scores
     for (number, request), result in zip(window.entries, window.results, strict=True):
         if isinstance(result, (DeviceLimit, NonFiniteScore)):
@@ -209,7 +254,7 @@ def _write(writer: RecordWriter, window: ScoredWindow[int], on_error: str) -> No
             prefix = "" if isinstance(request, InputError) else f"record {number}: "  # reading names its own place
             raise type(result)(f"{prefix}{result} (--on-error skip goes on with the others)") from result
         record_id = request.record_id if isinstance(request, InputError) else request.id
-        writer.write({"id": number if record_id is None else record_id, **result_fields(request, result)})
+        writer.write({"id": number if record_id is None else record_id, **fields(request, result)})
     if late and on_error == "stop":
         number, error = late[0]
         what = f"{len(late)} records could not be computed: record {number}: {error}"
@@ -237,6 +282,32 @@ def result_fields(request: Request | InputError, result: Scored | InputError) ->
         named_lists = (("chosen", result[: request.chosen]), ("rejected", result[request.chosen :]))
         return {f"{name}_{key}": column for name, scores in named_lists for key, column in _columns(scores).items()}
     return _columns(result)
+
+
+def ranked_fields(
+    request: Request | InputError, result: Scored | InputError, options: RankOptions
+) -> dict[str, object]:
+    """A result as `results`, a list in the order of the scores, each with its index, fields and document.
+
+    >>> from rmruntime.records import parse_record
+    >>> request = parse_record({"query": "2 + 2?", "documents": ["5", {"id": "b", "text": "4"}]})
+    >>> scores = [Score(value=-0.5), Score(value=1.5)]
+    >>> ranked_fields(request, scores, RankOptions(top=1))
+    {'results': [{'index': 1, 'score': 1.5, 'document': {'id': 'b', 'text': '4'}}]}
+    >>> ranked_fields(request, scores, RankOptions(top=1, documents=False))
+    {'results': [{'index': 1, 'id': 'b', 'score': 1.5}]}
+    """
+    if isinstance(request, InputError) or isinstance(result, InputError):
+        return {"error": str(request if isinstance(request, InputError) else result)}
+    assert isinstance(result, list)  # of several documents it always is
+    return {"results": [_ranked_entry(found, options) for found in ranked(request.documents, result, options.top)]}
+
+
+def _ranked_entry(found: RankedDocument, options: RankOptions) -> dict[str, object]:
+    document = found.document
+    given_id = document.get("id") if isinstance(document, Mapping) and not options.documents else None
+    own: dict[str, object] = {"index": found.index} | ({} if given_id is None else {"id": given_id})
+    return own | _fields(found.details) | ({"document": document} if options.documents else {})
 
 
 def _columns(scores: Sequence[Score]) -> dict[str, object]:

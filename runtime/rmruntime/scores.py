@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,41 @@ class Score:
 
 
 Scored = Score | list[Score]  # of one request: a list for pairs and candidates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedDocument:
+    """A document in the order of its score.
+
+    `index` is its place among the documents as given, `score` the number that decided, `document` itself as given:
+    text, or an object with its text. `details` has what else there is, such as `truncated` and `flags`.
+    """
+
+    index: int
+    score: float
+    document: str | Mapping[str, Any]
+    details: Score
+
+
+def ranked(
+    documents: Sequence[str | Mapping[str, Any]], scores: Sequence[Score], top: int | None = None
+) -> list[RankedDocument]:
+    """The documents by their scores, the best first, those of equal scores in the order given; the first `top` of them.
+
+    Raises InputError where the model's outputs hold no single score to rank by.
+
+    >>> [found.index for found in ranked(["a", "b", "c"], [Score(value=0.5), Score(value=2.0), Score(value=0.5)])]
+    [1, 0, 2]
+    """
+    if any(score.value is None for score in scores):
+        raise InputError(
+            "found no single score, only rewards, so there is nothing to rank by; export with --score-label"
+        )
+    found = [
+        RankedDocument(index=index, score=score.value or 0.0, document=document, details=score)
+        for index, (document, score) in enumerate(zip(documents, scores, strict=True))
+    ]
+    return sorted(found, key=lambda one: -one.score)[:top]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,12 @@ def math_prm(billions: float) -> Facts:
     return known(recipe, "qwen2", billions, head=head, format=form, positions=EXTRA_0, outputs=STEPS)
 
 
+def reranker(recipe: str, family: str, billions: float, **more: Any) -> Facts:
+    """A causal LM, or its copy as a classifier, whose text is put together from pieces."""
+    form = "query_document, BOS as-is, a sequence at a time"
+    return known(recipe, family, billions, format=form, **{"head": "token_logits", **more})
+
+
 FOUND = {
     "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2": one_bos("skywork", "llama", 7.505),
     "Skywork/Skywork-Reward-V2-Llama-3.1-8B": one_bos("skywork-v2", "llama", 7.505),
@@ -205,6 +211,16 @@ FOUND = {
     ),
     "trl-value-head": Facts(family="qwen2", billions=71.46, head="value_head", because="v_head.summary.weight"),
     "llama-factory": Facts(family="llama", billions=7.505, head="value_head", because="v_head.summary.weight"),
+    "Qwen/Qwen3-Reranker-0.6B": reranker("qwen3-reranker", "qwen3", 0.596, outputs=PROBABILITY),
+    "Qwen/Qwen3-Reranker-4B": reranker("qwen3-reranker", "qwen3", 4.022, outputs=PROBABILITY),
+    "Qwen/Qwen3-Reranker-8B": reranker("qwen3-reranker", "qwen3", 7.568, outputs=PROBABILITY),
+    "tomaarsen/Qwen3-Reranker-0.6B-seq-cls": reranker(
+        "qwen3-reranker-seq-cls", "qwen3", 0.596, head="sequence_classification", positions={"score": NO_PAD(151643)}
+    ),
+    "mixedbread-ai/mxbai-rerank-base-v2": reranker("mxbai-rerank-v2", "qwen2", 0.494, outputs=PROBABILITY),
+    "mixedbread-ai/mxbai-rerank-large-v2": reranker("mxbai-rerank-v2", "qwen2", 1.544, outputs=PROBABILITY),
+    "zeroentropy/zerank-2": reranker("zerank-2", "qwen3", 4.022),
+    "BAAI/bge-reranker-v2-gemma": reranker("bge-reranker-v2-gemma", "gemma", 2.506, dtype="fp32"),
     "OpenAssistant/reward-model-deberta-v3-large-v2": Facts(
         family="deberta-v2", billions=0.435, because="architecture DebertaV2ForSequenceClassification", dtype="fp32",
         format="text_pair, BOS as-is, a sequence at a time",

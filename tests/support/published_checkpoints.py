@@ -5,7 +5,7 @@ in the Hub cache's own layout where the checkpoint has a repository, so that its
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -316,6 +316,20 @@ CHECKPOINTS: Mapping[str, Published] = {
     "llama-factory": Published(
         config=LLAMA3_8B | {"architectures": ["LlamaForCausalLM"]}, text=LLAMA3_NO_PAD, head=lm_head(LLAMA3_8B),
         side={"value_head.safetensors": value_head(LLAMA3_8B)},
+    ),
+    # rerankers; Gemma's "Yes" is a token there, as a special one here
+    "Qwen/Qwen3-Reranker-0.6B": causal("Qwen3ForCausalLM", QWEN3_0_6B | {"vocab_size": 151669}, QWEN_TEXT),
+    "Qwen/Qwen3-Reranker-4B": causal("Qwen3ForCausalLM", QWEN3_4B | {"vocab_size": 151669}, QWEN_TEXT),
+    "Qwen/Qwen3-Reranker-8B": causal("Qwen3ForCausalLM", QWEN3_8B | {"vocab_size": 151669}, QWEN_TEXT),
+    "tomaarsen/Qwen3-Reranker-0.6B-seq-cls": classifier(
+        "Qwen3", QWEN3_0_6B | {"vocab_size": 151669}, QWEN_TEXT, pad_token_id=151643
+    ),
+    "mixedbread-ai/mxbai-rerank-base-v2": causal("Qwen2ForCausalLM", QWEN25_0_5B, QWEN_TEXT),
+    "mixedbread-ai/mxbai-rerank-large-v2": causal("Qwen2ForCausalLM", QWEN25_1_5B, QWEN_TEXT),
+    "zeroentropy/zerank-2": causal("Qwen3ForCausalLM", QWEN3_4B, QWEN_TEXT),
+    "BAAI/bge-reranker-v2-gemma": causal(
+        "GemmaForCausalLM", GEMMA_2B | {"torch_dtype": "float32"},
+        replace(GEMMA_TEXT, special={**GEMMA_TEXT.special, "Yes": 3553}),
     ),
     # encoders: row 21
     "OpenAssistant/reward-model-deberta-v3-large-v2": Published(

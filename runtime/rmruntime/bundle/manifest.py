@@ -35,7 +35,9 @@ TokenType = Annotated[int, Between(0, 255)]
 Length = Annotated[int, Between(1, 1 << 28)]  # in tokens
 Layer = Annotated[int, Between(0, 9_999)]
 Parameters = Annotated[int, Between(0, 1 << 50)]
-LayoutName = Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference"]
+LayoutName = Literal[
+    "chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference", "query_document"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,10 @@ class Format:
       `pair_types` are the token types of these five segments, empty for a model that has none.
     - "preference": one user turn, rendered from the Jinja template `preference_template` with `messages` (the prompt's
       turns), `a` and `b` (two answers); the score is the probability that `a` is better.
+    - "query_document": a query (the prompt's user turn) and a document (the answer), with an instruction (the system
+      turn) where `takes_instruction`. `pieces` are Jinja templates of the parts, each tokenized by itself, with the
+      names `query`, `document` and `instruction`, which is empty where there is none; without them the chat template
+      renders messages of the roles system, query and document. Truncation takes tokens of the document alone.
 
     `template` is the chat template's file, None where messages cannot be rendered; `template_variables` are the special
     tokens it may name; `pinned_date` (ISO) is the date that templates get as today's; `generation_prompt` asks the
@@ -171,6 +177,8 @@ class Format:
     pair_types: Annotated[tuple[TokenType, ...], Items(0, 5)] = ()
     pair_prefixes: tuple[str, str] = ("", "")
     preference_template: str | None = None
+    pieces: tuple[str, ...] = ()
+    takes_instruction: bool = False
     opens_reply: bool = False
 
 

@@ -112,6 +112,8 @@ class _Run:
 
 
 def _output_folder(files: FileOptions) -> Path:
+    if files.rank is not None:
+        raise OptionError("rank: found it for a cluster, which writes scores in the records' order; use one process")
     if files.output in (None, "-"):
         raise OptionError("output: found none, expected a folder for the shards that the workers write; give -o FOLDER")
     output = Path(str(files.output))

@@ -9,7 +9,9 @@ from rmruntime.records.published_records import PUBLISHED_KEYS
 PLAIN_KEYS = frozenset(
     {"messages", "prompt", "response", "responses", "chosen", "rejected", "steps", "text", "input_ids"}
 )
-KNOWN_KEYS = PLAIN_KEYS | PUBLISHED_KEYS | {"id"}
+# Records of a query and its documents; without both they are columns like any other.
+QUERY_KEYS = frozenset({"query", "document", "documents", "instruction"})
+KNOWN_KEYS = PLAIN_KEYS | PUBLISHED_KEYS | QUERY_KEYS | {"id"}
 # Columns that are ignored without a search for a near miss.
 IGNORED_KEYS = frozenset(
     {"category", "dataset", "expected", "language", "metadata", "prompt_id", "score_chosen", "score_rejected", "source"}
@@ -18,14 +20,14 @@ IGNORED_KEYS = frozenset(
 EDITS = 2  # letters left out, added, changed, or two neighbours swapped
 
 
-def check_key(key: str) -> None:
-    """Raises RecordError for a key that is not Unicode text, or that looks like a mistyped known key.
+def check_key(key: str, known: frozenset[str] = PLAIN_KEYS) -> None:
+    """Raises RecordError for a key that is not Unicode text, or that looks like a mistyped key of `known`.
 
     >>> check_key("promt")
     Traceback (most recent call last):
     rmruntime.errors.RecordError: the record: found the unknown key 'promt'; did you mean prompt?
     """
-    if near := near_miss(key):
+    if near := near_miss(key, known):
         raise RecordError(f"the record: found the unknown key {key!r}; did you mean {near}?")
     try:
         key.encode()
@@ -34,8 +36,8 @@ def check_key(key: str) -> None:
 
 
 @lru_cache(maxsize=4096)
-def near_miss(key: str) -> str | None:
-    """The known key that `key` probably misspells, else None: at most two edits away, upper and lower case alike.
+def near_miss(key: str, known: frozenset[str] = PLAIN_KEYS) -> str | None:
+    """The key of `known` that `key` probably misspells, else None: at most two edits away, upper and lower case alike.
 
     Short keys may differ by one edit only, so that `set` is not taken for `text`. A known key joined with another word,
     such as `chosen_model`, is a key of its own.
@@ -45,9 +47,9 @@ def near_miss(key: str) -> str | None:
     """
     if key in KNOWN_KEYS or key in IGNORED_KEYS:
         return None
-    distances = {known: _distance(key.lower(), known) for known in PLAIN_KEYS}
-    found = [(edits, known) for known, edits in distances.items() if edits <= min(EDITS, len(known) // 3)]
-    return min(found)[1] if found and not any(_adds_a_word(key.lower(), known) for known in PLAIN_KEYS) else None
+    distances = {name: _distance(key.lower(), name) for name in known}
+    found = [(edits, name) for name, edits in distances.items() if edits <= min(EDITS, len(name) // 3)]
+    return min(found)[1] if found and not any(_adds_a_word(key.lower(), name) for name in known) else None
 
 
 def _adds_a_word(key: str, known: str) -> bool:

@@ -6,7 +6,7 @@ from itertools import repeat
 from typing import Any
 
 from rmruntime.errors import RecordError
-from rmruntime.records.keys import KNOWN_KEYS, near_miss
+from rmruntime.records.keys import KNOWN_KEYS, QUERY_KEYS, near_miss
 from rmruntime.records.requests import identity_of
 
 BATCH_ROWS = 1024
@@ -20,7 +20,7 @@ def table_rows(pyarrow: Any, file: Any, groups: Sequence[int] | None, skip: int)
     damaged file.
     """
     names = file.schema_arrow.names
-    columns = sorted(name for name in {*names} if name in KNOWN_KEYS or near_miss(name))
+    columns = sorted(name for name in {*names} if name in KNOWN_KEYS or near_miss(name) or near_miss(name, QUERY_KEYS))
     batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns, row_groups=groups)
     twice = [name for name, count in Counter(names).items() if count > 1]
     seen = 0

@@ -75,6 +75,17 @@ def _by_index(record: Record) -> Record:
     return {"prompt": record["prompt"], "chosen": record[chosen], "rejected": record[rejected]}
 
 
+def _by_relevance(relevant: str, irrelevant: str) -> Callable[[Record], Record]:
+    """Reranking data: documents that answer a query, and others that do not. A `prompt` beside them is another's."""
+
+    def convert(record: Record) -> Record:
+        if record.keys() & {"prompt", "document", "documents"}:
+            return record
+        return {"prompt": record["query"], "chosen": record[relevant], "rejected": record[irrelevant]}
+
+    return convert
+
+
 def _from_transcripts(record: Record) -> Record:
     """HH-RLHF: a whole conversation in one text, each turn after "Human:" or "Assistant:"."""
     texts = record["chosen"], record["rejected"]
@@ -100,5 +111,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], Callable[[Record], Record]], ...] = (
         _by_strength("prompt", "response_1", "response_2", "preference_strength"),
     ),
     (("prompt", "response_0", "response_1", "better_response_id"), _by_index),
+    (("query", "positive", "negative"), _by_relevance("positive", "negative")),
+    (("query", "pos", "neg"), _by_relevance("pos", "neg")),
 )
 PUBLISHED_KEYS = frozenset(key for keys, _ in _SHAPES for key in keys)

@@ -6,6 +6,11 @@ A record is one of (any may carry "id", a string, a number, or true or false):
     {"prompt": "..." or messages, "responses": ["...", ...]}
     {"prompt": "..." or messages, "steps": ["...", ...]}
     {"prompt": "..." or messages, "chosen": ..., "rejected": ...}
+    {"query": "...", "documents": [...], "instruction": "..."}
+    {"query": "...", "document": ..., "instruction": "..."}
+
+A query and its documents are a prompt and its responses by other names. A document is text, or an object with its
+"text", whatever else it has; the instruction, which may be absent, becomes a system turn.
 
 chosen and rejected are each an answer's text, or messages as preference data sets have them: the whole conversation
 (then the prompt may be absent; where it is given, the conversation must begin with it) or only the turns after the
@@ -20,17 +25,18 @@ without a separator.
 import difflib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from rmruntime.errors import RecordError
-from rmruntime.records.keys import IGNORED_KEYS, KNOWN_KEYS, PLAIN_KEYS, check_key
+from rmruntime.records.keys import IGNORED_KEYS, KNOWN_KEYS, PLAIN_KEYS, QUERY_KEYS, check_key
 from rmruntime.records.published_records import as_plain, python_value
 
 __all__ = ["IGNORED_KEYS", "Conversation", "Identity", "Kind", "Message", "Request", "identity_of", "parse_record"]
 
-Kind = Literal["single", "candidates", "pair", "sets", "steps"]
+Kind = Literal["single", "candidates", "documents", "pair", "sets", "steps"]
 Identity = str | int | float
+Document = str | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +73,19 @@ class Request:
     """A parsed record: the conversations to score, and how they belong together (`kind`).
 
     - "single": one conversation.
-    - "candidates": one conversation per response, in their order.
+    - "candidates": one conversation per response, in their order; "documents": one per document of a query.
     - "pair": the chosen conversation, then the rejected one.
     - "sets": the chosen conversations, `chosen` of them, then the rejected ones.
     - "steps": the prompt alone; the answer's steps are in `steps`.
+
+    `documents` are the documents of a query, or the responses, as they were given: text, or objects.
     """
 
     kind: Kind
     conversations: tuple[Conversation, ...]
     steps: tuple[str, ...] = ()
     chosen: int = 0
+    documents: tuple[Document, ...] = field(default=(), compare=False)  # said by the conversations too
     id: Identity | None = None
 
 
@@ -97,6 +106,9 @@ def parse_record(data: object) -> Request:
         check_key(key)
     known = {key: value for key, value in given.items() if key in KNOWN_KEYS}
     record = _plain(known)
+    if not PLAIN_KEYS & record.keys():
+        for key in given:
+            check_key(key, QUERY_KEYS)
     build = _BUILDERS.get(frozenset(record))
     if build is None:
         expected = "; ".join(", ".join(keys) for keys in _FORMS)
@@ -106,7 +118,12 @@ def parse_record(data: object) -> Request:
         raise RecordError(f"the record: found the keys {found}{ignored}, expected exactly one of the sets: {expected}")
     parts = build(record)
     return Request(
-        kind=parts.kind, conversations=parts.conversations, steps=parts.steps, chosen=parts.chosen, id=identity
+        kind=parts.kind,
+        conversations=parts.conversations,
+        steps=parts.steps,
+        chosen=parts.chosen,
+        documents=parts.documents,
+        id=identity,
     )
 
 
@@ -127,6 +144,8 @@ def _plain(known: Mapping[str, Any]) -> Mapping[str, Any]:
     record = {key: value for key, value in as_plain(known).items() if key in PLAIN_KEYS}
     if "chosen" in record and "rejected" in record:
         record.pop("messages", None)
+    if ("query" in known and {"document", "documents"} & known.keys()) or not record:
+        record |= {key: value for key, value in known.items() if key in QUERY_KEYS}
     return record
 
 
@@ -135,6 +154,7 @@ class _Parts(NamedTuple):
     conversations: tuple[Conversation, ...]
     steps: tuple[str, ...] = ()
     chosen: int = 0
+    documents: tuple[Document, ...] = ()
 
 
 _EXAMPLE = {"prompt": "...", "response": "..."}
@@ -166,7 +186,35 @@ def _from_response(record: Mapping[str, Any]) -> _Parts:
 
 def _from_responses(record: Mapping[str, Any]) -> _Parts:
     prompt, responses = _open_prompt(record["prompt"]), _texts(record["responses"], "responses")
-    return _Parts("candidates", tuple(_answered(prompt, response) for response in responses))
+    return _Parts("candidates", tuple(_answered(prompt, response) for response in responses), documents=responses)
+
+
+def _from_documents(record: Mapping[str, Any]) -> _Parts:
+    prompt, items = _query(record), _non_empty_list(record["documents"], "documents", "documents")
+    texts = [_document_text(item, f"documents[{index}]") for index, item in enumerate(items)]
+    return _Parts("documents", tuple(_answered(prompt, text) for text in texts), documents=tuple(items))
+
+
+def _from_document(record: Mapping[str, Any]) -> _Parts:
+    return _Parts("single", (_answered(_query(record), _document_text(record["document"], "document")),))
+
+
+def _query(record: Mapping[str, Any]) -> tuple[Message, ...]:
+    query = _text(record["query"], "query")
+    if not query.strip():
+        raise RecordError("query: found an empty text, expected what the documents are ranked for")
+    instruction = _text(record.get("instruction", ""), "instruction")
+    return (*([Message("system", instruction)] if instruction else []), Message("user", query))
+
+
+def _document_text(document: object, where: str) -> str:
+    if isinstance(document, str):
+        return _text(document, where)
+    if not isinstance(document, Mapping):
+        raise RecordError(f"{where}: found {_found(document)}, expected a string, or an object with its text")
+    if "text" not in document:
+        raise RecordError(f"{where}: found an object without text, expected a string, or an object with its text")
+    return _text(document["text"], f"{where}.text")
 
 
 def _from_steps(record: Mapping[str, Any]) -> _Parts:
@@ -203,6 +251,10 @@ _FORMS: dict[tuple[str, ...], Callable[[Mapping[str, Any]], _Parts]] = {
     ("prompt", "chosen", "rejected"): _from_pair,
     ("chosen", "rejected"): _from_pair,
     ("prompt", "steps"): _from_steps,
+    ("query", "documents"): _from_documents,
+    ("query", "documents", "instruction"): _from_documents,
+    ("query", "document"): _from_document,
+    ("query", "document", "instruction"): _from_document,
     ("text",): _from_text,
     ("input_ids",): _from_input_ids,
 }

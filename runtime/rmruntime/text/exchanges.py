@@ -3,7 +3,7 @@
 So records do not depend on the model, and layouts do not depend on the form of a record.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rmruntime.bundle.manifest import Format
 from rmruntime.records import Message, Request
@@ -15,6 +15,7 @@ class Exchange:
 
     `answer` is empty when the conversation does not end in an assistant's turn; `against` is the other answer where two
     are compared; `where` names the part of the record in messages, such as "chosen"; "" where it is all of it.
+    `answer_name` is what messages call the answer.
 
     >>> exchange = Exchange(prompt=(Message("user", "2 + 2?"),), answer=("Add.", "4"))
     >>> len(exchange.answer), exchange.against
@@ -25,6 +26,7 @@ class Exchange:
     answer: tuple[str, ...]
     against: str | None = None
     where: str = ""
+    answer_name: str = "the assistant's turn"
 
 
 def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
@@ -47,10 +49,13 @@ def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
             for index, answer in enumerate(answers)
         )
     conversations = request.conversations
-    return tuple(
+    found = tuple(
         _exchange(conversation.messages or (), form, _where(request, index, len(conversations)))
         for index, conversation in enumerate(conversations)
     )
+    if request.kind == "documents":
+        return tuple(replace(exchange, answer_name="the document") for exchange in found)
+    return found
 
 
 def _step_answers(steps: tuple[str, ...], form: Format) -> list[tuple[str, ...]]:
@@ -79,7 +84,11 @@ def _where(request: Request, index: int, count: int) -> str:
         return ""
     if request.kind == "sets":
         return f"chosen[{index}]" if index < request.chosen else f"rejected[{index - request.chosen}]"
-    names = {"pair": ("chosen", "rejected")[index % 2], "steps": f"the first {index + 1} step(s)"}
+    names = {
+        "pair": ("chosen", "rejected")[index % 2],
+        "steps": f"the first {index + 1} step(s)",
+        "documents": f"documents[{index}]",
+    }
     return names.get(request.kind, f"responses[{index}]")
 
 

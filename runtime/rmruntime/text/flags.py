@@ -65,7 +65,7 @@ def answer_doubts(
 def _unanswered(exchange: Exchange, form: Format) -> tuple[str, ...]:
     """A conversation that ends before the assistant's turn, or in an empty one."""
     if exchange.answer and not any(piece.strip() for piece in exchange.answer):
-        return (f"{UNANSWERED} to judge: the assistant's turn is empty",)
+        return (f"{UNANSWERED} to judge: {exchange.answer_name} is empty",)
     last = exchange.prompt[-1].role if exchange.prompt else ""
     if exchange.answer or form.opens_reply or last.lower() not in _ASKING:
         return ()

@@ -23,10 +23,10 @@ from rmruntime.text.flags import answer_doubts, flag_alike, spelled_flags
 from rmruntime.text.layouts import find_layout
 from rmruntime.text.layouts.base import Piece, Turns
 from rmruntime.text.positions import check_rules, check_whole_patterns, cut_reads, find_reads
-from rmruntime.text.segments import JoinedSegments, Segment
+from rmruntime.text.segments import PLACEHOLDER, JoinedSegments, Segment
 from rmruntime.text.stray_padding import Padding
 from rmruntime.text.tokenizer import BosRule, Tokenizer
-from rmruntime.text.truncation import Cut, length_limit, plan_cut
+from rmruntime.text.truncation import Cut, Span, length_limit, plan_cut
 
 
 class _Draft(NamedTuple):
@@ -99,7 +99,9 @@ class RequestTokenizer:
         drafted = [self._try_draft(request, options) for request in requests]
         drafts = [draft for item in drafted if not isinstance(item, InputError) for draft in item]
         texts = [text for draft in drafts for text in draft.texts]
-        encoded = iter(self._tokenizer.encode_batch(texts))
+        distinct = list(dict.fromkeys(texts))  # rerankers have the same text around every document
+        by_text = dict(zip(distinct, self._tokenizer.encode_batch(distinct), strict=True))
+        encoded = iter([by_text[text] for text in texts])
         outcomes: list[tuple[TokenSequence, ...] | InputError] = []
         for request, item in zip(requests, drafted, strict=True):
             if isinstance(item, InputError):
@@ -154,8 +156,27 @@ class RequestTokenizer:
             if self._template is None:
                 raise InputError("this bundle has no chat template; give the conversation as text or input_ids")
             turns = [turn.as_turn() for turn in piece.messages]
-            return Segment(self._bos.clean_text(self._template.render(turns, piece.generation_prompt)))
-        return piece if piece.ids is not None else piece._replace(text=self._bos.clean_text(piece.text))
+            text = self._bos.clean_text(self._template.render(turns, piece.generation_prompt))
+            return Segment(text) if piece.loose is None else self._loosened(text, piece, piece.loose)
+        if piece.ids is not None:
+            return piece
+        text = self._bos.clean_text(piece.text)
+        if piece.loose is None or text == piece.text:
+            return piece._replace(text=text)
+        parts = [self._bos.clean_text(part) for part in _cut_at(piece.text, piece.loose)]
+        return _around(text, *parts)
+
+    def _loosened(self, text: str, piece: Turns, loose: int) -> Segment:
+        """The rendered `text` with the place of the loose message in it."""
+        assert self._template is not None
+        turns = [turn.as_turn() for turn in piece.messages]
+        content = self._bos.clean_text(turns[loose]["content"])
+        if text.count(content) == 1:
+            return Segment(text, loose=(text.find(content), text.find(content) + len(content)))
+        turns[loose]["content"] = PLACEHOLDER
+        rendered = self._bos.clean_text(self._template.render(turns, piece.generation_prompt))
+        before, _, after = rendered.partition(PLACEHOLDER)
+        return _around(text, before, content if content in text else content.strip(), after)
 
     def _spelled(self, exchange: Exchange) -> tuple[str, ...]:
         # What the layout itself writes around the content, such as a step's tag, may be a special token.
@@ -217,7 +238,19 @@ class RequestTokenizer:
             return None
         has_bos = self._form.bos == "one" or self._form.text_bos
         keep_first = has_bos and bool(joined.ids[0] == self._form.bos_id)
-        return plan_cut(len(joined.ids), limit, options, joined.spare(keep_first=keep_first))
+        spare = joined.spare(keep_first=keep_first, offsets=self._tokenizer.offsets)
+        return plan_cut(len(joined.ids), limit, options, spare)
+
+
+def _cut_at(text: str, place: Span) -> tuple[str, str, str]:
+    return text[: place[0]], text[place[0] : place[1]], text[place[1] :]
+
+
+def _around(text: str, before: str, loose: str, after: str) -> Segment:
+    """The segment of a text whose part `loose` may be cut; a fixed one where these are not the text's parts."""
+    if before + loose + after != text:
+        return Segment(text, fixed=True)
+    return Segment(text, loose=(len(before), len(before) + len(loose)))
 
 
 def _check_ids(ids: Ints | tuple[int, ...], vocab_size: int, where: str) -> None:

@@ -3,7 +3,7 @@
 Layouts write them, and RequestTokenizer tokenizes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -14,12 +14,15 @@ from rmruntime.sequences import Ints
 from rmruntime.text.positions import StepEnds
 from rmruntime.text.truncation import Span
 
+PLACEHOLDER = "\ue0d0\ue0d1\ue0d0"  # private characters, by which the place of a text in a rendered one is found
+
 
 class Segment(NamedTuple):
     """A part of a sequence: `text`, tokenized by itself, or `ids` as they are (then `text` is not used).
 
-    `token_type` is the type of its tokens, for encoders. Truncation takes nothing from a `fixed` segment. `ends_step`
-    marks a segment that ends a step: its last token is scored.
+    `token_type` is the type of its tokens, for encoders. Truncation takes nothing from a `fixed` segment, and where
+    `loose` says so only tokens of these characters of the text, [start, stop). `ends_step` marks a segment that ends a
+    step: its last token is scored.
     """
 
     text: str = ""
@@ -27,6 +30,7 @@ class Segment(NamedTuple):
     token_type: int = 0
     fixed: bool = False
     ends_step: bool = False
+    loose: Span | None = None
 
 
 class JoinedSegments:
@@ -66,11 +70,28 @@ class JoinedSegments:
             )
         return StepEnds(first, stop - 1)
 
-    def spare(self, *, keep_first: bool) -> list[Span]:
-        """Where truncation may take tokens: in segments that are not fixed, outside `append`, not the first if kept."""
+    def spare(self, *, keep_first: bool, offsets: Callable[[str], Sequence[Span]]) -> list[Span]:
+        """Where truncation may take tokens: in segments that are not fixed, outside `append`, not the first if kept.
+
+        `offsets` returns the characters of each of a text's tokens, for segments of which only some are loose.
+        """
         limits = int(keep_first), len(self.ids) - len(self._append)
-        loose = [span for span, segment in zip(self._spans(), self._segments, strict=True) if not segment.fixed]
+        loose = [
+            span if segment.loose is None else _tokens_within(segment.loose, span, offsets(segment.text))
+            for span, segment in zip(self._spans(), self._segments, strict=True)
+            if not segment.fixed
+        ]
         return [(max(start, limits[0]), min(stop, limits[1])) for start, stop in loose]
 
     def _spans(self) -> list[Span]:
         return list(pairwise(accumulate(map(len, self._parts), initial=0)))
+
+
+def _tokens_within(characters: Span, span: Span, offsets: Sequence[Span]) -> Span:
+    """The tokens of a segment at `span` that have only these `characters`; `offsets` are those of the text's tokens.
+
+    A BOS in front that is no part of the text, or that was taken from it, moves the others.
+    """
+    shift = span[1] - len(offsets)
+    inside = [i for i, (start, stop) in enumerate(offsets) if characters[0] <= start and stop <= characters[1]]
+    return (shift + inside[0], shift + inside[-1] + 1) if inside else (span[0], span[0])

@@ -54,6 +54,12 @@ class Tokenizer:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, stop) of each token of `text`, which `encode` has taken."""
+        with panics_caught():
+            found: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return found
+
     def find_special(self, text: str) -> list[str]:
         """The special tokens that `text` spells, in order of appearance."""
         return self._special.findall(text)

@@ -65,7 +65,8 @@ def plan_cut(length: int, limit: int, options: ScoreOptions, spare: Sequence[Spa
     if excess > 0:
         raise InputTooLong(
             f"found {length} tokens, the limit is {limit}, and only {length - limit - excess} of them may be cut: the "
-            "others are special tokens that this model needs; raise max_length (--max-length)"
+            "others are special tokens, or a query and its template, that this model needs; raise max_length "
+            "(--max-length)"
         )
     return Cut(removed=tuple(sorted(removed)))
 

@@ -97,8 +97,8 @@ def test_a_file_gives_a_request_a_record(bundle: Bundle, tmp_path: Path) -> None
         '{"prompt": "a", "response": "b"}\n'
         '{"prompt": "a", "chosen": "good", "rejected": "bad"}\n'
         '{"prompt": "a", "responses": ["x", "y", "z"]}\n{"text": "raw text"}\n{"input_ids": [5, 6]}\n'
-        '{"prompt": "a", "steps": ["one", "two"]}\n'
+        '{"prompt": "a", "steps": ["one", "two"]}\n{"query": "a", "documents": ["b", {"text": "c"}]}\n'
     )
     workload = make_workload(bundle, BenchOptions(workload=source))
-    assert [len(asked.sequences) for asked in workload.requests] == [1, 2, 3, 1, 1, 2]
+    assert [len(asked.sequences) for asked in workload.requests] == [1, 2, 3, 1, 1, 2, 2]
     assert workload.pairs == [(1, 2)] and workload.kind == "file" and workload.seed is None

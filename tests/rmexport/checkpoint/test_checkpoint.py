@@ -1,6 +1,7 @@
 """Opening checkpoints: local folders, the Hub's cache, what they record of their origin, and what is no checkpoint."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,19 @@ def test_a_branch_that_moves_while_it_is_downloaded(tmp_path: Path, monkeypatch:
     hub = FakeHub({"config.json": b"{}", "pytorch_model.bin": b""}, tmp_path / ONE)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
     download("someone/rm", "main")
+    assert [call["revision"] for call in hub.calls] == ["main", ONE]
+
+
+def test_downloads_the_folders_of_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentence Transformers' modules have folders of their own, which other sub-folders are not."""
+    modules = [{"type": "a.Transformer", "path": ""}, {"type": "b.LogitScore", "path": "1_LogitScore"}]
+    files = {"modules.json": json.dumps(modules).encode(), "config.json": b"{}", "model.safetensors": b""}
+    files |= {"1_LogitScore/config.json": b"{}", "1_LogitScore/notes.txt": b"", "onnx/config.json": b"{}"}
+    hub = FakeHub(files, tmp_path / ONE)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    download("someone/reranker", "main")
+    found = {path.relative_to(tmp_path / ONE).as_posix() for path in (tmp_path / ONE).rglob("*") if path.is_file()}
+    assert found == {"modules.json", "config.json", "model.safetensors", "1_LogitScore/config.json"}
     assert [call["revision"] for call in hub.calls] == ["main", ONE]
 
 

@@ -12,8 +12,10 @@ from rmexport import export
 from rmruntime.cli import main
 from rmruntime.cluster.options import ClusterOptions
 from rmruntime.cluster.pool import pool_for
+from rmruntime.cluster.run import score_on_cluster
 from rmruntime.errors import ClusterError, OptionError
-from rmruntime.score_file import FileOptions
+from rmruntime.options import ScoreOptions
+from rmruntime.score_file import FileOptions, RankOptions
 from tiny_checkpoints import sequence_classifier
 
 
@@ -90,6 +92,13 @@ def test_what_is_wrong_is_told_before_a_cluster_is_started(
     assert not out.exists()
     said = told(capsys, *ray, "-o", out, "--ray-address", "ray://somewhere:1")
     assert "address is 'ray://somewhere:1', expected local, auto or HOST:PORT" in said
+
+
+@pytest.mark.usefixtures("with_ray")
+def test_documents_are_not_ranked_on_a_cluster(bundle: Path, source: Path) -> None:
+    files = FileOptions(input=source, output=source.parent / "out", rank=RankOptions())
+    with pytest.raises(OptionError, match="rank: found it for a cluster"):
+        score_on_cluster(str(bundle), files, ScoreOptions(), ClusterOptions())
 
 
 @pytest.mark.usefixtures("with_ray")

@@ -24,6 +24,7 @@ RECORDS = [
     {"prompt": "a", "responses": ["b", "c"]},
     {"id": 7, "prompt": "a b", "chosen": "c", "rejected": "c"},
     {"prompt": "a", "steps": ["b", " c"]},
+    {"query": "a", "documents": ["b", {"id": "d", "text": "c"}], "instruction": "e"},
 ]
 
 

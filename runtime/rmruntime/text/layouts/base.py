@@ -12,10 +12,14 @@ from rmruntime.text.segments import Segment
 
 
 class Turns(NamedTuple):
-    """Messages that the chat template renders into one text; with `generation_prompt` it opens an assistant's turn."""
+    """Messages that the chat template renders into one text; with `generation_prompt` it opens an assistant's turn.
+
+    `loose` is the index of the only message that truncation may shorten; None where it may take any of the text.
+    """
 
     messages: tuple[Message, ...]
     generation_prompt: bool = False
+    loose: int | None = None
 
 
 Piece = Turns | Segment
