@@ -122,7 +122,7 @@ class Session:
             self._progress = self._progress.shortened(count)
 
     def fork(self, count: int = 1) -> list["Session"]:
-        """So many sessions with the same steps, each of which goes its own way; this one goes on too."""
+        """Return `count` sessions with the same steps, each of which goes its own way; this one goes on too."""
         with self._open(computes=False):
             check_value("count", count, int, _FORKS)
             return [Session(self._scorer, self._progress, self._options) for _ in range(count)]
