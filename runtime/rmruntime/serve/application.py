@@ -1,0 +1,185 @@
+"""The ASGI application: from a request's bytes to a protocol's handler, and from its answer, or error, to bytes."""
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+from rmruntime.reward_model import RewardModel
+from rmruntime.serve.http_messages import Answer, HttpRequest, Trace
+from rmruntime.serve.problems import PASSING, STATUSES, Problem, Refused, own_error_body, problem_of
+from rmruntime.serve.protocols import find_protocols
+from rmruntime.serve.protocols.base import Protocol
+from rmruntime.serve.request_body import ClientGone, Message, Receive, parse_body, read_body
+from rmruntime.serve.router import Match, Router, Target
+from rmruntime.serve.server_options import ServerOptions
+from rmruntime.serve.service import Service, served
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+LOG = logging.getLogger("rmruntime.serve")
+CLIENT_GONE = 499  # in the log only: nobody is there to be answered
+_NO_PROTOCOL = Protocol(name="none", routes=(), error_body=own_error_body)  # of paths that no protocol has
+_PLAIN_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Application:
+    """An ASGI application over a service, for uvicorn and other servers, or mounted below a path of another one."""
+
+    def __init__(self, service: Service, protocols: Iterable[Protocol] | None = None) -> None:
+        """`protocols` are all that discovery finds unless some are given."""
+        self.service = service
+        self.router = Router(find_protocols().values() if protocols is None else protocols)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run with the server from its start to its end (ASGI's lifespan)."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            await self._answer_http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _request_of(scope)
+        try:
+            answer = await self._answered(request, receive)
+        except ClientGone:
+            return
+        await _send(answer, request, send)
+
+    async def _answered(self, request: HttpRequest, receive: Receive) -> Answer:
+        target: Target | None = None
+        try:
+            match = self.router.find(request.method, request.path)
+            target = match.first
+            request = await self._complete(request, match, receive)
+            target = match.accepting(request.data) if target.route.body == "json" else target
+            return await _while_connected(target.route.handler(request, self.service), receive)
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception as error:  # of any type: the client must have an answer
+            problem = problem_of(error)
+            if problem.kind == "internal":
+                LOG.exception("request %s failed", request.id)
+            return error_answer(problem, target.protocol if target else _NO_PROTOCOL)
+
+    async def _complete(self, request: HttpRequest, match: Match, receive: Receive) -> HttpRequest:
+        """The request with its body, the parts of its path and its deadline."""
+        options, route = self.service.options, match.first.route
+        body = await read_body(receive, request.headers, options.max_body)
+        data = await parse_body(body, options.max_depth) if route.body == "json" else None
+        return HttpRequest(
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
+            body=body,
+            data=data,
+            places=match.places,
+            id=request.id,
+            deadline=_deadline(request.headers, options),
+            trace=request.trace,
+        )
+
+
+def app(
+    model: RewardModel | Mapping[str, RewardModel],
+    options: ServerOptions | None = None,
+    *,
+    protocols: Iterable[Protocol] | None = None,
+) -> Application:
+    """An ASGI application over one loaded model, or over several by their names; the caller closes the models.
+
+    It can be mounted, as in Starlette's `Mount("/rewards", app(model))` or FastAPI's `api.mount("/rewards",
+    app(model))`, or run by any ASGI server.
+
+    >>> from rmruntime import RewardModel
+    >>> def make() -> Application:
+    ...     return app(RewardModel.load("bundle"), ServerOptions(deadline=30))
+    """
+    return Application(Service(served(model), options), protocols)
+
+
+def error_answer(problem: Problem, protocol: Protocol) -> Answer:
+    """A problem in the shape, and with the status, of a protocol."""
+    status = {**STATUSES, **protocol.statuses}[problem.kind]
+    headers: dict[str, str] = {}
+    if problem.kind in PASSING:
+        headers["retry-after"] = str(max(1, round(problem.retry_after or 1.0)))
+    if problem.kind == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    body = protocol.error_body(problem, status)
+    if body is None:
+        return Answer(status=status, headers=headers)
+    return Answer.of_json(body, status, headers)
+
+
+def _request_of(scope: Scope) -> HttpRequest:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    path, root = scope["path"], scope.get("root_path", "")
+    given = headers.get("x-request-id", "")
+    return HttpRequest(
+        method=scope["method"],
+        path=path.removeprefix(root) or "/",
+        query=scope.get("query_string", b"").decode("latin-1"),
+        headers=headers,
+        id=given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(8),
+        trace=Trace(),
+    )
+
+
+def _deadline(headers: Mapping[str, str], options: ServerOptions) -> float | None:
+    """When scoring must have begun: X-Request-Timeout-Ms from now, or what the options say."""
+    stated = headers.get("x-request-timeout-ms")
+    if stated is None:
+        return None if options.deadline is None else time.monotonic() + options.deadline
+    if not stated.isdecimal() or len(stated) > 12:
+        raise Refused("malformed", f"the header X-Request-Timeout-Ms: found {stated[:80]!r}, expected milliseconds")
+    return time.monotonic() + int(stated) / 1000
+
+
+async def _while_connected(work: Any, receive: Receive) -> Answer:
+    """What a handler answers. Raises ClientGone once the client goes, after the handler was cancelled."""
+    handler, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((handler, gone), return_when=asyncio.FIRST_COMPLETED)
+        if handler.done():
+            return handler.result()  # type: ignore[no-any-return] # handlers return answers
+        raise ClientGone
+    finally:
+        gone.cancel()
+        handler.cancel()
+        await asyncio.gather(handler, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(answer: Answer, request: HttpRequest, send: Send) -> None:
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in _all_headers(answer, request).items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _all_headers(answer: Answer, request: HttpRequest) -> dict[str, str]:
+    headers = {"content-length": str(len(answer.body)), "x-request-id": request.id}
+    if answer.media_type:
+        headers["content-type"] = answer.media_type
+    facts = request.trace.facts
+    if facts is not None:
+        headers |= {"x-bundle-digest": facts.digest, "x-engine": facts.engine, "x-precision": facts.precision}
+    return headers | {name.lower(): value for name, value in answer.headers.items()}
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
