@@ -142,6 +142,11 @@ class RewardModel:
         return self._executor.cache_note and f"off, because {self._executor.cache_note}"
 
     @property
+    def prefix_cache_bytes(self) -> int:
+        """The most bytes of keys and values that the prefix cache keeps; 0 without one."""
+        return self._executor.cache_bytes
+
+    @property
     def can_cache_prefixes(self) -> bool:
         """Whether the graph that runs has a form for a prefix cache in the bundle."""
         return self._executor.graph.past is not None

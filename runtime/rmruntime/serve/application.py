@@ -5,10 +5,12 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rmruntime.reward_model import RewardModel
+from rmruntime.serve.cross_origin import origin_headers, preflight
 from rmruntime.serve.http_messages import Answer, HttpRequest, Trace
 from rmruntime.serve.problems import PASSING, STATUSES, Problem, Refused, own_error_body, problem_of
 from rmruntime.serve.protocols import find_protocols
@@ -44,46 +46,55 @@ class Application:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _answer_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _request_of(scope)
+        begun, request, observer = time.monotonic(), _request_of(scope), self.service.observer
+        status = CLIENT_GONE
+        observer.in_flight += 1
         try:
             answer = await self._answered(request, receive)
+            status = answer.status
+            await _send(answer, _all_headers(answer, request, self.service.options.cors), send)
         except ClientGone:
-            return
-        await _send(answer, request, send)
+            pass
+        finally:
+            observer.in_flight -= 1
+            observer.finished(request, status, time.monotonic() - begun)
 
     async def _answered(self, request: HttpRequest, receive: Receive) -> Answer:
-        target: Target | None = None
+        if (asked := preflight(request, self.service.options.cors)) is not None:
+            return asked
+        protocol = _NO_PROTOCOL
         try:
             match = self.router.find(request.method, request.path)
             target = match.first
+            protocol = target.protocol
+            _note(request, target)
+            if not target.route.open:
+                self.service.keys.check(request.headers)
             request = await self._complete(request, match, receive)
-            target = match.accepting(request.data) if target.route.body == "json" else target
+            if target.route.body == "json":
+                target = match.accepting(request.data)
+                protocol = target.protocol
+                _note(request, target)
             return await _while_connected(target.route.handler(request, self.service), receive)
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as error:  # of any type: the client must have an answer
-            problem = problem_of(error)
-            if problem.kind == "internal":
-                LOG.exception("request %s failed", request.id)
-            return error_answer(problem, target.protocol if target else _NO_PROTOCOL)
+            return self._failed(error, request, protocol)
+
+    def _failed(self, error: Exception, request: HttpRequest, protocol: Protocol) -> Answer:
+        problem = problem_of(error)
+        if problem.kind in ("internal", "engine"):
+            LOG.error("request %s failed", request.id, exc_info=error)
+        return error_answer(problem, protocol)
 
     async def _complete(self, request: HttpRequest, match: Match, receive: Receive) -> HttpRequest:
         """The request with its body, the parts of its path and its deadline."""
-        options, route = self.service.options, match.first.route
-        body = await read_body(receive, request.headers, options.max_body)
+        options, route, begun = self.service.options, match.first.route, time.monotonic()
+        body = await read_body(receive, request.headers, options.max_body, options.body_timeout)
         data = await parse_body(body, options.max_depth) if route.body == "json" else None
-        return HttpRequest(
-            method=request.method,
-            path=request.path,
-            query=request.query,
-            headers=request.headers,
-            body=body,
-            data=data,
-            places=match.places,
-            id=request.id,
-            deadline=_deadline(request.headers, options),
-            trace=request.trace,
-        )
+        request.trace.read_seconds = time.monotonic() - begun
+        deadline = _deadline(request.headers, options)
+        return replace(request, body=body, data=data, places=match.places, deadline=deadline)
 
 
 def app(
@@ -161,19 +172,26 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _send(answer: Answer, request: HttpRequest, send: Send) -> None:
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in _all_headers(answer, request).items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+def _note(request: HttpRequest, target: Target) -> None:
+    trace = request.trace
+    trace.protocol, trace.route, trace.quiet = target.protocol.name, target.route.path, target.route.quiet
+
+
+async def _send(answer: Answer, headers: Mapping[str, str], send: Send) -> None:
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _all_headers(answer: Answer, request: HttpRequest) -> dict[str, str]:
-    headers = {"content-length": str(len(answer.body)), "x-request-id": request.id}
+def _all_headers(answer: Answer, request: HttpRequest, origins: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {"content-length": str(len(answer.body)), "x-request-id": request.id}
     if answer.media_type:
         headers["content-type"] = answer.media_type
     facts = request.trace.facts
     if facts is not None:
         headers |= {"x-bundle-digest": facts.digest, "x-engine": facts.engine, "x-precision": facts.precision}
+    if origins:
+        headers |= origin_headers(request.headers, origins)
     return headers | {name.lower(): value for name, value in answer.headers.items()}
 
 

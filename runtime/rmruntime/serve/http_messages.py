@@ -17,10 +17,15 @@ class Trace:
     """What is known of a request for its log line, its metrics and its answer's headers; filled while it is answered.
 
     `records` were asked for; `statistics` are their tokens, given, computed and cached. `facts` are those of the bundle
-    that answered (`rmruntime.serve.served_model.ModelFacts`), None before one is known. `tokenize_seconds` and
-    `score_seconds` are the time to put records into the queue, and from there to their scores.
+    that answered (`rmruntime.serve.served_model.ModelFacts`), None before one is known. `read_seconds`,
+    `tokenize_seconds` and `score_seconds` are the time to read the body, to put records into the queue, and from there
+    to their scores. `protocol`, `route` and `quiet` are the route's.
     """
 
+    protocol: str = ""
+    route: str = ""
+    quiet: bool = False
+    read_seconds: float = 0.0
     records: int = 0
     statistics: Statistics = field(default_factory=Statistics)
     facts: Any = None

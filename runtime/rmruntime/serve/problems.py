@@ -30,6 +30,7 @@ Kind = Literal[
     "overloaded",
     "unavailable",
     "deadline",
+    "too_slow",
     "engine",
     "internal",
 ]
@@ -49,6 +50,7 @@ STATUSES: Mapping[Kind, int] = {
     "overloaded": 503,
     "unavailable": 503,
     "deadline": 504,
+    "too_slow": 408,
     "engine": 500,
     "internal": 500,
 }
@@ -65,7 +67,7 @@ class Problem:
     - "unauthorized", "not_found" (no such path), "unknown_model", "unknown_session", "wrong_method".
     - "conflict": another call uses the session. "too_large": the body, or its nesting.
     - "overloaded": the queue is full. "unavailable": the model is loading, or the server ends.
-    - "deadline": scoring had not begun in time.
+    - "deadline": scoring had not begun in time. "too_slow": the body did not come in time.
     - "engine": the engine failed, or a score is not finite. "internal": a fault of the server.
 
     `field` names the body's field where one is wrong, `index` the record of several. `retry_after` are seconds.

@@ -16,24 +16,42 @@ class ClientGone(Exception):
     """The client closed the connection before it was answered."""
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], most: int) -> bytes:
-    """All bytes of the body. Raises Refused ("too_large") for more than `most`, and ClientGone."""
+async def read_body(receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> bytes:
+    """All bytes of the body. Raises Refused: "too_large" for more than `most`, "too_slow" where it takes longer than
+    that many seconds; and ClientGone.
+    """
     stated = headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > most:
-        raise _too_large(most)
-    parts: list[bytes] = []
-    size = 0
-    while True:
+        raise _too_large()
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused("malformed", "the header Content-Encoding: found a compressed body, expected a plain one")
+    message = await receive()
+    if not message.get("more_body", False):  # it is all there, as small ones are
+        return _part(message, most)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _joined(message, receive, most)
+    except TimeoutError:
+        raise Refused("too_slow", f"the body did not come within {seconds:g} seconds; send it faster") from None
+
+
+async def _joined(first: Message, receive: Receive, most: int) -> bytes:
+    parts, message = [_part(first, most)], first
+    left = most - len(parts[0])
+    while message.get("more_body", False):
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.append(_part(message, left))
+        left -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _part(message: Message, most: int) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    part: bytes = message.get("body", b"")
+    if len(part) > most:
+        raise _too_large()
+    return part
 
 
 async def parse_body(body: bytes, max_depth: int) -> Any:
@@ -77,5 +95,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _too_large(most: int) -> Refused:
-    return Refused("too_large", f"the body has more than {most} bytes; send fewer records at a time")
+def _too_large() -> Refused:
+    return Refused(
+        "too_large", "the body has more bytes than this server takes (--max-body); send fewer records at a time"
+    )

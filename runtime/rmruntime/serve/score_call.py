@@ -143,8 +143,9 @@ class ScoreCall:
         except InputError as error:  # it is no record
             future = ScoreFuture()
             future.set_exception(error)
-        if self._strict and future.done() and isinstance(error := future.exception(), InputError):
-            raise located(error, len(self._futures), len(self._records))
+        failed = future.exception() if self._strict and future.done() else None
+        if isinstance(failed, InputError):
+            raise located(failed, len(self._futures), len(self._records))
         self._requests.append(request)
         self._futures.append(future)
         future.add_done_callback(self._one_done)

@@ -82,6 +82,7 @@ class Generation:
     facts: ModelFacts
     users: int = 0
     retired: bool = False
+    closed: bool = False
 
 
 class ServedModel:
@@ -127,14 +128,14 @@ class ServedModel:
             yield generation
         finally:
             generation.users -= 1
-            _close_unused(generation)
+            self.close_unused(generation)
 
     def replace(self, model: RewardModel) -> None:
         """Have another bundle answer from now on. The earlier one ends once it has answered what it was asked."""
         before, self._current = self._current, Generation(model, facts_of(self.name, model))
         if before is not None:
             before.retired = True
-            _close_unused(before)
+            self.close_unused(before)
 
     def tokenize(self, record: Mapping[str, Any], options: ScoreOptions | None = None) -> tuple[TokenSequence, ...]:
         """The token sequences of one of the CLI's records, as they are scored. Raises InputError."""
@@ -143,8 +144,9 @@ class ServedModel:
             raise found
         return found
 
-
-def _close_unused(generation: Generation) -> None:
-    """Close a bundle that was replaced and has answered everything; on a thread, as an engine may take its time."""
-    if generation.retired and not generation.users:
-        Thread(target=generation.model.close, name="rmruntime-close").start()
+    @staticmethod
+    def close_unused(generation: Generation) -> None:
+        """Close a bundle that was replaced and has answered everything; on a thread, as an engine may take its time."""
+        if generation.retired and not generation.users and not generation.closed:
+            generation.closed = True
+            Thread(target=generation.model.close, name="rmruntime-close").start()

@@ -16,6 +16,7 @@ class ServerOptions:
 
     - `api_keys`: keys of which requests must have one, in Authorization: Bearer or X-Api-Key; none for no check.
     - `deadline`: seconds within which the scoring of a request must begin, where the request states none.
+    - `body_timeout`: seconds within which a request's body must have come.
     - `max_body`: the most bytes of a request's body. `max_depth`: the deepest nesting of its JSON.
     - `cors`: origins whose web pages may call the server; "*" for any.
     - `session_ttl`: seconds after which a session that nobody uses ends. `max_sessions`: the most that are open; one
@@ -28,6 +29,7 @@ class ServerOptions:
 
     api_keys: tuple[str, ...] = ()
     deadline: float | None = None
+    body_timeout: float = 120.0
     max_body: int = 64 << 20
     max_depth: int = 64
     cors: tuple[str, ...] = ()
@@ -36,7 +38,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value of another type, or out of range."""
-        limits = {"deadline": _SECONDS, "session_ttl": _SECONDS, "max_body": _BYTES}
+        limits = {"deadline": _SECONDS, "session_ttl": _SECONDS, "body_timeout": _SECONDS, "max_body": _BYTES}
         check_fields(self, {**limits, "max_depth": COUNT, "max_sessions": COUNT})
         if any(not key.strip() for key in self.api_keys):
             raise OptionError("api_keys has an empty key, expected keys of at least one character; take it out")

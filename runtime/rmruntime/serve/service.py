@@ -9,11 +9,14 @@ from typing import Any
 from rmruntime.errors import QueueFull
 from rmruntime.options import ScoreOptions
 from rmruntime.reward_model import RewardModel
+from rmruntime.serve.api_keys import ApiKeys
 from rmruntime.serve.http_messages import HttpRequest
+from rmruntime.serve.observer import Observer
 from rmruntime.serve.problems import Refused
 from rmruntime.serve.score_call import ScoreCall, Scoring
 from rmruntime.serve.served_model import ServedModel
 from rmruntime.serve.server_options import ServerOptions
+from rmruntime.serve.session_store import SessionStore
 from rmruntime.serve.throughput import Throughput
 
 THREADS = 4  # that tokenize what is too long for the event loop
@@ -32,6 +35,9 @@ class Service:
         self.draining = False
         self.began = time.time()
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="rmruntime-serve")
+        self.observer = Observer()
+        self.keys = ApiKeys(self.options.api_keys)
+        self.sessions = SessionStore(self.options.max_sessions)
         self._throughput = Throughput()
 
     @property

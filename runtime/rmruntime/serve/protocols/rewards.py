@@ -1,21 +1,17 @@
 """Our own protocol: the records of the command line, one or many, with every output that the model has."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from rmruntime.batching.runner import Statistics
 from rmruntime.errors import InputError
-from rmruntime.options import Aggregate, ScoreOptions
 from rmruntime.score_file import result_fields
 from rmruntime.serve.fields import Fields, wrong
 from rmruntime.serve.http_messages import Answer, HttpRequest
 from rmruntime.serve.problems import own_error_body, problem_of
 from rmruntime.serve.protocols.base import Protocol, Route
+from rmruntime.serve.record_fields import OPTIONS, model_of, options_of, usage_of
 from rmruntime.serve.score_call import ScoredRecord, located
-from rmruntime.serve.served_model import ModelFacts
 from rmruntime.serve.service import Service
-
-_OPTIONS = ("truncate", "max_length", "aggregate", "strict_content")
 
 
 async def rewards(request: HttpRequest, service: Service) -> Answer:
@@ -38,42 +34,9 @@ async def rewards(request: HttpRequest, service: Service) -> Answer:
     return Answer.of_json(answer | {"usage": usage_of(scoring.statistics)})
 
 
-def options_of(fields: Fields) -> ScoreOptions:
-    """The scoring options among a body's fields. Raises Refused ("malformed")."""
-    sides: Any = fields.choice("truncate", ("left", "right"), "left") if "truncate" in fields else None
-    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), "mean")
-    return ScoreOptions(
-        truncate=sides,
-        max_length=fields.integer("max_length", least=1),
-        aggregate=aggregate,
-        strict_content=bool(fields.flag("strict_content")),
-    )
-
-
-def model_of(facts: ModelFacts) -> dict[str, Any]:
-    """Which bundle and engine answered.
-
-    `digest` is the manifest's, by which two bundles are the same.
-    """
-    return {"name": facts.name, "digest": facts.digest, "engine": facts.engine, "precision": facts.precision}
-
-
-def usage_of(statistics: Statistics) -> dict[str, int]:
-    """Tokens given, computed and cached.
-
-    >>> usage_of(Statistics(given=5, computed=3, cached=2))
-    {'tokens': 5, 'computed_tokens': 3, 'cached_tokens': 2}
-    """
-    return {
-        "tokens": statistics.given,
-        "computed_tokens": statistics.computed,
-        "cached_tokens": statistics.cached,
-    }
-
-
 def _lone(fields: Fields) -> Mapping[str, Any]:
     """The record that the body itself is, without the fields that are not a record's."""
-    record = {name: value for name, value in fields.given.items() if name not in ("model", "on_error", *_OPTIONS)}
+    record = {name: value for name, value in fields.given.items() if name not in ("model", "on_error", *OPTIONS)}
     if not record:
         raise wrong("records", None, "a list of records, or the fields of one record")
     return record
