@@ -25,24 +25,22 @@ async def read_body(receive: Receive, headers: Mapping[str, str], most: int, sec
         raise _too_large()
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused("malformed", "the header Content-Encoding: found a compressed body, expected a plain one")
-    message = await receive()
-    if not message.get("more_body", False):  # it is all there, as small ones are
-        return _part(message, most)
     try:
         async with asyncio.timeout(seconds):
-            return await _joined(message, receive, most)
+            return await _joined(receive, most)
     except TimeoutError:
         raise Refused("too_slow", f"the body did not come within {seconds:g} seconds; send it faster") from None
 
 
-async def _joined(first: Message, receive: Receive, most: int) -> bytes:
-    parts, message = [_part(first, most)], first
-    left = most - len(parts[0])
-    while message.get("more_body", False):
+async def _joined(receive: Receive, most: int) -> bytes:
+    parts: list[bytes] = []
+    more = True
+    while more:
         message = await receive()
-        parts.append(_part(message, left))
-        left -= len(parts[-1])
-    return b"".join(parts)
+        parts.append(_part(message, most))
+        most -= len(parts[-1])
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _part(message: Message, most: int) -> bytes:
@@ -96,6 +94,4 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _too_large() -> Refused:
-    return Refused(
-        "too_large", "the body has more bytes than this server takes (--max-body); send fewer records at a time"
-    )
+    return Refused("too_large", "the body has more bytes than this server takes; send fewer records at a time")
