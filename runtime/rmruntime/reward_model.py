@@ -125,6 +125,11 @@ class RewardModel:
         return self._bundle.manifest
 
     @property
+    def tokenizer(self) -> RequestTokenizer:
+        """The bundle's tokenizer and chat template, for what is not scored."""
+        return self._request_tokenizer
+
+    @property
     def backend(self) -> str:
         """The engine that runs."""
         return self._executor.name
