@@ -28,9 +28,7 @@ def options_of(fields: Fields, model: ServedModel) -> ScoreOptions:
         if fields.value(name):
             raise wrong(name, fields.value(name), expected)
     if fields.value("cache_salt") and model.model.has_prefix_cache:
-        raise wrong(
-            "cache_salt", fields.value("cache_salt"), "none: the prefix cache is shared by all callers"
-        )
+        raise wrong("cache_salt", fields.value("cache_salt"), "none: the prefix cache is shared by all callers")
     side: Any = fields.choice("truncation_side", ("left", "right"), "right")
     limit = fields.integer("truncate_prompt_tokens", least=-1)
     if limit is None:
