@@ -166,6 +166,7 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)
         return listener
     except OSError:
         listener.close()
@@ -182,6 +183,7 @@ def _unix_socket(path: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         os.chmod(path, _SOCKET_MODE)
+        listener.listen(BACKLOG)
         return listener
     except OSError:
         listener.close()
