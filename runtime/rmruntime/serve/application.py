@@ -153,23 +153,29 @@ def _deadline(headers: Mapping[str, str], options: ServerOptions) -> float | Non
     return time.monotonic() + int(stated) / 1000
 
 
-async def _while_connected(work: Any, receive: Receive) -> Answer:
+async def _while_connected(work: Awaitable[Answer], receive: Receive) -> Answer:
     """What a handler answers. Raises ClientGone once the client goes, after the handler was cancelled."""
-    handler, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((handler, gone), return_when=asyncio.FIRST_COMPLETED)
-        if handler.done():
-            return handler.result()  # type: ignore[no-any-return] # handlers return answers
-        raise ClientGone
-    finally:
-        gone.cancel()
+    handler = asyncio.current_task()
+    assert handler is not None  # this is a coroutine
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
         handler.cancel()
-        await asyncio.gather(handler, gone, return_exceptions=True)
 
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        handler.uncancel()
+        raise ClientGone from None
+    finally:
+        watching.cancel()
 
 
 def _note(request: HttpRequest, target: Target) -> None:

@@ -162,7 +162,9 @@ def address_of(listener: socket.socket, listen: ListenOptions) -> str:
 
 def _tcp_socket(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Of a socket without its protocol asyncio does not know that it is TCP, and leaves Nagle's algorithm on: answers,
+    # which are written in two parts, then wait 40 ms for the client's acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -125,6 +125,12 @@ def test_a_port_that_is_in_use() -> None:
             bound_socket(ListenOptions(port=listener.getsockname()[1]))
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio turns Nagle's algorithm off for sockets that are said to be TCP."""
+    with bound_socket(ListenOptions(port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_two_bundles_of_one_name() -> None:
     assert named_folders(["a=x", "b=x"]) == {"a": "x", "b": "x"}
     with pytest.raises(RewardModelError, match="two bundles named 'x'"):
