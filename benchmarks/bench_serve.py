@@ -2,7 +2,7 @@
 
     python benchmarks/bench_serve.py BUNDLE [--requests 2000] [--device ort-cpu]
 
-Both are timed in turns, a request and a call of the same record, so that whatever else the machine does falls on both.
+Both are timed in turns of twenty, so that whatever else the machine does falls on both.
 The server is a process of its own (`rmruntime serve`), the client one keep-alive connection that sends the same bytes
 each time; a real client needs time of its own. Prints the medians in milliseconds, and their difference.
 """
@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from rmruntime import RewardModel
 
 RECORD = {"prompt": "What is 2 + 2?", "response": "The answer is 4."}
 COMMAND = [sys.executable, "-c", "import sys; from rmruntime.cli import main; sys.exit(main())", "serve"]
-WARM_UP = 50
+BLOCK = 20  # calls in a row: of two processes in turns, each would find the other's data in the processor's caches
 
 
 def started(bundle: str, device: str) -> tuple[subprocess.Popen[str], int]:
@@ -40,11 +41,15 @@ def started(bundle: str, device: str) -> tuple[subprocess.Popen[str], int]:
     raise SystemExit("the server ended before it was ready")
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    """How long one call takes."""
-    begun = time.perf_counter()
+def block_seconds(call: Callable[[], Any]) -> list[float]:
+    """How long each of a block of calls takes, after one that is not counted."""
     call()
-    return time.perf_counter() - begun
+    spent = []
+    for _ in range(BLOCK):
+        begun = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - begun)
+    return spent
 
 
 def is_whole(received: bytes) -> bool:
@@ -77,13 +82,14 @@ def main() -> None:
     try:
         with RewardModel.load(arguments.bundle, device=arguments.device) as model:
             calls: tuple[Callable[[], Any], ...] = (lambda: model.score([RECORD]), request)
-            turns = [[seconds_of(call) for call in calls] for _ in range(arguments.requests)]
+            rounds = [[block_seconds(call) for call in calls] for _ in range(arguments.requests // BLOCK)]
     finally:
         connection.close()
         process.send_signal(signal.SIGTERM)
         process.wait()
-    call, asked = (statistics.median(times) * 1000 for times in zip(*turns[WARM_UP:], strict=True))
-    print(f"rm.score() {call:.3f} ms, server {asked:.3f} ms, overhead {asked - call:.3f} ms (p50 of {len(turns)})")
+    called, asked = (statistics.median(chain.from_iterable(times)) * 1000 for times in zip(*rounds, strict=True))
+    overhead = f"overhead {asked - called:.3f} ms (p50 of {arguments.requests} each)"
+    print(f"rm.score() {called:.3f} ms, server {asked:.3f} ms, {overhead}")
 
 
 if __name__ == "__main__":

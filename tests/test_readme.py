@@ -33,9 +33,11 @@ from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
 from rmruntime.bundle.manifest import LayoutName
 from rmruntime.cli import add_rank_arguments, add_score_arguments
+from rmruntime.commands.engine_arguments import add_engine_arguments
 from rmruntime.records import parse_record
 from rmruntime.records.requests import IGNORED_KEYS
 from rmruntime.score_file import result_fields
+from rmruntime.serve.arguments import add_serve_arguments
 from rmruntime.text.layouts.base import Layout
 from tiny_checkpoints import gated
 
@@ -84,7 +86,9 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     add_score_arguments(score)
     rank = argparse.ArgumentParser("rmruntime rank")
     add_rank_arguments(rank)
-    runtime = {"rmruntime score": score, "rmruntime rank": rank}
+    serve = argparse.ArgumentParser("rmruntime serve")
+    add_serve_arguments(serve)
+    runtime = {"rmruntime score": score, "rmruntime rank": rank, "rmruntime serve": serve}
     return {f"rmexport {name}": parser for name, parser in commands.choices.items()} | runtime
 
 
@@ -111,6 +115,8 @@ def test_every_command_line_parses() -> None:
             parsers()[" ".join(words[:2])].parse_args(words[2:])
         elif words[0].startswith("./"):
             assert (ROOT / words[0]).is_file(), words[0]
+        elif words[0] == "curl":
+            assert words[2].startswith("localhost:8000/"), words  # where `rmruntime serve` listens
         else:
             assert words[:2] == ["pip", "install"], words
     assert {"export", "verify", "score", "inspect"} <= {words[1] for words in typed if words[0] == "rmexport"}
@@ -126,6 +132,15 @@ def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> Non
         if action.default and not said[name][1].startswith("as for"):
             default = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
             assert default in said[name][1], name
+
+
+def test_every_option_of_the_server_is_in_its_table() -> None:
+    engine = argparse.ArgumentParser()
+    add_engine_arguments(engine)
+    own = options(parsers()["rmruntime serve"]).keys() - options(engine).keys()
+    assert own == set(re.findall(r"--[a-z-]+", "".join(c[0] for c in rows(section("`rmruntime serve`"))))) - set(
+        options(engine)
+    )
 
 
 @pytest.mark.parametrize("command", ["score", "rank"])
