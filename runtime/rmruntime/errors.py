@@ -81,9 +81,13 @@ class PassTooLarge(BackendError):
 
 
 class InputError(RewardModelError):
-    """A record cannot be scored; the other records can. `record_id` is the record's own id where it had one."""
+    """A record cannot be scored; the other records can.
+
+    `record_id` is the record's own id where it had one, `record_index` its place among several where that is known.
+    """
 
     record_id: str | int | float | None = None
+    record_index: int | None = None
 
 
 class RecordError(InputError):

@@ -181,6 +181,11 @@ class RewardModel:
         """Tokens of submitted records that have not begun, of which there may be `queue_tokens`."""
         return self._submitter.waiting_tokens
 
+    @property
+    def queue_tokens(self) -> int:
+        """How many tokens of submitted records may wait."""
+        return self._submitter.limit
+
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
         """Scores in input order; a pair gives [chosen, rejected], candidates a list, and lists of chosen and rejected
         answers one list, the chosen first.

@@ -6,8 +6,8 @@ from typing import Literal
 
 from rmruntime.errors import (
     BackendError,
+    BundleError,
     DeadlineExceeded,
-    DeviceLimit,
     InputError,
     InputTooLong,
     NonFiniteScore,
@@ -102,18 +102,18 @@ class Refused(RewardModelError):
 
 _KINDS: tuple[tuple[type[Exception], Kind], ...] = (  # the first that matches
     (InputTooLong, "too_long"),
-    (DeviceLimit, "engine"),
     (NonFiniteScore, "engine"),
     (InputError, "unscorable"),
     (OptionError, "malformed"),
     (QueueFull, "overloaded"),
     (DeadlineExceeded, "deadline"),
     (BackendError, "engine"),
-    (RewardModelError, "engine"),
+    (BundleError, "engine"),
+    (RewardModelError, "unavailable"),  # the model is drained or closed
 )
 
 
-def problem_of(error: Exception, *, index: int | None = None) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """The problem of an error; one that no code expected is "internal", and its text stays in the log.
 
     >>> problem_of(QueueFull("9 requests wait")).kind, problem_of(KeyError("secret")).message
@@ -123,7 +123,7 @@ def problem_of(error: Exception, *, index: int | None = None) -> Problem:
         return error.problem
     for kind_of_error, kind in _KINDS:
         if isinstance(error, kind_of_error):
-            return Problem(kind=kind, message=str(error), index=index)
+            return Problem(kind=kind, message=str(error), index=getattr(error, "record_index", None))
     return Problem(kind="internal", message="the server failed; its log has the reason")
 
 

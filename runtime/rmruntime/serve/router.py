@@ -64,7 +64,7 @@ class Router:
         """The routes of a path. Raises Refused: "not_found", or "wrong_method" where the path has others."""
         methods, places = self._methods(path)
         if methods is None:
-            raise Refused("not_found", f"found no route {path[:200]}; GET / and the documentation list them")
+            raise Refused("not_found", f"found no route {path[:200]}; docs/serving.md lists those there are")
         targets = methods.get("GET" if method == "HEAD" else method)
         if targets is None:
             raise Refused("wrong_method", f"{path[:200]} takes {', '.join(sorted(methods))}, found {method[:20]}")

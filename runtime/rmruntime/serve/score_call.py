@@ -10,7 +10,7 @@ from typing import Any
 
 from rmruntime.batching.request_queue import ScoreFuture
 from rmruntime.batching.runner import Statistics
-from rmruntime.errors import InputError, QueueFull, RewardModelError
+from rmruntime.errors import DeadlineExceeded, InputError, QueueFull, RewardModelError
 from rmruntime.options import ScoreOptions
 from rmruntime.records import Request, parse_record
 from rmruntime.reward_model import RewardModel
@@ -73,7 +73,7 @@ def located(error: InputError, index: int, count: int) -> InputError:
     if count == 1:
         return error
     found = type(error)(f"record {index}: {error}")
-    found.record_id = error.record_id
+    found.record_id, found.record_index = error.record_id, index
     return found
 
 
@@ -122,18 +122,24 @@ class ScoreCall:
             if not before:
                 self._put_one(self._records[0])  # raises why
                 return
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise DeadlineExceeded("not all of the request had begun by its deadline")
             await asyncio.sleep(FULL_PAUSE)
 
     def _put_some(self, up_to: int) -> None:
         """Put records into the queue until there are `up_to`, it is full, or nobody wants them."""
         try:
-            while len(self._futures) < up_to and not self._given_up:
+            while len(self._futures) < up_to and not self._given_up and not self._is_greedy():
                 self._put_one(self._records[len(self._futures)])
         except QueueFull:
             if not self._futures and len(self._records) <= FEW_RECORDS:
                 raise
         if self._given_up:
             self._give_up()
+
+    def _is_greedy(self) -> bool:
+        """Whether a call with many records leaves less than half of the queue to others."""
+        return len(self._futures) >= FEW_RECORDS and self._model.waiting_tokens > self._model.queue_tokens // 2
 
     def _put_one(self, record: Any) -> None:
         request: Request | None = None

@@ -133,6 +133,23 @@ def test_a_call_with_more_than_the_queue_has_space_for_is_scored(held: tuple[Asg
     assert [result["score"] for result in results] == [first[n % 9]["score"] for n in range(200)]
 
 
+def test_a_call_with_many_records_leaves_half_of_the_queue_to_others(held: tuple[AsgiClient, GatedEngine]) -> None:
+    client, engine = held
+
+    async def scenario() -> None:
+        [first] = await waiting(client, engine, IDS)
+        records = [{"input_ids": [5, 6, 7]} for _ in range(50)]
+        many = asyncio.ensure_future(client.arequest("POST", "/v1/rewards", {"records": records}))
+        model = client.application.service.models["default"].model
+        await asyncio.to_thread(wait_until, lambda: model.waiting_tokens > 10)
+        other = asyncio.ensure_future(client.arequest("POST", "/v1/rewards", IDS))
+        await asyncio.to_thread(wait_until, lambda: model.waiting_tokens == 18)
+        engine.permit(1000)
+        assert [(await task).status for task in (first, many, other)] == [200] * 3
+
+    client.run(scenario())
+
+
 def test_a_deadline_that_passes(held: tuple[AsgiClient, GatedEngine]) -> None:
     client, engine = held
 

@@ -46,7 +46,7 @@ def _result(record: ScoredRecord, index: int, count: int) -> dict[str, Any]:
     found: InputError | Any = record.result
     if isinstance(found, InputError):
         found = located(found, index, count)
-        return {"error": {"kind": problem_of(found).kind, "message": str(found)}} | _id(found.record_id)
+        return own_error_body(problem_of(found), 0) | _id(found.record_id)
     assert record.request is not None  # it was scored
     own = _id(record.request.id) | result_fields(record.request, found)
     tokens = [score.tokens for score in (found if isinstance(found, list) else [found])]

@@ -36,11 +36,12 @@ def test_many_records_of_every_kind(client: AsgiClient, model: RewardModel) -> N
 def test_a_bad_record_is_the_answer_unless_it_is_to_be_skipped(client: AsgiClient) -> None:
     records = [RECORD, {"promt": "What?", "response": "a"}]
     refused = client.post("/v1/rewards", {"records": records})
-    assert refused.status == 400
+    assert refused.status == 400 and refused.json()["error"]["index"] == 1
     assert refused.json()["error"]["message"].startswith("record 1: the record: found the unknown key 'promt'")
     skipped = client.post("/v1/rewards", {"records": records, "on_error": "skip"})
     assert skipped.status == 200
     first, second = skipped.json()["results"]
+    assert second["error"]["index"] == 1
     assert "score" in first and second["error"]["kind"] == "unscorable" and "score" not in second
 
 
