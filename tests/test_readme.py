@@ -20,6 +20,7 @@ import pytest
 
 import rmexport
 import rmruntime
+from asgi_client import AsgiClient
 from conversations import ragged_records
 from reward_trunks import spec_of
 from rmexport import cli, dialects, export, families, heads
@@ -37,7 +38,9 @@ from rmruntime.commands.engine_arguments import add_engine_arguments
 from rmruntime.records import parse_record
 from rmruntime.records.requests import IGNORED_KEYS
 from rmruntime.score_file import result_fields
+from rmruntime.serve import app, protocols
 from rmruntime.serve.arguments import add_serve_arguments
+from rmruntime.serve.protocols.base import Protocol, Route
 from rmruntime.text.layouts.base import Layout
 from tiny_checkpoints import gated
 
@@ -321,6 +324,7 @@ def test_contributing_names_what_modules_must_and_may_have() -> None:
     parts = {"ScoringHead", *_fields(heads.ScoringHead), "Head", *_fields(heads.Head)}
     assert parts | {"build", "reference"} == contract("head")
     assert {"Layout", *_fields(Layout)} == contract("layout")
+    assert {"Protocol", *_fields(Protocol), "Route", *_fields(Route)} == contract("protocol")
     operations = {name for name, value in vars(Dialect).items() if callable(value) or name == "compute_dtypes"}
     spelled = {name for name in operations if not name.startswith("_")} - {"matrix"}  # which no dialect has to spell
     assert {*Dialect.__annotations__, *spelled} == contract("dialect")
@@ -371,7 +375,14 @@ class Page:
 
 
 def forget() -> None:
-    for found in (families.families, heads.heads, dialects.dialects, backends.backends, peers):
+    for found in (
+        families.families,
+        heads.heads,
+        dialects.dialects,
+        backends.backends,
+        peers,
+        protocols.find_protocols,
+    ):
         found.cache_clear()
 
 
@@ -446,6 +457,16 @@ def test_the_backend_works(page: Page, tmp_path: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Score) and isinstance(other, Score)
         assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+def test_the_protocol_works(page: Page, place: Path) -> None:
+    page.add("runtime/rmruntime/serve/protocols/preferred.py", protocols)
+    tests = page.test_module("tests/runtime/serve/protocols/test_preferred.py")
+    with RewardModel.load(place / "bundle", device="ort-cpu") as model:
+        client = AsgiClient(app(model))
+        tests.test_the_better_answer(client)
+        tests.test_a_missing_field(client)
+        client.close()
 
 
 @pytest.mark.ladder
