@@ -2,7 +2,8 @@
 
     python benchmarks/bench_serve.py BUNDLE [--requests 2000] [--device ort-cpu]
 
-Both are timed in turns of twenty, so that whatever else the machine does falls on both.
+Both are timed in turns of twenty, so that whatever else the machine does falls on both, and with a pause before each,
+as single requests come.
 The server is a process of its own (`rmruntime serve`), the client one keep-alive connection that sends the same bytes
 each time; a real client needs time of its own. Prints the medians in milliseconds, and their difference.
 """
@@ -24,6 +25,7 @@ from rmruntime import RewardModel
 
 RECORD = {"prompt": "What is 2 + 2?", "response": "The answer is 4."}
 COMMAND = [sys.executable, "-c", "import sys; from rmruntime.cli import main; sys.exit(main())", "serve"]
+PAUSE = 0.001  # seconds before each: of calls without one, the engine's threads have not gone to sleep yet
 BLOCK = 20  # calls in a row: of two processes in turns, each would find the other's data in the processor's caches
 
 
@@ -46,6 +48,7 @@ def block_seconds(call: Callable[[], Any]) -> list[float]:
     call()
     spent = []
     for _ in range(BLOCK):
+        time.sleep(PAUSE)
         begun = time.perf_counter()
         call()
         spent.append(time.perf_counter() - begun)

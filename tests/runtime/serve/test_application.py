@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,43 @@ def test_a_bundle_is_replaced_without_losing_a_request(classifier_bundle: Path) 
 
     client.run(scenario())
     client.close()
+
+
+def test_sessions_of_a_replaced_bundle_are_not_there(classifier_bundle: Path) -> None:
+    served = ServedModel("judge", RewardModel.load(classifier_bundle, device="ort-cpu"))
+    client = AsgiClient(Application(Service([served])))
+    session = client.post("/v1/sessions", {"prompt": "What?"}).json()["session"]
+    assert client.post(f"/v1/sessions/{session}/append", {"text": "One."}).status == 200
+    with RewardModel.load(classifier_bundle, device="ort-cpu") as new:
+        served.replace(new)
+        assert client.post(f"/v1/sessions/{session}/append", {"text": "Two."}).status == 404
+        assert client.post("/v1/sessions", {"prompt": "What?"}).status == 200
+    client.close()
+
+
+def test_many_clients_some_of_which_go(client: AsgiClient, model: RewardModel) -> None:
+    """Each that stays has one answer, its own; the others have none."""
+    dice = random.Random(0)
+    records = [{"input_ids": [dice.randrange(5, 40) for _ in range(dice.randrange(1, 30))]} for _ in range(300)]
+    expected = [score.value for score in model.score(records)]
+
+    async def one(number: int) -> tuple[int, Any]:
+        gone = asyncio.Event()
+        if number % 3 == 0:
+            asyncio.get_running_loop().call_later(dice.random() / 50, gone.set)
+        headers = {"X-Request-Id": str(number)}
+        return number, await client.arequest("POST", "/v1/rewards", records[number], headers=headers, gone=gone)
+
+    async def scenario() -> list[tuple[int, Any]]:
+        return await asyncio.gather(*map(one, range(300)))
+
+    for number, answer in client.run(scenario()):
+        if answer.status == 0:
+            assert number % 3 == 0
+        else:
+            assert answer.status == 200 and answer.headers["x-request-id"] == str(number)
+            assert answer.json()["result"]["score"] == expected[number]
+    assert client.application.service.observer.in_flight == 0
 
 
 def _is_closed(model: RewardModel) -> bool:

@@ -1,6 +1,8 @@
 """What every protocol must have, over whatever discovery finds."""
 
 import json
+import random
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,25 @@ def test_no_body_is_too_strange_for_a_route(name: str, client: AsgiClient) -> No
             for body in bodies:
                 answer = client.request(method, route.path.replace("{", "").replace("}", ""), body=body)
                 assert answer.status in range(200, 500) or answer.status == 503, (method, route.path, body, answer)
+
+
+STRANGE: list[Any] = [None, True, 0, -1, 1e308, "", "\ud800", "a", [], {}, [[]], [None], [5], ["a", 5], {"text": 5}]
+NAMES = (
+    "input messages query queries documents texts text text_1 text_2 data_1 data_2 items item task top_n steps session "
+    "op ops n count records prompt prompts response model tokens labels inputs id use_activation encoding_format"
+).split()
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_no_fields_are_too_strange_for_a_route(name: str, client: AsgiClient) -> None:
+    """Random values in random fields, of a fixed seed."""
+    dice = random.Random(name)
+    for route in PROTOCOLS[name].routes:
+        path = route.path.replace("{", "").replace("}", "")
+        for _ in range(60 if route.body == "json" else 1):
+            fields = {dice.choice(NAMES): dice.choice(STRANGE) for _ in range(dice.randrange(1, 6))}
+            answer = client.request(route.methods.split()[0], path, fields)
+            assert answer.status in range(200, 500) or answer.status == 503, (path, fields, answer)
 
 
 def test_routes_of_all_protocols_are_told_apart() -> None:
