@@ -1,10 +1,11 @@
 """What handlers have of the server: the models by name, and the scores of records."""
 
+import asyncio
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from rmruntime.errors import QueueFull
 from rmruntime.options import ScoreOptions
@@ -13,12 +14,13 @@ from rmruntime.serve.api_keys import ApiKeys
 from rmruntime.serve.http_messages import HttpRequest
 from rmruntime.serve.observer import Observer
 from rmruntime.serve.problems import Refused
-from rmruntime.serve.score_call import ScoreCall, Scoring
+from rmruntime.serve.score_call import SMALL_BODY, ScoreCall, Scoring
 from rmruntime.serve.served_model import ServedModel
 from rmruntime.serve.server_options import ServerOptions
 from rmruntime.serve.session_store import SessionStore
 from rmruntime.serve.throughput import Throughput
 
+Result = TypeVar("Result")
 THREADS = 4  # that tokenize what is too long for the event loop
 
 
@@ -80,6 +82,12 @@ class Service:
     ) -> Scoring:
         """`score`, where a record that cannot be scored has its InputError in its place."""
         return await self._scored(request, model, records, options, strict=False)
+
+    async def run(self, request: HttpRequest, work: Callable[[], Result]) -> Result:
+        """What `work` returns, such as the tokens of a text: on a thread, unless the request's body is small."""
+        if len(request.body) <= SMALL_BODY:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     def retry_after(self, model: ServedModel) -> float:
         """Seconds until about what waits now has been scored, 1 to 60."""

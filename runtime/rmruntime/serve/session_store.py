@@ -56,14 +56,15 @@ class SessionStore:
 
     def add(self, session: Session, generation: Generation, ttl: float) -> OpenSession:
         """Keep a session. Where there are too many, the one that was not used for longest ends."""
-        for entry in list(self._open.values()):
-            if entry.has_ended:
-                self.end(entry)
-        while len(self._open) >= self._most:
-            self.end(next(iter(self._open.values())))
+        while self._open and (len(self._open) >= self._most or self._oldest.has_ended):
+            self.end(self._oldest)
         entry = OpenSession(id=f"s_{secrets.token_hex(12)}", session=session, generation=generation, ttl=ttl)
         self._open[entry.id] = entry
         return entry
+
+    @property
+    def _oldest(self) -> OpenSession:
+        return next(iter(self._open.values()))
 
     def find(self, identity: str) -> OpenSession:
         """The session of that id. Raises Refused: "unknown_session", or "conflict" while another call uses it."""

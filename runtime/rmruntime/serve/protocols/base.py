@@ -35,6 +35,7 @@ Scoring, through `rmruntime.serve.service.Service`
   queue that all requests share, with the request's deadline; they are taken back when the client goes. It raises the
   first error of a record, with its index where there are several. `service.score_each` has the InputError of a record
   in its place instead. Text that is templated already is the record {"text": ...}, ids are {"input_ids": [...]}.
+- `await service.run(request, work)` runs what may take long, such as tokenizing a large text, off the event loop.
 - Neither ever invents a number: a protocol must not answer 0 or null in the place of a reward.
 - `rmruntime.serve.activation.label_values(score, facts, activation)` are the numbers of one scored conversation as
   classification servers give them, raw where the client's flag is absent (None), activated or not where it says so.

@@ -92,8 +92,9 @@ async def _score(request: HttpRequest, service: Service, entry: OpenSession, fie
 
 async def _fork(request: HttpRequest, service: Service, entry: OpenSession, fields: Fields) -> dict[str, Any]:
     count = fields.integer("n", least=1) or 1
-    if count > MOST_FORKS:
-        raise wrong("n", count, f"at most {MOST_FORKS}")
+    most = min(MOST_FORKS, service.options.max_sessions - 1)
+    if count > most:
+        raise wrong("n", count, f"at most {most}")
     forks = entry.session.fork(count)
     return {"sessions": [service.sessions.add(fork, entry.generation, entry.ttl).id for fork in forks]}
 
@@ -157,7 +158,7 @@ async def _append_together(
     request: HttpRequest, service: Service, operations: Sequence[Fields]
 ) -> list[dict[str, Any]]:
     """The results of appends to different sessions, those of one bundle in the same passes."""
-    results: list[dict[str, Any]] = [{} for _ in operations]
+    results: dict[int, dict[str, Any]] = {}
     moves: dict[int, tuple[OpenSession, list[str]]] = {}
     for place, fields in enumerate(operations):
         try:
@@ -168,18 +169,30 @@ async def _append_together(
     for place, (entry, _) in moves.items():
         by_bundle.setdefault(id(entry.generation), []).append(place)
     for places in by_bundle.values():
-        own = [moves[place] for place in places]
-        model = own[0][0].generation.model
-        pairs = [(entry.session, steps) for entry, steps in own]
-        found = await service.sessions.use([entry for entry, _ in own], lambda: model.append_many(pairs))  # noqa: B023
-        for place, (entry, _), values in zip(places, own, found, strict=True):
-            if isinstance(values, InputError):
-                results[place] = _failed(values)
-                continue
-            statistics = entry.session.statistics
-            _record(request, entry, statistics)
-            results[place] = {"steps": values, "tokens": entry.session.tokens, "usage": usage_of(statistics)}
-    return results
+        found = await _append_group(request, service, [moves[place] for place in places])
+        results |= dict(zip(places, found, strict=True))
+    return [results[place] for place in range(len(operations))]
+
+
+async def _append_group(
+    request: HttpRequest, service: Service, moves: Sequence[tuple[OpenSession, list[str]]]
+) -> list[dict[str, Any]]:
+    """The results of appends to different sessions of one bundle."""
+    entries = [entry for entry, _ in moves]
+    model, pairs = entries[0].generation.model, [(entry.session, steps) for entry, steps in moves]
+    try:
+        found = await service.sessions.use(entries, lambda: model.append_many(pairs))
+    except Exception as error:  # of any type: it is that of each of these operations
+        return [_failed(error) for _ in moves]
+    return [_appended(request, entry, values) for entry, values in zip(entries, found, strict=True)]
+
+
+def _appended(request: HttpRequest, entry: OpenSession, values: list[float] | InputError) -> dict[str, Any]:
+    if isinstance(values, InputError):
+        return _failed(values)
+    statistics = entry.session.statistics
+    _record(request, entry, statistics)
+    return {"steps": values, "tokens": entry.session.tokens, "usage": usage_of(statistics)}
 
 
 async def _try_one(request: HttpRequest, service: Service, fields: Fields) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import base64
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from rmruntime.records import parse_record
 from rmruntime.scores import Score
+from rmruntime.sequences import Ints
 from rmruntime.serve.activation import label_values, score_value
 from rmruntime.serve.fields import Fields, wrong
 from rmruntime.serve.http_messages import Answer, HttpRequest
@@ -28,6 +30,7 @@ from rmruntime.serve.protocols.base import Protocol, Route
 from rmruntime.serve.score_call import Scoring
 from rmruntime.serve.served_model import ModelFacts, ServedModel
 from rmruntime.serve.service import Service
+from rmruntime.text.request_tokenizer import RequestTokenizer
 
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError", 503: "Service Unavailable"}
 _BYTE_ORDERS = {"native": "=", "little": "<", "big": ">"}
@@ -91,14 +94,7 @@ async def tokenize(request: HttpRequest, service: Service) -> Answer:
     fields = Fields(request.data)
     model = service.model(fields.optional_text("model"))
     tokenizer = model.model.tokenizer
-    if "messages" in fields:
-        opens = fields.flag("add_generation_prompt") is not False
-        [conversation] = parse_record({"messages": fields.value("messages")}).conversations
-        ids = tokenizer.encode_messages(conversation.messages or (), generation_prompt=opens)
-    else:
-        special = fields.flag("add_special_tokens") is not False
-        ids = tokenizer.encode_text(fields.text("prompt"), special=special)
-    tokens = ids.tolist()
+    tokens = (await service.run(request, partial(_ids, fields, tokenizer))).tolist()
     texts = [tokenizer.text_of(token) for token in tokens] if fields.flag("return_token_strs") else None
     limit = model.facts.max_length
     return Answer.of_json({"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": texts})
@@ -111,7 +107,7 @@ async def detokenize(request: HttpRequest, service: Service) -> Answer:
     if any(type(token) is not int or not 0 <= token < 1 << 31 for token in tokens):
         raise wrong("tokens", tokens, "token ids")
     tokenizer = service.model(fields.optional_text("model")).model.tokenizer
-    return Answer.of_json({"prompt": tokenizer.decode(tokens)})
+    return Answer.of_json({"prompt": await service.run(request, partial(tokenizer.decode, tokens))})
 
 
 async def models(request: HttpRequest, service: Service) -> Answer:
@@ -145,6 +141,16 @@ def error_body(problem: Problem, status: int) -> object:
         message, field = f"This model's maximum context length is exceeded. {message}", "input_tokens"
     kind = _TYPES.get(status, HTTPStatus(status).phrase)
     return {"error": {"message": message, "type": kind, "param": field, "code": status}}
+
+
+def _ids(fields: Fields, tokenizer: RequestTokenizer) -> Ints:
+    """The ids [L] of a text or of messages."""
+    if "messages" not in fields:
+        special = fields.flag("add_special_tokens") is not False
+        return tokenizer.encode_text(fields.text("prompt"), special=special)
+    opens = fields.flag("add_generation_prompt") is not False
+    [conversation] = parse_record({"messages": fields.value("messages")}).conversations
+    return tokenizer.encode_messages(conversation.messages or (), generation_prompt=opens)
 
 
 async def _scored(request: HttpRequest, service: Service, fields: Fields, model: ServedModel | None) -> Scoring:

@@ -108,6 +108,15 @@ def test_the_session_that_was_not_used_for_longest_makes_space(step_model: Rewar
     client.close()
 
 
+def test_more_forks_than_there_may_be_sessions(step_model: RewardModel) -> None:
+    client = AsgiClient(app(step_model, ServerOptions(max_sessions=4)))
+    session = opened(client)
+    assert client.post(f"/v1/sessions/{session}/fork", {"n": 4}).status == 400
+    forks = client.post(f"/v1/sessions/{session}/fork", {"n": 3}).json()["sessions"]
+    assert [client.get(f"/v1/sessions/{one}").status for one in (session, *forks)] == [200] * 4
+    client.close()
+
+
 def test_two_calls_on_one_session(steps_client: AsgiClient) -> None:
     session = opened(steps_client)
 

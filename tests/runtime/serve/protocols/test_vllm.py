@@ -182,6 +182,12 @@ def test_tokenize_and_back(client: AsgiClient, model: RewardModel) -> None:
     assert chat["count"] == model.score([{"messages": MESSAGES}])[0].tokens
 
 
+def test_tokenize_a_long_text(client: AsgiClient) -> None:
+    text = "Hello world. " * 1000
+    tokens = client.post("/tokenize", {"prompt": text, "add_special_tokens": False}).json()["tokens"]
+    assert client.post("/detokenize", {"tokens": tokens}).json()["prompt"] == text
+
+
 def test_models(client: AsgiClient, model: RewardModel) -> None:
     [card] = client.get("/v1/models").json()["data"]
     assert card["id"] == "default" and card["max_model_len"] == model.manifest.backbone.max_length
