@@ -15,6 +15,7 @@ from typing import Any
 
 from rmruntime.errors import EngineNotInstalled, OptionError
 from rmruntime.serve.application import Application
+from rmruntime.serve.bounded_head import bounded_protocol
 from rmruntime.serve.loader import BundleLoader, Load
 from rmruntime.serve.served_model import ServedModel
 from rmruntime.serve.server_options import ListenOptions, ServerOptions
@@ -96,7 +97,7 @@ class HttpServer:
         listen = self._listen
         return self._uvicorn.Config(
             application,
-            http="httptools",
+            http=bounded_protocol(),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,5 +1,6 @@
 """`rmruntime serve` over real sockets: starts, answers, reloads, drains on SIGTERM, and says why it cannot start."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from gated_engine import PATIENCE, wait_until
 from rmruntime.errors import OptionError, RewardModelError
+from rmruntime.serve.bounded_head import bounded_protocol
 from rmruntime.serve.http_server import bound_socket
 from rmruntime.serve.loader import named_folders
 from rmruntime.serve.server_options import ListenOptions
@@ -129,6 +132,43 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
     """asyncio turns Nagle's algorithm off for sockets that are said to be TCP."""
     with bound_socket(ListenOptions(port=0)) as listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_headers_that_are_too_large_or_too_slow() -> None:
+    """Of a connection over a socket pair, whose other end the test has."""
+
+    async def answered(head_seconds: float, *parts: bytes) -> bytes:
+        config = uvicorn.Config(_answer, http=bounded_protocol(1000, head_seconds), lifespan="off", log_config=None)
+        config.load()
+        state, loop = uvicorn.server.ServerState(), asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        await loop.connect_accepted_socket(
+            lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), theirs
+        )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.01)  # each is read by itself
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+    async def scenario() -> None:
+        start, end = b"GET / HTTP/1.1\r\nConnection: close\r\nX: ", b"\r\n\r\n"
+        assert (await answered(PATIENCE, start + b"a" * 500 + end)).startswith(b"HTTP/1.1 200")
+        assert await answered(PATIENCE, start, b"a" * 1000, b"a" * 1000) == b""
+        assert await answered(0.01, start) == b""
+
+    asyncio.run(scenario())
+
+
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
 
 
 def test_two_bundles_of_one_name() -> None:
