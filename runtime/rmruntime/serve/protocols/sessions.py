@@ -132,8 +132,10 @@ async def _used(
     request: HttpRequest, service: Service, entry: OpenSession, work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """What `work` returns, with the tokens that it took; records the request."""
+    before = entry.session.statistics
     found = await service.sessions.use([entry], work)
-    statistics = entry.session.statistics
+    after = entry.session.statistics
+    statistics = Statistics() if after is before else after  # a call with nothing to score leaves the last one's
     _record(request, entry, statistics)
     return {**found, "usage": usage_of(statistics)}
 

@@ -34,6 +34,7 @@ def test_appended_steps_have_the_scores_of_the_whole(steps_client: AsgiClient, s
     assert (
         score["steps"] == whole and score["score"] == step_model.score_steps(PROMPT, ["One.", "Two.", "Three."]).value
     )
+    assert second["usage"]["computed_tokens"] > 0 == score["usage"]["tokens"]
     assert steps_client.get(f"/v1/sessions/{session}").json()["steps"] == 3
 
 
