@@ -46,9 +46,7 @@ def run_server(
         return asyncio.run(server.run(folders, load))
     finally:
         listener.close()
-        if listen.uds is not None:
-            with suppress(OSError):
-                os.unlink(listen.uds)
+        remove_socket(listen)
 
 
 def import_uvicorn() -> Any:
@@ -89,8 +87,10 @@ class HttpServer:
         if self._error is not None:
             raise self._error
         if self._status:  # asked a second time: nobody waits for what runs on threads
-            os._exit(self._status)
+            self._leave(self._status)
         await asyncio.to_thread(self._close_models)
+        if loader.is_loading:  # engines abort where the interpreter ends while they are being made
+            self._leave(0)
         return 0
 
     def _config(self, application: Application) -> Any:
@@ -136,6 +136,11 @@ class HttpServer:
     def _fail(self, error: Exception) -> None:
         self._error, self._server.should_exit = error, True
 
+    def _leave(self, status: int) -> None:
+        """End the process without waiting for its threads."""
+        remove_socket(self._listen)
+        os._exit(status)
+
     def _close_models(self) -> None:
         for served in self._service.models.values():
             if served.is_loaded:
@@ -150,6 +155,13 @@ def bound_socket(listen: ListenOptions) -> socket.socket:
     except OSError as error:
         where = listen.uds if listen.uds is not None else f"{listen.host}:{listen.port}"
         raise OptionError(f"cannot listen on {where}: {error.strerror or error}; choose another address") from error
+
+
+def remove_socket(listen: ListenOptions) -> None:
+    """Remove the file of a Unix socket."""
+    if listen.uds is not None:
+        with suppress(OSError):
+            os.unlink(listen.uds)
 
 
 def address_of(listener: socket.socket, listen: ListenOptions) -> str:

@@ -37,6 +37,11 @@ class BundleLoader:
         self._loop = asyncio.get_running_loop()
         self._turn = threading.Lock()  # one loading at a time
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a bundle is being loaded now."""
+        return self._turn.locked()
+
     def start(self) -> None:
         """Load everything for the first time; returns at once."""
         threading.Thread(target=self._load_first, name="rmruntime-load", daemon=True).start()

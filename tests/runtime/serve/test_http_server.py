@@ -100,6 +100,13 @@ def test_start_request_reload_and_drain(classifier_bundle: Path) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
 
+def test_asked_to_end_while_it_loads(classifier_bundle: Path) -> None:
+    with serving(str(classifier_bundle), "--port", "0", "--device", "openvino") as server:
+        server.said("listening on")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
 def test_a_bundle_that_cannot_be_loaded(tmp_path: Path) -> None:
     with serving(str(tmp_path), "--port", "0") as server:
         assert server.process.wait(PATIENCE) == 2
