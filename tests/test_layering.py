@@ -51,7 +51,7 @@ RUNTIME_LAYERS = (
     {"sessions"},
     {"reward_model"},
     {"score_file"},
-    {"cluster"},
+    {"cluster", "serve"},
     {"__init__", "cli"},
 )
 AXES = (
@@ -61,6 +61,7 @@ AXES = (
     "rmexport/bench/peers",
     "runtime/rmruntime/backends",
     "runtime/rmruntime/text/layouts",
+    "runtime/rmruntime/serve/protocols",
 )
 
 

@@ -20,6 +20,7 @@ import pytest
 
 import rmexport
 import rmruntime
+from asgi_client import AsgiClient
 from conversations import ragged_records
 from reward_trunks import spec_of
 from rmexport import cli, dialects, export, families, heads
@@ -33,9 +34,13 @@ from rmexport.prompt.recipe import Recipe, recipe_for
 from rmruntime import RewardModel, Score, ScoreOptions, backends
 from rmruntime.bundle.manifest import LayoutName
 from rmruntime.cli import add_rank_arguments, add_score_arguments
+from rmruntime.commands.engine_arguments import add_engine_arguments
 from rmruntime.records import parse_record
 from rmruntime.records.requests import IGNORED_KEYS
 from rmruntime.score_file import result_fields
+from rmruntime.serve import app, protocols
+from rmruntime.serve.arguments import add_serve_arguments
+from rmruntime.serve.protocols.base import Protocol, Route
 from rmruntime.text.layouts.base import Layout
 from tiny_checkpoints import gated
 
@@ -84,7 +89,9 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     add_score_arguments(score)
     rank = argparse.ArgumentParser("rmruntime rank")
     add_rank_arguments(rank)
-    runtime = {"rmruntime score": score, "rmruntime rank": rank}
+    serve = argparse.ArgumentParser("rmruntime serve")
+    add_serve_arguments(serve)
+    runtime = {"rmruntime score": score, "rmruntime rank": rank, "rmruntime serve": serve}
     return {f"rmexport {name}": parser for name, parser in commands.choices.items()} | runtime
 
 
@@ -111,6 +118,8 @@ def test_every_command_line_parses() -> None:
             parsers()[" ".join(words[:2])].parse_args(words[2:])
         elif words[0].startswith("./"):
             assert (ROOT / words[0]).is_file(), words[0]
+        elif words[0] == "curl":
+            assert words[2].startswith("localhost:8000/"), words  # where `rmruntime serve` listens
         else:
             assert words[:2] == ["pip", "install"], words
     assert {"export", "verify", "score", "inspect"} <= {words[1] for words in typed if words[0] == "rmexport"}
@@ -126,6 +135,15 @@ def test_every_option_is_in_its_commands_table_and_no_other(command: str) -> Non
         if action.default and not said[name][1].startswith("as for"):
             default = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
             assert default in said[name][1], name
+
+
+def test_every_option_of_the_server_is_in_its_table() -> None:
+    engine = argparse.ArgumentParser()
+    add_engine_arguments(engine)
+    own = options(parsers()["rmruntime serve"]).keys() - options(engine).keys()
+    assert own == set(re.findall(r"--[a-z-]+", "".join(c[0] for c in rows(section("`rmruntime serve`"))))) - set(
+        options(engine)
+    )
 
 
 @pytest.mark.parametrize("command", ["score", "rank"])
@@ -306,6 +324,7 @@ def test_contributing_names_what_modules_must_and_may_have() -> None:
     parts = {"ScoringHead", *_fields(heads.ScoringHead), "Head", *_fields(heads.Head)}
     assert parts | {"build", "reference"} == contract("head")
     assert {"Layout", *_fields(Layout)} == contract("layout")
+    assert {"Protocol", *_fields(Protocol), "Route", *_fields(Route)} == contract("protocol")
     operations = {name for name, value in vars(Dialect).items() if callable(value) or name == "compute_dtypes"}
     spelled = {name for name in operations if not name.startswith("_")} - {"matrix"}  # which no dialect has to spell
     assert {*Dialect.__annotations__, *spelled} == contract("dialect")
@@ -356,7 +375,14 @@ class Page:
 
 
 def forget() -> None:
-    for found in (families.families, heads.heads, dialects.dialects, backends.backends, peers):
+    for found in (
+        families.families,
+        heads.heads,
+        dialects.dialects,
+        backends.backends,
+        peers,
+        protocols.find_protocols,
+    ):
         found.cache_clear()
 
 
@@ -431,6 +457,16 @@ def test_the_backend_works(page: Page, tmp_path: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Score) and isinstance(other, Score)
         assert one.value == pytest.approx(other.value, abs=1e-5)
+
+
+def test_the_protocol_works(page: Page, place: Path) -> None:
+    page.add("runtime/rmruntime/serve/protocols/preferred.py", protocols)
+    tests = page.test_module("tests/runtime/serve/protocols/test_preferred.py")
+    with RewardModel.load(place / "bundle", device="ort-cpu") as model:
+        client = AsgiClient(app(model))
+        tests.test_the_better_answer(client)
+        tests.test_a_missing_field(client)
+        client.close()
 
 
 @pytest.mark.ladder

@@ -1,4 +1,4 @@
-"""`rmruntime score` and `rank`, which `rmexport` shares; reads arguments and decides nothing else.
+"""`rmruntime score` and `rank`, which `rmexport` shares, and `serve`; reads arguments and decides nothing else.
 
 Everything else is imported in the functions, so that `main` handles Ctrl-C before the slow imports.
 """
@@ -153,6 +153,7 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     from rmruntime import score_file  # noqa: F401 # imported before there is work that could be interrupted
     from rmruntime.commands import progress_bars  # noqa: F401 # for the same reason
     from rmruntime.commands.command import CommandParser
+    from rmruntime.serve.arguments import add_serve_arguments, run_serve
     from rmruntime.version import __version__
 
     parser = CommandParser(prog="rmruntime", description="Score conversations with a reward-model bundle.")
@@ -164,5 +165,8 @@ def _prepare(argv: Sequence[str] | None) -> Work:
     rank = commands.add_parser("rank", help="put each query's documents in the order of their scores")
     add_rank_arguments(rank)
     rank.set_defaults(run=run_rank)
+    serve = commands.add_parser("serve", help="answer requests over HTTP")
+    add_serve_arguments(serve)
+    serve.set_defaults(run=run_serve)
     arguments = parser.parse_args(argv)
     return partial(arguments.run, arguments)

@@ -8,6 +8,7 @@ RewardModelError
 ├── ClusterError           the cluster cannot be reached, or a worker cannot do its part
 ├── QueueFull              too many tokens wait for the engine; a submitted record was not taken
 ├── DeadlineExceeded       a submitted record had not begun by its deadline, and was not computed
+├── Refused                a request to the server has no result (rmruntime.serve.problems)
 ├── BackendError           the engine cannot run what was asked of it
 │   ├── EngineNotInstalled the engine's package is missing; the message names the extra
 │   ├── EngineUnusable     the engine is installed and cannot run here: no driver, no GPU, no compiled engine
@@ -80,9 +81,13 @@ class PassTooLarge(BackendError):
 
 
 class InputError(RewardModelError):
-    """A record cannot be scored; the other records can. `record_id` is the record's own id where it had one."""
+    """A record cannot be scored; the other records can.
+
+    `record_id` is the record's own id where it had one, `record_index` its place among several where that is known.
+    """
 
     record_id: str | int | float | None = None
+    record_index: int | None = None
 
 
 class RecordError(InputError):

@@ -125,6 +125,11 @@ class RewardModel:
         return self._bundle.manifest
 
     @property
+    def tokenizer(self) -> RequestTokenizer:
+        """The bundle's tokenizer and chat template, for what is not scored."""
+        return self._request_tokenizer
+
+    @property
     def backend(self) -> str:
         """The engine that runs."""
         return self._executor.name
@@ -140,6 +145,11 @@ class RewardModel:
         if self._executor.cache_bytes:
             return f"of {format_bytes(self._executor.cache_bytes)}"
         return self._executor.cache_note and f"off, because {self._executor.cache_note}"
+
+    @property
+    def prefix_cache_bytes(self) -> int:
+        """The most bytes of keys and values that the prefix cache keeps; 0 without one."""
+        return self._executor.cache_bytes
 
     @property
     def can_cache_prefixes(self) -> bool:
@@ -170,6 +180,11 @@ class RewardModel:
     def waiting_tokens(self) -> int:
         """Tokens of submitted records that have not begun, of which there may be `queue_tokens`."""
         return self._submitter.waiting_tokens
+
+    @property
+    def queue_tokens(self) -> int:
+        """How many tokens of submitted records may wait."""
+        return self._submitter.limit
 
     def score(self, records: Sequence[Mapping[str, Any]], options: ScoreOptions | None = None) -> list[Scored]:
         """Scores in input order; a pair gives [chosen, rejected], candidates a list, and lists of chosen and rejected

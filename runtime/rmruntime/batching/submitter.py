@@ -51,6 +51,11 @@ class Submitter:
         """Of the requests that have not begun."""
         return self._queue.tokens
 
+    @property
+    def limit(self) -> int:
+        """The most tokens that may wait."""
+        return self._queue.limit
+
     def submit(self, record: Mapping[str, Any] | Request, options: ScoreOptions, deadline: float | None) -> ScoreFuture:
         """Tokenize a record, here, and have it wait for the engine. Raises QueueFull, and what `submit_later` does."""
         expires, future = self._admit(options, deadline), ScoreFuture()

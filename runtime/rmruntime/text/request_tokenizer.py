@@ -14,7 +14,7 @@ from rmruntime.bundle.manifest import Format, Manifest
 from rmruntime.bundle.regular_files import read_regular
 from rmruntime.errors import BundleError, InputError
 from rmruntime.options import ScoreOptions
-from rmruntime.records import Conversation, Request
+from rmruntime.records import Conversation, Message, Request
 from rmruntime.scores import Score
 from rmruntime.sequences import Ints, TokenSequence
 from rmruntime.text.chat_template import ChatTemplate
@@ -111,6 +111,28 @@ class RequestTokenizer:
             parts = [self._take(draft, encoded) for draft in item]
             outcomes.append(self._try_finish(request, item, parts, options))
         return outcomes
+
+    def encode_text(self, text: str, *, special: bool = True) -> Ints:
+        """Ids [L] of a text alone, nothing of which is scored; with `special` the BOS that scoring gives it.
+
+        Raises InputError for a text that the tokenizer cannot encode.
+        """
+        if not special:
+            return self._tokenizer.encode(text)
+        return self._bos.apply(self._tokenizer.encode(self._bos.clean_text(self._bos.complete_text(text))))
+
+    def encode_messages(self, messages: Sequence[Message], *, generation_prompt: bool) -> Ints:
+        """Ids [L] of messages through the chat template. Raises InputError, also where the bundle has no template."""
+        segment = self._segment(Turns(tuple(messages), generation_prompt))
+        return self._bos.apply(self._tokenizer.encode(segment.text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids. Raises InputError for what are no ids of this tokenizer."""
+        return self._tokenizer.decode(ids)
+
+    def text_of(self, token_id: int) -> str | None:
+        """One token as the tokenizer's file has it; None for an id that it does not have."""
+        return self._tokenizer.text_of(token_id)
 
     def join(self, request: Request, scores: list[Score]) -> list[Score]:
         """A score for each conversation of `request`, from those of its sequences: fewer where answers are compared."""

@@ -69,6 +69,15 @@ class Tokenizer:
         text: str | None = self._tokenizer.id_to_token(token_id)
         return text
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included. Raises InputError for what are no ids of a tokenizer."""
+        try:
+            with panics_caught():
+                text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        except (TokenizerFault, OverflowError) as error:
+            raise InputError(f"the tokenizer cannot decode these ids ({error}); give ids of this tokenizer") from error
+        return text
+
 
 def ids_between(
     encode: Callable[[str], Sequence[int]], text: str, before: str = "", after: str = ""
