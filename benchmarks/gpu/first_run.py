@@ -251,7 +251,7 @@ STEPS: Mapping[str, tuple[float, tuple[Piece, ...]]] = {
     "A": (180, (
         Piece("machine", 60, _machine), Piece("ceilings", 100, _ceilings), Piece("checkpoints", 10, _checkpoints),
     )),
-    "B": (340, (
+    "B": (280, (
         Piece("unpack", 60, _unpack), Piece("provider", 60, _provider), Piece("parity", 160, _bench("parity")),
         Piece("checkpoints", 60, _await_checkpoints), Piece("probes", 180, _bench("probes")),
     )),
