@@ -253,7 +253,7 @@ STEPS: Mapping[str, tuple[float, tuple[Piece, ...]]] = {
     )),
     "B": (280, (
         Piece("unpack", 60, _unpack), Piece("provider", 60, _provider), Piece("parity", 160, _bench("parity")),
-        Piece("checkpoints", 60, _await_checkpoints), Piece("probes", 120, _bench("probes")),
+        Piece("checkpoints", 60, _await_checkpoints), Piece("probes", 180, _bench("probes")),
     )),
     "C": (500, (
         Piece("checkpoints", 120, _await_checkpoints),

@@ -30,7 +30,10 @@ def main() -> None:
     plan = PLANS[arguments.plan]
     if plan.engine_device == "cuda":
         onnxruntime.preload_dlls()  # cuBLAS and the like lie in packages of their own
-    probes = dict(zip(KINDS, (linear, fused, attention), strict=True))
+    from gpu.fp8_probes import fp8  # these use what is below
+    from gpu.packed_probes import packed
+
+    probes = dict(zip(KINDS, (linear, fused, attention, packed, fp8), strict=True))
     print(json.dumps({"found": list(probes[arguments.kind](plan))}))
 
 
@@ -52,7 +55,7 @@ def linear(plan: Plan) -> Iterator[Record]:
     c, rows = plan.big.config, plan.gemm_tokens
     hidden, inner = c["hidden_size"], c["intermediate_size"]
     for inputs, outputs in ((hidden, hidden), (hidden, inner), (inner, hidden)):
-        a, b = _random(plan, rows, inputs), _random(plan, outputs, inputs)
+        a, b = random_matrix(plan, rows, inputs), random_matrix(plan, outputs, inputs)
         for op in ("Gemm", "MatMul"):
             found = attempt(op, partial(_linear, plan, op, a, b))
             yield {"rows": rows, "in": inputs, "out": outputs, **found}
@@ -69,16 +72,16 @@ def _linear(plan: Plan, op: str, a: torch.Tensor, b: torch.Tensor) -> Record:
         results.append(graph.output(y, torch.empty((len(a), len(b)), dtype=a.dtype, device=a.device)))
     seconds = graph.seconds() / COPIES
     flops = 2.0 * a.shape[0] * a.shape[1] * b.shape[0] / seconds
-    return {"seconds": seconds, "flops": flops, "max_abs": _difference(results[0], a @ b.T)}
+    return {"seconds": seconds, "flops": flops, "max_abs": difference(results[0], a @ b.T)}
 
 
 def fused(plan: Plan) -> Iterator[Record]:
     """q, k, v and gate, up as one product with a Split behind it, against separate ones; seconds."""
     c = plan.big.config
     hidden, inner, key = c["hidden_size"], c["intermediate_size"], c["num_key_value_heads"] * plan.big.head_dim
-    x = _random(plan, plan.gemm_tokens, hidden)
+    x = random_matrix(plan, plan.gemm_tokens, hidden)
     for name, widths, gated in (("qkv", (hidden, key, key), False), ("gate and up", (inner, inner), True)):
-        weights = [_random(plan, width, hidden) for width in widths]
+        weights = [random_matrix(plan, width, hidden) for width in widths]
         for kind in ("separate", "fused"):
             yield {"of": name, **attempt(kind, partial(_parts, plan, kind, x, weights, gated))}
 
@@ -100,7 +103,7 @@ def _parts(plan: Plan, kind: str, x: torch.Tensor, weights: list[torch.Tensor], 
         parts, expected = graph.ops("Mul", [silu, parts[1]]), [torch.nn.functional.silu(expected[0]) * expected[1]]
     results = [graph.output(part, torch.empty_like(value)) for part, value in zip(parts, expected, strict=True)]
     seconds = graph.seconds()
-    worst = max(_difference(result, value) for result, value in zip(results, expected, strict=True))
+    worst = max(difference(result, value) for result, value in zip(results, expected, strict=True))
     return {"seconds": seconds, "max_abs": worst}
 
 
@@ -134,6 +137,25 @@ class Ragged:
             found.append(rows)
         return found
 
+    def page_inputs(self, graph: ProbeGraph, page: int) -> list[Any]:
+        """PagedAttention's inputs after queries, keys and values: pages of keys and values, starts, past and table."""
+        counts = [-(-n // page) for n in self.lengths]
+        table = torch.full((len(counts), max(counts)), -1, dtype=torch.int32)
+        starts = torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32)
+        first = 0
+        for row, count in zip(table, counts, strict=True):
+            row[:count] = torch.arange(first, first + count, dtype=torch.int32)
+            first += count
+        pages = self.packed[0].new_zeros((first, page, self.kv_heads, self.size))
+        past = torch.zeros(len(counts), dtype=torch.int32, device=self.device)
+        return [
+            graph.input("key_pages", pages),
+            graph.input("value_pages", pages.clone()),
+            graph.input("starts", starts.to(self.device)),
+            graph.input("past", past),
+            graph.input("table", table.clamp(min=0).to(self.device)),
+        ]
+
     def expected(self) -> torch.Tensor:
         """[tokens, features], one sequence at a time."""
         results = []
@@ -147,7 +169,7 @@ class Ragged:
         """Of padded or packed results, padding left out."""
         if found.ndim == 3:
             found = torch.cat([row[:n] for row, n in zip(found, self.lengths, strict=True)])
-        return _difference(found, self.expected())
+        return difference(found, self.expected())
 
 
 def attention(plan: Plan) -> Iterator[Record]:
@@ -158,7 +180,7 @@ def attention(plan: Plan) -> Iterator[Record]:
         yield {"lengths": len(ragged.lengths), "tokens": sum(ragged.lengths), **found}
 
 
-def _timed(ragged: Ragged, graph: ProbeGraph, result: torch.Tensor) -> Record:
+def timed_attention(ragged: Ragged, graph: ProbeGraph, result: torch.Tensor) -> Record:
     seconds = graph.seconds()
     return {"seconds": seconds, "flops": ragged.flops / seconds, "max_abs": ragged.difference(result)}
 
@@ -171,7 +193,7 @@ def _standard(ragged: Ragged, mask: torch.Tensor | None) -> Record:
     [y] = graph.ops(
         "Attention", inputs, q_num_heads=ragged.heads, kv_num_heads=ragged.kv_heads, is_causal=int(mask is None)
     )
-    return _timed(ragged, graph, graph.output(y, torch.empty_like(padded[0])))
+    return timed_attention(ragged, graph, graph.output(y, torch.empty_like(padded[0])))
 
 
 def causal(ragged: Ragged) -> Record:
@@ -210,28 +232,17 @@ def group_query(ragged: Ragged, kernel: str | None = None) -> Record:
     shape = (len(ragged.lengths), ragged.kv_heads, ragged.longest, ragged.size)
     for present in (key, value):
         graph.output(present, padded[0].new_empty(shape))
-    return _timed(ragged, graph, graph.output(y, torch.empty_like(padded[0])))
+    return timed_attention(ragged, graph, graph.output(y, torch.empty_like(padded[0])))
 
 
 def paged(ragged: Ragged, page: int) -> Record:
     """No padding; keys and values go through pages, which no output names."""
     graph = ProbeGraph(ragged.engine_device)
-    counts = [-(-n // page) for n in ragged.lengths]
-    table = torch.full((len(counts), max(counts)), -1, dtype=torch.int32)
-    starts = torch.tensor([0, *ragged.lengths]).cumsum(0).to(torch.int32)
-    first = 0
-    for row, count in zip(table, counts, strict=True):
-        row[:count] = torch.arange(first, first + count, dtype=torch.int32)
-        first += count
-    pages = ragged.packed[0].new_zeros((first, page, ragged.kv_heads, ragged.size))
     inputs: list[Any] = [graph.input(name, x) for name, x in zip("qkv", ragged.packed, strict=True)]
-    inputs += [graph.input("key_pages", pages), graph.input("value_pages", pages.clone())]
-    inputs += [graph.input("starts", starts.to(ragged.device))]
-    inputs += [graph.input("past", torch.zeros(len(counts), dtype=torch.int32, device=ragged.device))]
-    inputs += [graph.input("table", table.clamp(min=0).to(ragged.device)), *[None] * 8]
+    inputs += [*ragged.page_inputs(graph, page), *[None] * 8]
     inputs += [graph.input("bounds", torch.tensor([max(ragged.lengths)] * 2, dtype=torch.int32), host=True)]
     [y] = graph.ops("PagedAttention", inputs, domain=CONTRIB, num_heads=ragged.heads, kv_num_heads=ragged.kv_heads)
-    return _timed(ragged, graph, graph.output(y, torch.empty_like(ragged.packed[0])))
+    return timed_attention(ragged, graph, graph.output(y, torch.empty_like(ragged.packed[0])))
 
 
 VARIANTS: dict[str, Callable[[Ragged], Record]] = {
@@ -244,11 +255,11 @@ VARIANTS: dict[str, Callable[[Ragged], Record]] = {
 }
 
 
-def _random(plan: Plan, rows: int, columns: int) -> torch.Tensor:
+def random_matrix(plan: Plan, rows: int, columns: int) -> torch.Tensor:
     return (torch.randn((rows, columns), device=plan.torch_device) * columns**-0.25).to(dtype_of(plan))
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.float() - expected.float()).abs().max())
 
 

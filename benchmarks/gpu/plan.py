@@ -8,7 +8,7 @@ from bench_checkpoints import ARMORM, LLAMA3_8B
 from bench_families import SHAPES
 
 Config = Mapping[str, Any]
-KINDS = ("linear", "fused", "attention")  # of operator probes
+KINDS = ("linear", "fused", "attention", "packed", "fp8")  # of operator probes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ OPSET, IR_VERSION = 23, 11
 TYPES = {
     torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16,
     torch.int32: ir.DataType.INT32, torch.int64: ir.DataType.INT64, torch.bool: ir.DataType.BOOL,
+    torch.float8_e4m3fn: ir.DataType.FLOAT8E4M3FN,
 }  # fmt: skip
 WARM_UP, TRIALS = 3, 10
 
@@ -40,6 +41,11 @@ class ProbeGraph:
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(TYPES[tensor.dtype]))
         self._inputs[name] = value, tensor.contiguous()
         return value
+
+    def type_of(self, value: ir.Value) -> ir.DataType:
+        """Of one of the inputs."""
+        assert value.name is not None
+        return TYPES[self._inputs[value.name][1].dtype]
 
     def ops(
         self, op_type: str, inputs: Sequence[ir.Value | None], *, outputs: int = 1, domain: str = "", **attributes: Any

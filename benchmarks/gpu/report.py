@@ -150,7 +150,9 @@ def _probes(results: Results) -> Iterator[Row]:
     probes = results.get("probes", {})
     for kind in KINDS:
         for r in probes.get(kind, []):
-            place = f" {r['in']} -> {r['out']}" if kind == "linear" else f" {r['of']}" if kind == "fused" else ""
+            place = (
+                f" {r['in']} -> {r['out']}" if kind in ("linear", "fp8") else f" {r['of']}" if kind == "fused" else ""
+            )
             yield Row(what=f"{kind}{place}: {r['variant']}", measured=_probe(r))
     for r in probes.get("tensorrt", []):
         yield Row(what=r["library"], measured=f"reached {r['reached']}; {r.get('message', '')[:80]}".strip("; "))

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from gpu.ceilings import measure
+from gpu.fp8_probes import fp8
 from gpu.operator_probes import PAGES, VARIANTS, Ragged, attention, fused, linear
+from gpu.packed_probes import Prologue, packed
 from gpu.plan import SMOKE
 from gpu.probe_graph import ProbeGraph
 from gpu.tensorrt_probe import probe
@@ -28,6 +30,33 @@ def test_attention_variants_agree() -> None:
         assert "PagedAttention" in refused["message"] and "seconds" not in refused
     for record in found.values():
         assert record["max_abs"] < 1e-5 and record["flops"] > 0, record
+
+
+def test_what_cuda_alone_has_is_refused_in_words() -> None:
+    """Products in fp8, and pages with norms and rotary embeddings inside."""
+    found = [*fp8(SMOKE), *packed(SMOKE)]
+    assert len(found) == 3 * 3 + 2
+    for record in found:
+        if record["variant"] == "Gemm":
+            assert record["max_abs"] < 1e-5 and record["flops"] > 0, record
+        else:
+            assert "seconds" not in record and record["message"], record
+
+
+def test_a_prologue_norms_heads_and_turns_them_by_their_positions() -> None:
+    prologue = Prologue(SMOKE)
+    (q, k, v), (raw, _, values) = prologue.packed, prologue.raw
+    assert torch.equal(v, values) and q.shape == raw.shape and k.shape == prologue.raw[1].shape
+    begin = prologue.lengths[0]  # a second sequence begins, at position 0: nothing is turned
+    heads = raw[begin].view(-1, prologue.size)
+    normed = torch.nn.functional.rms_norm(heads, (prologue.size,), prologue.weights[0], 1e-6)
+    assert torch.allclose(q[begin].view(-1, prologue.size), normed, atol=1e-6)
+    second = q[begin + 1].view(-1, 2, prologue.size // 2)[0, :, 0]  # one radian
+    base = torch.nn.functional.rms_norm(
+        raw[begin + 1].view(-1, prologue.size)[0], (prologue.size,), prologue.weights[0], 1e-6
+    ).view(2, -1)[:, 0]
+    turned = torch.tensor([base[0] * 0.5403023 - base[1] * 0.841471, base[1] * 0.5403023 + base[0] * 0.841471])
+    assert torch.allclose(second, turned, atol=1e-5)
 
 
 def test_a_wrong_answer_would_show() -> None:

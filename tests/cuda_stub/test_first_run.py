@@ -25,7 +25,9 @@ def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
         {"variant", "p50_ms", "p99_ms", "tokens"}
     ] * 2
     figures = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert figures["rehearsal"] and set(figures["probes"]) >= {"linear", "fused", "attention"}
+    assert figures["rehearsal"] and set(figures["probes"]) >= {"linear", "fused", "attention", "packed", "fp8"}
+    for kind in ("packed", "fp8"):
+        assert all("seconds" in record for record in figures["probes"][kind])
     paged = [r for r in figures["probes"]["attention"] if r["variant"].startswith("PagedAttention")]
     assert len(paged) == 2 and all("seconds" in record for record in paged)
     assert {r["name"] for r in figures["contestants"]["8b"]} >= {"ort-cuda-paged", "ort-cuda"}

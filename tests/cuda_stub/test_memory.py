@@ -63,6 +63,20 @@ def scored(bundle: Path, dialect: str, log: Log, *, limit: int | None) -> int | 
 
 
 @pytest.mark.parametrize("dialect", OWN_DIALECTS)
+def test_a_limit_counts_a_cache_of_auto(bundle_of: BundleOf, any_size: None, dialect: str) -> None:
+    """Keys and values that are kept are none of those bytes that ONNX Runtime's own limit counts."""
+    bundle = bundle_of("llama")
+    limit = weight_bytes(bundle, dialect) + 64 * LEAST
+    before = used_memory()
+    with RewardModel.load(bundle, device="ort-cuda", dialect=dialect, memory_limit=limit, prefix_cache="auto") as model:
+        assert model.has_prefix_cache
+        for _ in range(2):
+            found = model.score(RECORDS)
+        assert len(found) == len(RECORDS) and all(isinstance(score, Score) for score in found)
+        assert used_memory() - before <= limit
+
+
+@pytest.mark.parametrize("dialect", OWN_DIALECTS)
 def test_a_device_that_is_full_cuts_passes_too(
     bundle_of: BundleOf, log: Log, monkeypatch: pytest.MonkeyPatch, dialect: str
 ) -> None:

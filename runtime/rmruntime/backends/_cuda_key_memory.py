@@ -18,6 +18,8 @@ from rmruntime.options import EngineOptions
 # Keys and values that a pass needs memory for, as many times as its own. By pages it writes them, and the last page of
 # a sequence is partly empty. By rows it returns them, and reads about as many of earlier tokens.
 PASS_SHARE = {"pages": 1.25, "rows": 2.0}
+# Of those the ones that ONNX Runtime's own allocator does not hold: pages, and what is read of earlier tokens.
+_OWN_SHARE = {"pages": 1.25, "rows": 1.0}
 _ONNX_TYPES = {"fp32": (1, 4), "fp16": (10, 2), "bf16": (16, 2)}  # TensorProto.DataType, bytes
 
 
@@ -33,6 +35,11 @@ def pass_token_bytes(bundle: Bundle, graph: Graph) -> int:
     return int(PASS_SHARE[graph.attention] * token_bytes(bundle, graph))
 
 
+def own_bytes(bundle: Bundle, graph: Graph, tokens: int, batch_tokens: int) -> int:
+    """Bytes of keys and values of `tokens` earlier tokens and of a pass, beside what ONNX Runtime allocates itself."""
+    return int((tokens + _OWN_SHARE[graph.attention] * batch_tokens) * token_bytes(bundle, graph))
+
+
 def asked_bytes(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
     """Bytes of the device that the options ask for: of the prefix cache's size the share of the graph's layers."""
     if not graph.takes_past or not isinstance(options.prefix_cache, int):
@@ -42,6 +49,8 @@ def asked_bytes(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:
 
 def cache_tokens(bundle: Bundle, graph: Graph, options: EngineOptions, left: int) -> int:
     """How many tokens of earlier passes are kept, where `left` bytes are left beside the weights and a pass."""
+    if not graph.takes_past:
+        return 0
     nbytes = cache_share(max(0, left)) if options.prefix_cache == "auto" else asked_bytes(bundle, graph, options)
     return nbytes // token_bytes(bundle, graph)
 

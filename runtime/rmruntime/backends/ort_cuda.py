@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from rmruntime.backends._cuda_key_memory import CudaKeyMemory, asked_bytes, cache_tokens, pass_token_bytes
+from rmruntime.backends._cuda_key_memory import CudaKeyMemory, asked_bytes, cache_tokens, own_bytes, pass_token_bytes
 from rmruntime.backends._ort_cuda_session import (
     PROVIDER,
     SIZE_OPS,
@@ -86,16 +86,17 @@ class OrtCudaBackend:
         ort = engine_module(PACKAGE)
         self.graph, self.precision = graph, graph.compute_dtype
         self.batch_tokens = _room(bundle, graph, options)
+        limited = self._limited_tokens(bundle, options)
         self._session = open_session(
             ort,
             bundle.folder / graph.file,
-            provider_options(options.device_index, _arena_limit(bundle, graph, options)),
+            provider_options(options.device_index, self._arena_limit(bundle, options, limited)),
             threads=options.threads,
             # Folding would widen narrow weights on the host and keep them wide; so every pass widens them on the GPU.
             fold=graph.compute_dtype == bundle.manifest.dtype and bundle.manifest.quantization is None,
         )
         check_placement(self._session, graph.file, _may_stay_on_the_host(graph))
-        self.key_memory = self._key_memory(ort, bundle, options)
+        self.key_memory = self._key_memory(ort, bundle, options, limited)
         self._binding: Any = DeviceBinding(
             ort,
             self._session,
@@ -121,17 +122,34 @@ class OrtCudaBackend:
         self._memory_was_short = False
         return outputs
 
-    def _key_memory(self, ort: Any, bundle: Bundle, options: EngineOptions) -> CudaKeyMemory | None:
-        """For a graph with a past; what is left for it is known once the weights are loaded."""
+    def _limited_tokens(self, bundle: Bundle, options: EngineOptions) -> int | None:
+        """Earlier tokens that a memory limit leaves memory for, known before anything is loaded; None without one."""
+        if options.memory_limit is None:
+            return None
+        weights = bundle.manifest.weight_bytes(self.graph)
+        free = min(free_memory(options.device_index), options.memory_limit) - weights
+        return self._cache_tokens(bundle, options, free)
+
+    def _cache_tokens(self, bundle: Bundle, options: EngineOptions, free: int) -> int:
+        """Of earlier passes, where `free` bytes are left beside the weights."""
+        left = free - ENGINE_BYTES - self.batch_tokens * _token_bytes(bundle, self.graph)
+        return cache_tokens(bundle, self.graph, options, left)
+
+    def _arena_limit(self, bundle: Bundle, options: EngineOptions, tokens: int | None) -> int | None:
+        """Bytes of the memory limit that are left for ONNX Runtime's own allocator, whose limit counts no weights."""
+        if options.memory_limit is None or tokens is None:
+            return None
+        keys = own_bytes(bundle, self.graph, tokens, self.batch_tokens)
+        return options.memory_limit - bundle.manifest.weight_bytes(self.graph) - keys
+
+    def _key_memory(self, ort: Any, bundle: Bundle, options: EngineOptions, tokens: int | None) -> CudaKeyMemory | None:
+        """For a graph with a past; without a limit, what is left for it is known once the weights are loaded."""
         if not self.graph.takes_past:
             return None
-        left = free_memory(options.device_index)
-        if options.memory_limit is not None:
-            left = min(left, options.memory_limit - bundle.manifest.weight_bytes(self.graph))
-        left -= ENGINE_BYTES + self.batch_tokens * _token_bytes(bundle, self.graph)
-        tokens = cache_tokens(bundle, self.graph, options, left)
-        batch_tokens, session = self.batch_tokens, self._session
         device = options.device_index
+        if tokens is None:
+            tokens = self._cache_tokens(bundle, options, free_memory(device))
+        batch_tokens, session = self.batch_tokens, self._session
         return CudaKeyMemory(ort, device, bundle, self.graph, tokens=tokens, batch_tokens=batch_tokens, session=session)
 
     def close(self) -> None:
@@ -186,13 +204,6 @@ def _bundle_obstacle(bundle: Bundle, options: EngineOptions, device: CudaDevice)
 
 def _may_stay_on_the_host(graph: Graph) -> frozenset[str]:
     return frozenset() if graph.dialect in OWN_DIALECTS else SIZE_OPS
-
-
-def _arena_limit(bundle: Bundle, graph: Graph, options: EngineOptions) -> int | None:
-    """Bytes of the memory limit that are left for passes: ORT's own limit counts neither weights nor what is cached."""
-    if options.memory_limit is None:
-        return None
-    return options.memory_limit - bundle.manifest.weight_bytes(graph) - asked_bytes(bundle, graph, options)
 
 
 def _room(bundle: Bundle, graph: Graph, options: EngineOptions) -> int:

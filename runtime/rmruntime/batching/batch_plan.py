@@ -18,6 +18,18 @@ PASS_COST = 32  # padded tokens that a pass of its own is worth; DeBERTa-v3-base
 
 
 @dataclass(frozen=True, kw_only=True)
+class PageLimit:
+    """A pass reads and writes at most `count` pages of `size` keys each.
+
+    `ends` are of each sequence's cached beginning: the position after the last token in each page.
+    """
+
+    size: int
+    count: int
+    ends: Sequence[Ints]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchPlan:
     """The indices of the sequences of each pass, and how those of a packed graph share tokens.
 
@@ -36,6 +48,7 @@ def plan_batches(
     rope_class: Callable[[int], int] | None = None,
     prefixes: PrefixOrder | None = None,
     cached: Sequence[CachedPrefix] | None = None,
+    pages: PageLimit | None = None,
 ) -> list[list[int]]:
     """Indices of the sequences of each pass of a packed graph, longest families first.
 
@@ -43,7 +56,8 @@ def plan_batches(
     stays in one pass where it fits, so that the prefix is computed once. Sequences whose lengths have different classes
     (Backbone.rope_class) have other rotary frequencies and never share a pass. `prefixes` are those of `sequences`, for
     callers that read them afterwards. Tokens that are `cached` are not computed; passes then have limits of the keys
-    too that they gather, which are those of all tokens.
+    too that they gather, which are those of all tokens, or of `pages` where keys stay in those: a sequence's keys are
+    counted up to whole pages, which for many short ones is more than their tokens.
 
     >>> shared, longer = np.array([1, 2, 3, 4]), np.array([9, 9, 9, 9, 9])
     >>> plan_batches([shared, longer, np.array([1, 2, 3, 5])], max_tokens=6)
@@ -52,7 +66,7 @@ def plan_batches(
     prefixes = prefixes or PrefixOrder(sequences)
     if len(sequences) == 1:
         return [[0]]
-    costs = _Costs(prefixes, max_tokens, cached)
+    costs = _Costs(prefixes, max_tokens, cached, pages)
     if rope_class is None:
         return _plan(costs, prefixes.order)
     alike: dict[int, list[int]] = {}
@@ -90,7 +104,7 @@ def plan_padded_batches(lengths: Sequence[int], max_tokens: int) -> list[list[in
 
 @dataclass
 class _Batch:
-    """Sequences of one pass, the tokens it computes, and the keys it gathers where that is limited."""
+    """Sequences of one pass, the tokens it computes, and the keys that it gathers, or has in pages, where limited."""
 
     tokens: int
     keys: int
@@ -104,18 +118,26 @@ class _Costs:
     prefixes: PrefixOrder
     max_tokens: int
     cached: Sequence[CachedPrefix] | None
+    pages: PageLimit | None
 
     def batch(self, i: int, shared: int = 0) -> _Batch:
         """Sequence i after others that share its first tokens."""
         length = len(self.prefixes.sequences[i])
         if self.cached is None:
             return _Batch(length - shared, 0, [i])
-        tokens = max(1, length - max(shared, self.cached[i].length))
-        return _Batch(tokens, -(-tokens // QUERY_BLOCK) * length, [i])
+        known = max(shared, self.cached[i].length)
+        tokens = max(1, length - known)
+        if self.pages is None:
+            return _Batch(tokens, -(-tokens // QUERY_BLOCK) * length, [i])
+        size = self.pages.size
+        read = int((self.pages.ends[i] > shared).sum())
+        written = -(-length // size) - known // size  # the first of them may begin with copies of cached keys
+        return _Batch(tokens, size * (read + written), [i])
 
     def fit(self, a: _Batch, b: _Batch) -> bool:
         """Whether both may be one pass."""
-        keys = KEYS_PER_TOKEN * self.max_tokens
+        pages = self.pages
+        keys = KEYS_PER_TOKEN * self.max_tokens if pages is None else pages.size * pages.count
         return a.tokens + b.tokens <= self.max_tokens and (self.cached is None or a.keys + b.keys <= keys)
 
 

@@ -16,6 +16,7 @@ from rmruntime.batching.past import KeyLayout, PassPast
 from rmruntime.batching.prefix_cache import CachedPrefix, Copied
 from rmruntime.bundle.graph_names import PAGE_SLOTS
 from rmruntime.executors.page_pool import Page, PagePool
+from rmruntime.sequences import Ints
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,16 @@ def paged_past(past: PassPast, pool: PagePool, forget: Callable[[], bool]) -> Pa
         forget,
         PassPages(held),
     )
+
+
+def page_ends(found: CachedPrefix) -> Ints:
+    """For every page that a cached beginning is in, the position after its last token there."""
+    ends: dict[int, int] = {}
+    for block in _page_blocks(found):
+        size = block.pool.page_size
+        for place, page in enumerate(block.pages, block.begin // size):
+            ends[page.number] = min(block.end, (place + 1) * size)
+    return np.array(list(ends.values()), np.int64)
 
 
 def _page_blocks(found: CachedPrefix) -> Iterator[PageBlock]:

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from rmruntime.batching.batch_plan import BatchPlan, plan_batches, plan_padded_batches
+from rmruntime.batching.batch_plan import BatchPlan, PageLimit, plan_batches, plan_padded_batches
 from rmruntime.batching.engine_turns import EngineTurns
+from rmruntime.batching.paged_past import page_ends
 from rmruntime.batching.prefetch import one_ahead
 from rmruntime.batching.prefix_cache import CachedPrefix, PrefixCache
 from rmruntime.batching.runner import Advance, BatchRunner, Statistics
@@ -110,10 +111,19 @@ class ScoringLoop:
         prefixes = PrefixOrder(ids)
         # Of a lone sequence nothing is planned: what is cached of it is asked when its pass is packed.
         cached = None if self._cache is None or len(ids) == 1 else self._cache.match(ids)
+        pages = None if cached is None else self._page_limit(cached)
         if cached is not None and self.executor.key_memories:  # their memory is small, and needed for the passes before
             cached = [CachedPrefix((), found.length) for found in cached]
-        batches = plan_batches(ids, budget, self._rope_class, prefixes, cached)
+        batches = plan_batches(ids, budget, self._rope_class, prefixes, cached, pages)
         return BatchPlan(batches=batches, prefixes=prefixes, cached=cached)
+
+    def _page_limit(self, cached: Sequence[CachedPrefix]) -> PageLimit | None:
+        """What each of the passes that run at a time may have of the pages, where keys stay in those."""
+        pool = self.executor.page_pool
+        if pool is None:
+            return None
+        count = pool.count // (self.executor.ahead + 1)
+        return PageLimit(size=pool.page_size, count=count, ends=[page_ends(found) for found in cached])
 
     def _computed(self, window: _PlannedWindow[Item], advance: Advance | None) -> OutputWindow[Item]:
         self.bundle.check_unchanged()

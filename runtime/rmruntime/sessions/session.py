@@ -24,8 +24,9 @@ _STEPS = Limit(0, 1 << 40, "a number of steps, at least 0")
 class Session:
     """One prompt and the steps of a solution to it, which grow and are taken back; from `RewardModel.session`.
 
-    All scores equal those that `RewardModel.score` would return for the prompt with the steps as they are now, to the
-    last bit: as the whole is tokenized anew, a step may change the tokens of the one before it, and then its value.
+    All scores equal those that `RewardModel.score` would return for the prompt with the steps as they are now, on CPUs
+    to the last bit, on GPUs up to rounding. The whole is tokenized anew, so a step may change the tokens of the one
+    before it, and then its value.
     What a call computes are the tokens that no call before it did, of this session or of others, as far as the model
     has a prefix cache that kept them; without one more is computed, with the same scores. A session holds no keys and
     values, only its texts, ids and scores, so that thousands may be open, and one that is not closed costs nothing.

@@ -60,6 +60,18 @@ def test_what_is_asked_for_is_taken_from_passes(tmp_path: Path, ort: FakeOnnxRun
         RewardModel.load(bundle, device="ort-cuda", prefix_cache=GB, memory_limit=GB)
 
 
+def test_a_memory_limit_counts_what_auto_keeps(tmp_path: Path, ort: FakeOnnxRuntime, driver: FakeDriver) -> None:
+    """What ONNX Runtime may allocate itself is the limit without the weights and all keys and values."""
+    bundle = small_bundle(tmp_path, 2, ExportOptions(dtype="fp32"))
+    manifest = Bundle.open(bundle).manifest
+    with RewardModel.load(bundle, device="ort-cuda", prefix_cache="auto", memory_limit=8 * GB) as model:
+        [memory], graph, tokens = model._executor.key_memories, model._executor.graph, model.batch_tokens
+    assert graph.attention == "rows" and memory.cache_tokens > 0
+    keys = (memory.cache_tokens + tokens) * memory.token_bytes
+    left = 8 * GB - manifest.weight_bytes(graph) - keys
+    assert int(ort.sessions[-1].given["providers"][0][1]["gpu_mem_limit"]) == left
+
+
 def test_pages_are_those_that_are_kept_and_those_of_a_pass(
     tmp_path: Path, ort: FakeOnnxRuntime, driver: FakeDriver
 ) -> None:

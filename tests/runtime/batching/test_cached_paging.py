@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmruntime.batching.batch_plan import PageLimit, plan_batches
 from rmruntime.batching.packing import RowShape, pack
-from rmruntime.batching.paged_past import PageBlock, PagedPast, paged_past
+from rmruntime.batching.paged_past import PageBlock, PagedPast, page_ends, paged_past
 from rmruntime.batching.past import PastLayout, plan_past
 from rmruntime.batching.prefix_cache import PrefixCache
 from rmruntime.batching.trie import build_trie
@@ -96,6 +97,35 @@ def test_few_pages_are_enough_for_the_same(calls: list[list[list[int]]], size: i
     for call in calls:
         device.run(call, [[len(ids) - 1] for ids in call])
         assert device.cache.nbytes <= 2 * size
+
+
+@given(CALLS, SIZES, st.integers(1, 30))
+def test_a_planned_pass_needs_no_more_pages_than_there_are(calls: list[list[list[int]]], size: int, count: int) -> None:
+    """Those that it writes and the cached ones that it reads, unless a single sequence needs more."""
+    device = Device(size)
+    for call in calls:
+        arrays = [np.array(ids, np.int64) for ids in call]
+        cached = device.cache.match(arrays)
+        limit = PageLimit(size=size, count=count, ends=[page_ends(found) for found in cached])
+        for batch in plan_batches(arrays, 1000, cached=cached, pages=limit):
+            some = [TokenSequence(ids=arrays[i], reads={"score": np.array([len(arrays[i]) - 1])}) for i in batch]
+            trie = build_trie([s.ids for s in some])
+            plain = plan_past(some, trie, [cached[i] for i in batch], device.cache)
+            past = paged_past(plain, device.pool, device.cache.forget_oldest)
+            past.completed(pack(some, device.shape, trie, past.placement).feeds, LAYOUT)
+            assert len(batch) == 1 or len(past.pages.held) + len(past.pages.written) <= count
+            past.release()
+        device.run(call, [[len(ids) - 1] for ids in call])
+
+
+def test_many_short_sequences_are_counted_by_whole_pages() -> None:
+    sequences = [np.full(10, i, np.int64) for i in range(6)]
+    cached = PrefixCache(1000).match(sequences)
+    found = plan_batches(
+        sequences, 1000, cached=cached, pages=PageLimit(size=16, count=2, ends=[page_ends(c) for c in cached])
+    )
+    assert sorted(map(len, found)) == [2, 2, 2]
+    assert len(plan_batches(sequences, 1000, cached=cached)) == 1
 
 
 def test_what_goes_on_writes_its_rest_and_copies_of_a_page() -> None:

@@ -47,6 +47,7 @@ void stub_log(const char *path) {
 
 // For the stubs of other libraries.
 void stub_product(const char *function, int m, int n, int k) { LOG("product %s %d %d %d\n", function, m, n, k); }
+void stub_types(int compute, int a, int b, int d) { LOG("types %d %d %d %d\n", compute, a, b, d); }
 
 // Kernels: registered by name when a library is loaded.
 void **__cudaRegisterFatBinary(void *binary) { return (void **)handle; }
