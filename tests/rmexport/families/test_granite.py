@@ -1,0 +1,32 @@
+"""Granite in every engine: factors for embeddings, attention and what each block adds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from family_checkpoints import check_parity_gate, check_scores, family_checkpoint
+
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 8.0,
+    "max_position_embeddings": 2048,
+}
+
+
+@pytest.mark.parametrize("fields", [{}, {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 1.0}])
+def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
+    check_scores(family_checkpoint(tmp_path / "c", "granite", TINY | fields), tmp_path / "b")
+
+
+@pytest.mark.ladder
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_parity_gate(tmp_path: Path, dtype: str) -> None:
+    check_parity_gate(family_checkpoint(tmp_path / "c", "granite", TINY), tmp_path / "b", dtype)
