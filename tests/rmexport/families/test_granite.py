@@ -21,7 +21,13 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fields", [{}, {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 1.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        pytest.param({"attention_bias": True, "mlp_bias": True, "residual_multiplier": 1.0}, marks=pytest.mark.ladder),
+    ],
+)
 def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "granite", TINY | fields), tmp_path / "b")
 

@@ -19,7 +19,9 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fields", [{}, {"layer_types": ["sliding_attention", "full_attention"] * 2}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"layer_types": ["sliding_attention", "full_attention"] * 2}, marks=pytest.mark.ladder)]
+)
 def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "ministral", TINY | fields), tmp_path / "b")
 

@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fields", [{}, {"sliding_window": 24}])
+@pytest.mark.parametrize("fields", [{}, pytest.param({"sliding_window": 24}, marks=pytest.mark.ladder)])
 def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "ministral3", TINY | fields), tmp_path / "b")
 
