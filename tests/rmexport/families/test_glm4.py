@@ -19,7 +19,14 @@ TINY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"attention_bias": False, "rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 1.0}}]
+    "fields",
+    [
+        {},
+        pytest.param(
+            {"attention_bias": False, "rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 1.0}},
+            marks=pytest.mark.ladder,
+        ),
+    ],
 )
 def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "glm4", TINY | fields), tmp_path / "b")

@@ -18,7 +18,9 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fields", [{}, {"attention_out_bias": True, "mlp_bias": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"attention_out_bias": True, "mlp_bias": True}, marks=pytest.mark.ladder)]
+)
 def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
     check_scores(family_checkpoint(tmp_path / "c", "seed_oss", TINY | fields), tmp_path / "b")
 
