@@ -42,6 +42,7 @@ STEPS = ("score per step", "logit per step")
 GATE = "pattern_start ({!r} = [128009, 128006, 78191, 128007, 271])".format(
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
+GEMMA_GATE = "pattern_start ({!r} = [107, 108, 106, 2516, 108])".format("<end_of_turn>\n<start_of_turn>model\n")
 URM_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -132,6 +133,11 @@ FOUND = {
     "trl-qwen3-30b-a3b": plain("qwen3_moe", 30.221, 151643),
     "nicolinho/QRM-Llama3-8B": qrm(7.505),
     "nicolinho/QRM-Llama3.1-8B": qrm(7.505),
+    "nicolinho/QRM-Gemma-2-27B": known(
+        "qrm-gemma-2", "gemma2", 27.2, head="quantile_gated", format=CHAT_ONE_BOS,
+        positions={"score": FIRST_PAD(0), "gate": GEMMA_GATE},
+        outputs=labelled(*(f"objective_{i}" for i in range(5))),
+    ),
     "LxzGordon/URM-LLaMa-3-8B": urm(7.539),
     "LxzGordon/URM-LLaMa-3.1-8B": urm(7.539),
     "Ray2333/GRM-llama3-8B-sftreg": Facts(
@@ -151,6 +157,10 @@ FOUND = {
     "Qwen/Qwen2.5-Math-PRM-7B": math_prm(7.083),
     "Qwen/Qwen2.5-Math-7B-PRM800K": math_prm(7.083),
     "Qwen/Qwen2.5-Math-PRM-72B": math_prm(71.527),
+    "Qwen/WorldPM-72B": Facts(
+        family="qwen2", billions=71.527, head="feed_forward_score", because="score.0.bias, score.0.weight"
+    ),
+    "Nexusflow/Athene-RM-8B": known("athene", "llama", 7.505, head="one_row"),
     "Qwen/Qwen2.5-Math-RM-72B": Facts(
         family="qwen2", billions=71.527, head="feed_forward_score", because="score.0.bias, score.0.weight"
     ),
@@ -202,6 +212,14 @@ FOUND = {
         format="preference, BOS zero, a sequence at a time",
     ),
     "nvidia/Llama-3.1-Nemotron-70B-Reward-HF": known("nemotron", "llama", 69.503, head="token_logits"),
+    "nvidia/Llama-3.3-Nemotron-70B-Reward": known(
+        "nemotron-3.3", "llama", 69.503, head="token_logits", format="chat, BOS zero, a sequence at a time"
+    ),
+    "UW-Madison-Lee-Lab/VersaPRM": known(
+        "versaprm", "llama", 7.505, head="token_logits", outputs=STEPS,
+        format="tagged_steps, BOS one, a step at a time", positions={"score": "marker (' \\n\\n\\n\\n' = [23535])"},
+    ),
+    "TIGER-Lab/AceCodeRM-7B": Facts(family="qwen2", billions=7.071, head="value_head", because="v_head.summary.weight"),
     "jinachris/PURE-PRM-7B": known(
         "trl-prm", "qwen2", 7.071, head="token_classification", format=SEPARATED, positions=STEP_END, outputs=STEPS
     ),
