@@ -476,6 +476,10 @@ def test_internlm2_ends_in_its_reward_token(tmp_path: Path) -> None:
     assert spec_of(written(tmp_path, "internlm/internlm2-1_8b-reward")).format.append == (92527,)
 
 
+def test_athene_ends_in_its_classification_token(tmp_path: Path) -> None:
+    assert spec_of(written(tmp_path, "Nexusflow/Athene-RM-8B")).format.append == (128003,)
+
+
 def test_openrlhf_is_normalised_when_asked(tmp_path: Path) -> None:
     folder = written(tmp_path, "openrlhf")
     assert any("openrlhf-normalized" in note for note in spec_of(folder).notes)
