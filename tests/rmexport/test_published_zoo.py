@@ -219,6 +219,9 @@ FOUND = {
         "versaprm", "llama", 7.505, head="token_logits", outputs=STEPS,
         format="tagged_steps, BOS one, a step at a time", positions={"score": "marker (' \\n\\n\\n\\n' = [23535])"},
     ),
+    "Skywork/Skywork-VL-Reward-7B": Facts(
+        family="qwen2_5_vl", billions=7.071, head="value_head", because="v_head.summary.weight"
+    ),
     "TIGER-Lab/AceCodeRM-7B": Facts(family="qwen2", billions=7.071, head="value_head", because="v_head.summary.weight"),
     "jinachris/PURE-PRM-7B": known(
         "trl-prm", "qwen2", 7.071, head="token_classification", format=SEPARATED, positions=STEP_END, outputs=STEPS
@@ -317,7 +320,8 @@ def shallow(name: str) -> Published:
 
 def test_every_checkpoint_is_expected_somewhere() -> None:
     assert set(CHECKPOINTS) == set(FOUND) | set(REFUSED)
-    decoders = {CHECKPOINTS[name].config["model_type"] for name in FOUND} - {"deberta-v2", "modernbert", "gemma3"}
+    others = {"deberta-v2", "modernbert", "gemma3", "qwen2_5_vl"}  # encoders, and the text of what sees images
+    decoders = {CHECKPOINTS[name].config["model_type"] for name in FOUND} - others
     assert {CHECKPOINTS[name].config["model_type"] for name in LARGEST} == decoders
 
 
@@ -434,6 +438,7 @@ def test_links_shards_whose_backbone_has_its_own_place(tmp_path: Path, name: str
         ("Qwen/Qwen2.5-Math-PRM-72B", None, ()),  # config.json states one that use_sliding_window turns off
         ("trl-mixtral-8x7b", None, ()),
         ("Skywork/Skywork-Reward-Gemma-2-27B-v0.2", 4096, range(0, 46, 2)),
+        ("Skywork/Skywork-VL-Reward-7B", None, ()),
         ("trl-gemma-3-1b", 512, [i for i in range(26) if i % 6 != 5]),
     ],
 )

@@ -54,6 +54,7 @@ from published_configs import (
     QWEN25_72B,
     QWEN25_MATH_7B,
     QWEN25_MATH_72B,
+    QWEN25_VL_7B,
     YI_34B,
 )
 from published_tokenizers import (
@@ -222,6 +223,15 @@ def sees_images() -> Published:
     return Published(config=config, text=GEMMA_TEXT, trunk=text | vision, head={"score.weight": (1, 2560)})
 
 
+def skywork_vl() -> Published:
+    """Qwen2.5-VL with its vision tower (here its table of patches alone), and a value head in a file of its own."""
+    vision: Shapes = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14), "visual.merger.ln_q.weight": (1280,)}
+    return Published(
+        config=QWEN25_VL_7B | {"architectures": ["Qwen2_5_VLForConditionalGeneration"]}, text=QWEN_TEXT,
+        head=vision | lm_head(QWEN25_VL_7B), side={"value_head.safetensors": value_head(QWEN25_VL_7B)},
+    )  # fmt: skip
+
+
 def value_head(config: Config) -> Shapes:
     """TRL's linear value head."""
     return biased({"v_head.summary": (1, config["hidden_size"])})
@@ -327,6 +337,7 @@ CHECKPOINTS: Mapping[str, Published] = {
         "LlamaForCausalLM", LLAMA31_8B,
         replace(LLAMA3_NO_PAD, special={**LLAMA3_NO_PAD.special, " \n\n\n\n": 23535}),
     ),
+    "Skywork/Skywork-VL-Reward-7B": skywork_vl(),
     "TIGER-Lab/AceCodeRM-7B": causal("Qwen2ForCausalRM", QWEN25_7B, QWEN_TEXT, value_head(QWEN25_7B)),
     "jinachris/PURE-PRM-7B": headed(
         "Qwen2ForTokenClassification", QWEN25_MATH_7B, QWEN_TEXT, biased({"score": (2, 3584)})

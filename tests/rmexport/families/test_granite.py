@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from family_checkpoints import check_parity_gate, check_scores, family_checkpoint
+from rmexport import ExportOptions, UnsupportedModel, export
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -36,3 +38,13 @@ def test_scores(tmp_path: Path, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(family_checkpoint(tmp_path / "c", "granite", TINY), tmp_path / "b", dtype)
+
+
+def test_logits_that_the_class_divides_are_refused(tmp_path: Path) -> None:
+    """A probability of two tokens would be another one."""
+    checkpoint = family_checkpoint(tmp_path / "c", "granite", TINY)
+    file = checkpoint.folder / "model.safetensors"
+    tensors = {name: value for name, value in load_file(file).items() if name != "score.weight"}
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)
+    with pytest.raises(UnsupportedModel, match=r"logits_scaling 8\.0, by which transformers divides"):
+        export(str(checkpoint.folder), tmp_path / "b", ExportOptions(recipe="nemotron"))
