@@ -158,6 +158,18 @@ def section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
+def text_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`text_config` of a checkpoint that also sees. Raises CheckpointError where it has none.
+
+    >>> text_section({"text_config": {"hidden_size": 8}, "vision_config": {}})
+    {'hidden_size': 8}
+    """
+    text = raw.get("text_config")
+    if not isinstance(text, dict):
+        raise CheckpointError(f"config.json: text_config is {text!r}, expected an object; restore the original")
+    return text
+
+
 def shown(value: object) -> str:
     """A value of config.json for a message, cut at 80 characters.
 

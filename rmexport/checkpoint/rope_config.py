@@ -44,7 +44,8 @@ class RopeConfig:
 
     `theta` is the base. Lengths are in tokens, everything else is a plain factor. `partial` is the share of each head
     that is rotated. `short_factors` and `long_factors` divide the frequencies of sequences up to and beyond the
-    original length.
+    original length. `query_scaling` is the factor by which queries grow with the logarithm of their position, in units
+    of the original length (Llama 4, Ministral 3); families that have it set it.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class RopeConfig:
     partial: float = 1.0
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
+    query_scaling: float | None = None
 
     @property
     def switch_length(self) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from rmexport.checkpoint.config_fields import FACTOR, LAYERS, LENGTH, flag, integer, number, section
+from rmexport.checkpoint.config_fields import FACTOR, LAYERS, LENGTH, flag, integer, number, section, text_section
 from rmexport.checkpoint.rope_config import RopeConfig, read_rope
 from rmexport.errors import CheckpointError, UnsupportedModel
 from rmexport.families import Family
@@ -66,10 +66,7 @@ def reference_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The text backbone's configuration; raises CheckpointError where a config of text and images has none."""
     if raw.get("model_type") != "gemma3":
         return dict(raw)
-    text = raw.get("text_config")
-    if not isinstance(text, dict):
-        raise CheckpointError(f"config.json: text_config is {text!r}, expected an object; restore the original")
-    return {**text, "model_type": "gemma3_text"}
+    return {**text_section(raw), "model_type": "gemma3_text"}
 
 
 def _refuse(raw: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from rmexport.checkpoint.config_fields import flag
 from rmexport.families import Family
-from rmexport.graph.decoder import DecoderConfig, DecoderLayers, decode
+from rmexport.graph.decoder import DecoderConfig, WideNormLayers, decode
 from rmexport.graph.decoder_config import activation, decoder_fields
 from rmexport.graph.decoder_writer import DecoderWriter
 
@@ -26,29 +26,7 @@ def read_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 def backbone(d: DecoderWriter, c: DecoderConfig) -> ir.Value:
     """Final hidden states of the scored tokens, fp32 [N, hidden]."""
-    return decode(_Layers(d, c))
-
-
-class _Layers(DecoderLayers):
-    def attention_input(self, i: int, x: ir.Value) -> ir.Value:
-        return self.d.narrow(x)
-
-    def normed_queries(self, i: int, q: ir.Value) -> ir.Value:
-        return self._wide_norm(q, f"{self.attention_name(i)}.q_norm", self.c.query_size)
-
-    def normed_keys(self, i: int, k: ir.Value) -> ir.Value:
-        return self._wide_norm(k, f"{self.attention_name(i)}.k_norm", self.c.key_size)
-
-    def attended(self, i: int, x: ir.Value, mixed: ir.Value) -> tuple[ir.Value, ir.Value]:
-        y = self.d.widen(self.attention_output(i, mixed))
-        x = self.d.add(x, self.norm(y, f"{self.layer(i)}.post_attention_layernorm"))
-        return x, self.d.narrow(x)
-
-    def joined(self, i: int, x: ir.Value, y: ir.Value) -> ir.Value:
-        return self.d.add(x, self.norm(self.d.widen(y), f"{self.layer(i)}.post_feedforward_layernorm"))
-
-    def _wide_norm(self, x: ir.Value, name: str, size: int) -> ir.Value:
-        return self.d.rms_norm(self.d.widen(x), name, size, self.c.norm_eps)
+    return decode(WideNormLayers(d, c))
 
 
 FAMILY = Family(

@@ -26,7 +26,8 @@ class DecoderConfig:
 
     `ropes` and `windows` (in tokens, None for full attention) have one entry per layer. `attention_scale` multiplies
     the products of queries and keys; `softcap` bounds them. `unit_offset`: norms scale by 1 + weight. `head_norms`:
-    each head of queries and keys is normed by itself. Embeddings are multiplied by `embedding_scale`.
+    each head of queries and keys is normed by itself. Embeddings are multiplied by `embedding_scale`. Queries and keys
+    of the layers `unrotated` have no rotary embedding (NoPE), whatever their entry in `ropes`.
     """
 
     hidden_size: int
@@ -49,6 +50,7 @@ class DecoderConfig:
     unit_offset: bool = False
     head_norms: bool = False
     embedding_scale: float = 1.0
+    unrotated: frozenset[int] = frozenset()
 
     @property
     def query_size(self) -> int:
@@ -115,17 +117,17 @@ class DecoderLayers:
         """[tokens, hidden], from which queries, keys and values are computed."""
         return self.norm(x, f"{self.layer(i)}.input_layernorm")
 
-    def queries(self, i: int, y: ir.Value, angles: Angles) -> ir.Value:
-        """[tokens, heads * head_dim], rotated."""
+    def queries(self, i: int, y: ir.Value, angles: Angles | None) -> ir.Value:
+        """[tokens, heads * head_dim], rotated and scaled by position; as they are where the layer has no angles."""
         c, name = self.c, f"{self.attention_name(i)}.q_proj"
         q = self.d.linear(y, name, (c.query_size, c.hidden_size), bias=c.qkv_bias)
-        return self.d.dialect.rotate(self.normed_queries(i, q), c.num_attention_heads, angles)
+        return self._scaled(self._rotated(self.normed_queries(i, q), c.num_attention_heads, angles), angles)
 
-    def keys(self, i: int, y: ir.Value, angles: Angles) -> ir.Value:
-        """[tokens, key heads * head_dim], rotated."""
+    def keys(self, i: int, y: ir.Value, angles: Angles | None) -> ir.Value:
+        """[tokens, key heads * head_dim], rotated; as they are where the layer has no angles."""
         c, name = self.c, f"{self.attention_name(i)}.k_proj"
         k = self.d.linear(y, name, (c.key_size, c.hidden_size), bias=c.qkv_bias)
-        return self.d.dialect.rotate(self.normed_keys(i, k), c.num_key_value_heads, angles)
+        return self._rotated(self.normed_keys(i, k), c.num_key_value_heads, angles)
 
     def values(self, i: int, y: ir.Value) -> ir.Value:
         """[tokens, key heads * head_dim]."""
@@ -173,6 +175,12 @@ class DecoderLayers:
         c = self.c
         return self.d.final_norm(x, f"{self.PREFIX}.norm", c.hidden_size, c.norm_eps, unit_offset=c.unit_offset)
 
+    def _rotated(self, x: ir.Value, heads: int, angles: Angles | None) -> ir.Value:
+        return x if angles is None else self.d.dialect.rotate(x, heads, angles)
+
+    def _scaled(self, q: ir.Value, angles: Angles | None) -> ir.Value:
+        return q if angles is None or angles.query_scale is None else self.d.w.op("Mul", q, angles.query_scale)
+
     def _head_norm(self, x: ir.Value, name: str, heads: int) -> ir.Value:
         c = self.c
         if not c.head_norms:
@@ -183,13 +191,44 @@ class DecoderLayers:
 class FourNormLayers(DecoderLayers):
     """Four norms per layer: before and after attention, before and after the MLP (Gemma 2 and 3)."""
 
+    AFTER_ATTENTION = "post_attention_layernorm"
+    BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+
+    def attended(self, i: int, x: ir.Value, mixed: ir.Value) -> tuple[ir.Value, ir.Value]:
+        y = self.d.widen(self.attention_output(i, mixed))
+        x = self.d.add(x, self.norm(y, f"{self.layer(i)}.{self.AFTER_ATTENTION}"))
+        return x, self.norm(x, f"{self.layer(i)}.{self.BEFORE_MLP}")
+
+    def joined(self, i: int, x: ir.Value, y: ir.Value) -> ir.Value:
+        return self.d.add(x, self.norm(self.d.widen(y), f"{self.layer(i)}.{self.AFTER_MLP}"))
+
+
+class PostNormLayers(DecoderLayers):
+    """Two norms per layer, after attention and after the MLP, which read the stream as it is (OLMo 2, EXAONE 4)."""
+
+    def attention_input(self, i: int, x: ir.Value) -> ir.Value:
+        return self.d.narrow(x)
+
     def attended(self, i: int, x: ir.Value, mixed: ir.Value) -> tuple[ir.Value, ir.Value]:
         y = self.d.widen(self.attention_output(i, mixed))
         x = self.d.add(x, self.norm(y, f"{self.layer(i)}.post_attention_layernorm"))
-        return x, self.norm(x, f"{self.layer(i)}.pre_feedforward_layernorm")
+        return x, self.d.narrow(x)
 
     def joined(self, i: int, x: ir.Value, y: ir.Value) -> ir.Value:
         return self.d.add(x, self.norm(self.d.widen(y), f"{self.layer(i)}.post_feedforward_layernorm"))
+
+
+class WideNormLayers(PostNormLayers):
+    """The same with a norm over all features of a token's queries, and one over its keys (OLMo 2 and 3)."""
+
+    def normed_queries(self, i: int, q: ir.Value) -> ir.Value:
+        return self._wide_norm(q, f"{self.attention_name(i)}.q_norm", self.c.query_size)
+
+    def normed_keys(self, i: int, k: ir.Value) -> ir.Value:
+        return self._wide_norm(k, f"{self.attention_name(i)}.k_norm", self.c.key_size)
+
+    def _wide_norm(self, x: ir.Value, name: str, size: int) -> ir.Value:
+        return self.d.rms_norm(self.d.widen(x), name, size, self.c.norm_eps)
 
 
 def decode(layers: DecoderLayers) -> ir.Value:
@@ -209,7 +248,7 @@ class _Decoding:
         # The layer that computes queries of the scored tokens alone; by pages all tokens' cost less than a mask.
         self.pruned = None if self.d.dialect.PAGE_SIZE else self.last
         self.span = self.d.span.of(self.c.num_hidden_layers)
-        ropes = (self.c.ropes[i] for i in self.span)
+        ropes = (self.c.ropes[i] for i in self.span if i not in self.c.unrotated)
         self._rotaries = {rope: self.d.rotary(rope, self.c.head_dim) for rope in dict.fromkeys(ropes)}
 
     def run(self) -> ir.Value:
@@ -228,42 +267,44 @@ class _Decoding:
         """The model's last layer, from the results of `_project`."""
         d, layers, i, rows = self.d, self.layers, self.last, self.d.inputs.read_rows
         if i == self.pruned:
-            q = layers.queries(i, d.take(q, rows), self._angles(i).scored)
+            q = layers.queries(i, d.take(q, rows), None if i in self.c.unrotated else self._angles(i).scored)
         x, y = layers.attended(i, d.take(x, rows), d.attention(i, q, k, v, rows, layers.shape(i)))
         return layers.final(layers.joined(i, x, layers.mlp(i, y)))
 
     def _step(self, i: int, x: ir.Value, mixed: ir.Value) -> Sequence[ir.Value]:
         """From the attention of layer i to that of the next: the stream, and the results of `_project`."""
-        return self._rest(i, x, mixed, self._angle_features(i + 1), (self.c.hidden_size, *self._widths(i + 1)))
+        return self._rest(i, x, mixed, i + 1)
 
     def _hand_over(self, i: int, x: ir.Value, mixed: ir.Value) -> ir.Value:
         """From the attention of the graph's last layer i to the stream after it."""
-        [x] = self._rest(i, x, mixed, (), (self.c.hidden_size,))
+        [x] = self._rest(i, x, mixed, None)
         return x
 
-    def _rest(
-        self, i: int, x: ir.Value, mixed: ir.Value, angles: Sequence[Features], widths: Sequence[int]
-    ) -> Sequence[ir.Value]:
-        """The rest of layer i after its attention and, where `angles` are given, the next layer's projections."""
+    def _rest(self, i: int, x: ir.Value, mixed: ir.Value, following: int | None) -> Sequence[ir.Value]:
+        """The rest of layer i after its attention and, where there is one, the `following` layer's projections."""
         d, c = self.d, self.c
+        angles = () if following is None else self._angle_features(following)
+        widths = (c.hidden_size,) if following is None else (c.hidden_size, *self._widths(following))
         inputs = [self._stream(x), d.features(mixed, c.query_size)]
         if not self.layers.is_routed(i):
-            return d.dialect.tokenwise(partial(self._finish, i), [*inputs, *angles], widths)
+            return d.dialect.tokenwise(partial(self._finish, i, following), [*inputs, *angles], widths)
         x, y = d.dialect.tokenwise(partial(self.layers.attended, i), inputs, (c.hidden_size, c.hidden_size))
         inputs = [self._stream(x), d.features(self.layers.mlp(i, y), c.hidden_size)]
-        return d.dialect.tokenwise(partial(self._join, i), [*inputs, *angles], widths)
+        return d.dialect.tokenwise(partial(self._join, i, following), [*inputs, *angles], widths)
 
-    def _finish(self, i: int, x: ir.Value, mixed: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
+    def _finish(
+        self, i: int, following: int | None, x: ir.Value, mixed: ir.Value, *angles: ir.Value
+    ) -> tuple[ir.Value, ...]:
         x, y = self.layers.attended(i, x, mixed)
-        return self._join(i, x, self.layers.mlp(i, y), *angles)
+        return self._join(i, following, x, self.layers.mlp(i, y), *angles)
 
-    def _join(self, i: int, x: ir.Value, y: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
+    def _join(self, i: int, following: int | None, x: ir.Value, y: ir.Value, *angles: ir.Value) -> tuple[ir.Value, ...]:
         x = self.layers.joined(i, x, y)
-        return (x, *self._project(i + 1, x, *angles)) if angles else (x,)
+        return (x,) if following is None else (x, *self._project(following, x, *angles))
 
-    def _project(self, i: int, x: ir.Value, cos: ir.Value, sin: ir.Value) -> tuple[ir.Value, ...]:
+    def _project(self, i: int, x: ir.Value, *of_tokens: ir.Value) -> tuple[ir.Value, ...]:
         """Queries, keys and values of layer i; a layer that needs few queries returns their input."""
-        angles, y = Angles(cos, sin), self.layers.attention_input(i, x)
+        angles, y = Angles(*of_tokens) if of_tokens else None, self.layers.attention_input(i, x)
         k, v = self.layers.keys(i, y, angles), self.layers.values(i, y)
         return y if i == self.pruned else self.layers.queries(i, y, angles), k, v
 
@@ -277,7 +318,10 @@ class _Decoding:
     def _angles(self, i: int) -> RotaryAngles:
         return self._rotaries[self.c.ropes[i]]
 
-    def _angle_features(self, i: int) -> tuple[Features, Features]:
-        """cos and sin of all tokens, as layer i rotates them."""
+    def _angle_features(self, i: int) -> tuple[Features, ...]:
+        """cos and sin of all tokens, as layer i rotates them, and the scale of its queries; () where it does not."""
+        if i in self.c.unrotated:
+            return ()
         every, width = self._angles(i).every, self.c.head_dim // 2
-        return self.d.features(every.cos, width), self.d.features(every.sin, width)
+        scale = () if every.query_scale is None else (self.d.features(every.query_scale, 1),)
+        return self.d.features(every.cos, width), self.d.features(every.sin, width), *scale

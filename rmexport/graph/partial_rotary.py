@@ -16,11 +16,25 @@ def rotary_order(heads: int, head_dim: int, rotary_dim: int) -> tuple[int, ...]:
     >>> rotary_order(heads=1, head_dim=8, rotary_dim=4)
     (0, 1, 4, 5, 2, 3, 6, 7)
     """
+    half = rotary_dim // 2
+    return _order(heads, head_dim, rotary_dim, (range(half), range(half, rotary_dim)))
+
+
+def interleaved_order(heads: int, head_dim: int, rotary_dim: int) -> tuple[int, ...]:
+    """`rotary_order` where the model pairs neighbours, features 2j and 2j + 1, in place of halves (GLM).
+
+    >>> interleaved_order(heads=1, head_dim=8, rotary_dim=4)
+    (0, 2, 4, 5, 1, 3, 6, 7)
+    """
+    return _order(heads, head_dim, rotary_dim, (range(0, rotary_dim, 2), range(1, rotary_dim, 2)))
+
+
+def _order(heads: int, head_dim: int, rotary_dim: int, pairs: tuple[range, range]) -> tuple[int, ...]:
+    """`pairs` are the first and the second features of the model's pairs."""
     if rotary_dim % 2 or head_dim % 2:
         raise UnsupportedModel(
             f"{rotary_dim} of each head's {head_dim} features are rotated; both must be even numbers"
         )
-    half, rest = rotary_dim // 2, (head_dim - rotary_dim) // 2
-    rotated, passed = range(rotary_dim), range(rotary_dim, head_dim)
-    one = (*rotated[:half], *passed[:rest], *rotated[half:], *passed[rest:])
+    passed, rest = range(rotary_dim, head_dim), (head_dim - rotary_dim) // 2
+    one = (*pairs[0], *passed[:rest], *pairs[1], *passed[rest:])
     return tuple(head * head_dim + feature for head in range(heads) for feature in one)

@@ -14,10 +14,14 @@ from rmexport.graph.writer import DATA_TYPES, GraphWriter
 
 @dataclass(frozen=True)
 class Angles:
-    """cos and sin of some tokens' rotary angles, [tokens, head_dim / 2] each, in the compute dtype."""
+    """cos and sin of some tokens' rotary angles, [tokens, head_dim / 2] each, in the compute dtype.
+
+    Rotated queries are multiplied by `query_scale` [tokens, 1], where there is one.
+    """
 
     cos: ir.Value
     sin: ir.Value
+    query_scale: ir.Value | None = None
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ def rotary_angles(
     positions = w.op("Cast", unsqueezed, to=DATA_TYPES["fp32"])
     inverse, scaling = inverse_frequencies(w, rope, head_dim, positions, largest)
     angles = w.op("Mul", positions, inverse)
-    every = Angles(*(_scaled(w, w.op(op, angles), scaling, dtype) for op in ("Cos", "Sin")))
+    cos, sin = (_scaled(w, w.op(op, angles), scaling, dtype) for op in ("Cos", "Sin"))
+    scale = () if rope.query_scaling is None else (_query_scale(w, rope, positions, dtype),)
     scored = inputs.read_rows.take
     assert scored is not None  # `declare_packed_inputs` always declares it
-    return RotaryAngles(every, Angles(*(w.op("Gather", x, scored) for x in (every.cos, every.sin))))
+    every = (cos, sin, *scale)
+    return RotaryAngles(Angles(*every), Angles(*(w.op("Gather", x, scored) for x in every)))
 
 
 def rotary_embedding(w: GraphWriter, x: ir.Value, heads: int, angles: Angles) -> ir.Value:
@@ -66,3 +72,18 @@ def _scaled(w: GraphWriter, x: ir.Value, scaling: NDArray[np.float32] | float, d
     if not isinstance(scaling, float) or scaling != 1.0:
         x = w.op("Mul", x, w.constant("rope_scaling", np.float32(scaling), "fp32"))
     return w.cast(x, "fp32", dtype)
+
+
+def _query_scale(w: GraphWriter, rope: RopeConfig, positions: ir.Value, dtype: str) -> ir.Value:
+    """1 + beta * ln(1 + floor(position / original length)), [T, 1]; `get_llama_4_attn_scale` of modeling_ministral3."""
+    length, beta, one = (
+        w.constant(name, value, "fp32")
+        for name, value in (
+            ("query_length", rope.original_max_position_embeddings),
+            ("query_scaling", rope.query_scaling),
+            ("one", 1.0),
+        )
+    )
+    lengths = w.op("Floor", w.op("Div", positions, length))
+    growth = w.op("Mul", w.op("Log", w.op("Add", lengths, one)), beta)
+    return w.cast(w.op("Add", growth, one), "fp32", dtype)

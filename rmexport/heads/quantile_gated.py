@@ -3,7 +3,7 @@
 Formulas: arXiv 2409.10164 and the class that allenai/reward-bench carries (rewardbench/models/qrm.py). With h the final
 hidden states: r = mean over quantiles of (h[last] @ W_reg.T) @ T; gate = softmax(G(h[prompt end]) / temperature) *
 logit_scale; score = gate . r. G is linear layers with ReLU between, and a BatchNorm behind each ReLU where the
-checkpoint has them.
+checkpoint has them. QRM on Gemma 2 (Gemma2ForQuantileSequenceClassification) has no T, and other defaults.
 """
 
 import re
@@ -23,6 +23,7 @@ from rmexport.prompt.score_position import prompt_end
 from rmruntime.bundle.manifest import Output
 
 REGRESSION, TRANSFORM, SCALE = "regression_layer.weight", "reward_transform_matrix", "gating.logit_scale"
+ON_GEMMA2 = "Gemma2ForQuantileSequenceClassification"  # which has no transform matrix
 EPSILON = 1e-5  # torch's for BatchNorm1d, which the published class leaves as it is
 
 
@@ -36,18 +37,23 @@ class GateStage:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantileGated(Head):
-    """QRM's settings: `gate` ends in one output per objective; its last stage has neither ReLU nor norm."""
+    """QRM's settings: `gate` ends in one output per objective; its last stage has neither ReLU nor norm.
+
+    `transform`: whether means are multiplied by a matrix.
+    """
 
     objectives: int
     quantiles: int
     hidden_size: int
     temperature: float
     gate: tuple[GateStage, ...]
+    transform: bool = True
 
     def build(self, h: HeadWriter, hidden: ir.Value) -> None:
-        """score [P], rewards [P, objectives] after the transform, gating [P, objectives] = softmax x logit_scale."""
-        means = self._means(h, h.read(hidden, "score"))
-        rewards = h.w.op("MatMul", means, h.weight(TRANSFORM, (self.objectives, self.objectives)))
+        """score [P], rewards [P, objectives] after any transform, gating [P, objectives] = softmax x logit_scale."""
+        rewards = self._means(h, h.read(hidden, "score"))
+        if self.transform:
+            rewards = h.w.op("MatMul", rewards, h.weight(TRANSFORM, (self.objectives, self.objectives)))
         gating = self._gate(h, h.read(hidden, "gate"))
         h.w.output("score", h.row_sum(h.w.op("Mul", gating, rewards), self.objectives), ["P"])
         h.w.output("rewards", rewards, ["P", self.objectives])
@@ -74,7 +80,7 @@ class QuantileGated(Head):
     def reference(self, hidden: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """The published forward, on torch tensors; the dtype is the caller's."""
         quantiles = (hidden["score"] @ weights[REGRESSION].T).reshape(-1, self.objectives, self.quantiles)
-        rewards = quantiles.mean(2) @ weights[TRANSFORM]
+        rewards = quantiles.mean(2) @ weights[TRANSFORM] if self.transform else quantiles.mean(2)
         z = hidden["gate"]
         for stage in self.gate[:-1]:
             z = stage.linear.reference(z, weights).relu()
@@ -88,9 +94,11 @@ class QuantileGated(Head):
 
 
 def claims(facts: HeadFacts) -> tuple[str, ...]:
-    """Gate, regression layer and transform matrix, of a config that counts quantiles."""
-    needed = (REGRESSION, TRANSFORM, SCALE)
-    if not all(name in facts.tensors for name in needed) or "num_quantiles" not in facts.config:
+    """Gate, regression layer and transform matrix, of a config that counts quantiles; on Gemma 2 without the matrix."""
+    on_gemma2 = facts.architecture == ON_GEMMA2
+    needed = (REGRESSION, SCALE) if on_gemma2 else (REGRESSION, TRANSFORM, SCALE)
+    counted = on_gemma2 or "num_quantiles" in facts.config
+    if not counted or not all(name in facts.tensors for name in needed):
         return ()
     return (*needed, *(name for name in facts.tensors if name.startswith("gating.")))
 
@@ -100,8 +108,9 @@ def read(facts: HeadFacts) -> QuantileGated:
 
     Raises CheckpointError where the regression layer does not have one row per quantile of each objective.
     """
-    objectives = optional_integer(facts.config, "num_objectives", LABELS) or 19  # as the published class takes it
-    quantiles = integer(facts.config, "num_quantiles", LABELS)
+    on_gemma2 = facts.architecture == ON_GEMMA2
+    objectives = optional_integer(facts.config, "num_objectives", LABELS) or (5 if on_gemma2 else 19)  # the classes'
+    quantiles = integer({"num_quantiles": 19, **facts.config} if on_gemma2 else facts.config, "num_quantiles", LABELS)
     rows = facts.tensor(REGRESSION).shape[0]
     if rows != objectives * quantiles:
         raise CheckpointError(
@@ -122,10 +131,11 @@ def read(facts: HeadFacts) -> QuantileGated:
         objectives=objectives,
         quantiles=quantiles,
         hidden_size=facts.hidden_size,
-        temperature=number(facts.config, "gating_temperature", FACTOR, default=10.0),
+        temperature=number(facts.config, "gating_temperature", FACTOR, default=1.0 if on_gemma2 else 10.0),
         gate=_gate_stages(facts, objectives),
+        transform=not on_gemma2,
         ignored=tuple(name for name in facts.tensors if name.endswith(".num_batches_tracked")),
-        notes=("rewards are those after the transform matrix, as the published class gives them",),
+        notes=() if on_gemma2 else ("rewards are those after the transform matrix, as the published class gives them",),
     )
 
 

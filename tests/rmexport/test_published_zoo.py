@@ -42,6 +42,7 @@ STEPS = ("score per step", "logit per step")
 GATE = "pattern_start ({!r} = [128009, 128006, 78191, 128007, 271])".format(
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
+GEMMA_GATE = "pattern_start ({!r} = [107, 108, 106, 2516, 108])".format("<end_of_turn>\n<start_of_turn>model\n")
 URM_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -132,6 +133,11 @@ FOUND = {
     "trl-qwen3-30b-a3b": plain("qwen3_moe", 30.221, 151643),
     "nicolinho/QRM-Llama3-8B": qrm(7.505),
     "nicolinho/QRM-Llama3.1-8B": qrm(7.505),
+    "nicolinho/QRM-Gemma-2-27B": known(
+        "qrm-gemma-2", "gemma2", 27.2, head="quantile_gated", format=CHAT_ONE_BOS,
+        positions={"score": FIRST_PAD(0), "gate": GEMMA_GATE},
+        outputs=labelled(*(f"objective_{i}" for i in range(5))),
+    ),
     "LxzGordon/URM-LLaMa-3-8B": urm(7.539),
     "LxzGordon/URM-LLaMa-3.1-8B": urm(7.539),
     "Ray2333/GRM-llama3-8B-sftreg": Facts(
@@ -151,6 +157,10 @@ FOUND = {
     "Qwen/Qwen2.5-Math-PRM-7B": math_prm(7.083),
     "Qwen/Qwen2.5-Math-7B-PRM800K": math_prm(7.083),
     "Qwen/Qwen2.5-Math-PRM-72B": math_prm(71.527),
+    "Qwen/WorldPM-72B": Facts(
+        family="qwen2", billions=71.527, head="feed_forward_score", because="score.0.bias, score.0.weight"
+    ),
+    "Nexusflow/Athene-RM-8B": known("athene", "llama", 7.505, head="one_row"),
     "Qwen/Qwen2.5-Math-RM-72B": Facts(
         family="qwen2", billions=71.527, head="feed_forward_score", because="score.0.bias, score.0.weight"
     ),
@@ -202,6 +212,17 @@ FOUND = {
         format="preference, BOS zero, a sequence at a time",
     ),
     "nvidia/Llama-3.1-Nemotron-70B-Reward-HF": known("nemotron", "llama", 69.503, head="token_logits"),
+    "nvidia/Llama-3.3-Nemotron-70B-Reward": known(
+        "nemotron-3.3", "llama", 69.503, head="token_logits", format="chat, BOS zero, a sequence at a time"
+    ),
+    "UW-Madison-Lee-Lab/VersaPRM": known(
+        "versaprm", "llama", 7.505, head="token_logits", outputs=STEPS,
+        format="tagged_steps, BOS one, a step at a time", positions={"score": "marker (' \\n\\n\\n\\n' = [23535])"},
+    ),
+    "Skywork/Skywork-VL-Reward-7B": Facts(
+        family="qwen2_5_vl", billions=7.071, head="value_head", because="v_head.summary.weight"
+    ),
+    "TIGER-Lab/AceCodeRM-7B": Facts(family="qwen2", billions=7.071, head="value_head", because="v_head.summary.weight"),
     "jinachris/PURE-PRM-7B": known(
         "trl-prm", "qwen2", 7.071, head="token_classification", format=SEPARATED, positions=STEP_END, outputs=STEPS
     ),
@@ -299,7 +320,8 @@ def shallow(name: str) -> Published:
 
 def test_every_checkpoint_is_expected_somewhere() -> None:
     assert set(CHECKPOINTS) == set(FOUND) | set(REFUSED)
-    decoders = {CHECKPOINTS[name].config["model_type"] for name in FOUND} - {"deberta-v2", "modernbert", "gemma3"}
+    others = {"deberta-v2", "modernbert", "gemma3", "qwen2_5_vl"}  # encoders, and the text of what sees images
+    decoders = {CHECKPOINTS[name].config["model_type"] for name in FOUND} - others
     assert {CHECKPOINTS[name].config["model_type"] for name in LARGEST} == decoders
 
 
@@ -416,6 +438,7 @@ def test_links_shards_whose_backbone_has_its_own_place(tmp_path: Path, name: str
         ("Qwen/Qwen2.5-Math-PRM-72B", None, ()),  # config.json states one that use_sliding_window turns off
         ("trl-mixtral-8x7b", None, ()),
         ("Skywork/Skywork-Reward-Gemma-2-27B-v0.2", 4096, range(0, 46, 2)),
+        ("Skywork/Skywork-VL-Reward-7B", None, ()),
         ("trl-gemma-3-1b", 512, [i for i in range(26) if i % 6 != 5]),
     ],
 )
@@ -456,6 +479,10 @@ def test_scales_of_gemma2() -> None:
 
 def test_internlm2_ends_in_its_reward_token(tmp_path: Path) -> None:
     assert spec_of(written(tmp_path, "internlm/internlm2-1_8b-reward")).format.append == (92527,)
+
+
+def test_athene_ends_in_its_classification_token(tmp_path: Path) -> None:
+    assert spec_of(written(tmp_path, "Nexusflow/Athene-RM-8B")).format.append == (128003,)
 
 
 def test_openrlhf_is_normalised_when_asked(tmp_path: Path) -> None:

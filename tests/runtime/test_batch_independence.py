@@ -34,7 +34,8 @@ FIELDS: dict[str, Any] = {
     "norm_topk_prob": True,
 }
 MORE = {"gpt_neox": {"num_key_value_heads": 4}}  # it has no fewer of them
-OTHERS_NAMES = {"gemma3", "gpt_neox_reward_model"}  # the same backbones under another class's name
+# The same backbones under another class's name, and layers that are another family's.
+OTHERS_NAMES = {"gemma3", "gpt_neox_reward_model", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3_vl", "qwen3_vl_text"}
 Dtype = Literal["fp32", "bf16"]
 ENGINES: tuple[tuple[str, Dtype], ...] = (("ort-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 NAMES = sorted(families().keys() - OTHERS_NAMES)

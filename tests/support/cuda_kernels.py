@@ -28,7 +28,7 @@ KERNELS: dict[str, Sequence[AbstractSet[int]]] = {
     **{op: [_FLOATS | _INTS] for op in ("Add", "Sub", "Mul", "Div", "Max", "Pow")},
     **{op: [_FLOATS] for op in ("Gemm", "MatMul", "RMSNormalization", "LayerNormalization", "Gelu", "Softmax")},
     **{op: [_FLOATS] for op in ("Tanh", "Sigmoid", "Relu", "Sqrt", "Neg", "RotaryEmbedding")},
-    **{op: [_NARROW] for op in ("Cos", "Sin", "Reciprocal", "ArgMin")},
+    **{op: [_NARROW] for op in ("Cos", "Sin", "Floor", "Log", "Reciprocal", "ArgMin")},
     **{op: [_NARROW | _INTS] for op in ("Greater", "GreaterOrEqual", "LessOrEqual")},
     "Cast": [_ANY | _CODES],
     **{op: [_ANY] for op in ("Identity", "Transpose", "Concat", "Shape", "Size", "Scan")},

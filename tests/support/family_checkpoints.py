@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from added_classifiers import register
 from conversations import messages_of, ragged_records
 from rmexport import ExportOptions, export
 from rmexport.cli import main
@@ -28,6 +29,7 @@ from tiny_tokenizer import build_tokenizer
 
 TOLERANCE = 1e-4  # absolute, on scores of magnitude about 1: the parity gate's fp32 rule
 COUNTS = (1, 3, 8, 17)
+register()
 
 
 def family_checkpoint(

@@ -145,6 +145,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "llama": Layout(layer=_llama),
     "mistral": Layout(layer=_llama),
     "qwen2": Layout(layer=_qwen2),
+    "qwen2_5_vl": Layout(layer=_qwen2),
     "qwen3": Layout(layer=lambda c: _llama(c) | _head_norms(c)),
     "gemma": Layout(layer=_llama),
     "gemma2": Layout(layer=_gemma2),

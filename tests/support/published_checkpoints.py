@@ -54,6 +54,7 @@ from published_configs import (
     QWEN25_72B,
     QWEN25_MATH_7B,
     QWEN25_MATH_72B,
+    QWEN25_VL_7B,
     YI_34B,
 )
 from published_tokenizers import (
@@ -147,6 +148,16 @@ def qrm(config: Config, temperature: float) -> Published:
     return Published(config=config, text=LLAMA3_TEXT, fp32=fp32, buffers=counts)
 
 
+def qrm_gemma2() -> Published:
+    """QRM without a transform matrix, and with five objectives."""
+    other = qrm(GEMMA2_27B, 1.0)
+    config = GEMMA2_27B | {"architectures": ["Gemma2ForQuantileSequenceClassification"]}
+    own: Shapes = {"regression_layer.weight": (5 * 19, config["hidden_size"]), **biased({"gating.layers.9": (5, 1024)})}
+    fp32 = {name: shape for name, shape in (other.fp32 | own).items() if name != "reward_transform_matrix"}
+    text = replace(GEMMA_TEXT, special={**GEMMA_TEXT.special, "\n": 108, "model": 2516})  # tokens there, special here
+    return Published(config=config, text=text, fp32=fp32, buffers=other.buffers)
+
+
 def urm(config: Config) -> Published:
     """Five attributes, a mean and a spread each, and the network that weights them."""
     hidden = config["hidden_size"]
@@ -212,6 +223,15 @@ def sees_images() -> Published:
     return Published(config=config, text=GEMMA_TEXT, trunk=text | vision, head={"score.weight": (1, 2560)})
 
 
+def skywork_vl() -> Published:
+    """Qwen2.5-VL with its vision tower (here its table of patches alone), and a value head in a file of its own."""
+    vision: Shapes = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14), "visual.merger.ln_q.weight": (1280,)}
+    return Published(
+        config=QWEN25_VL_7B | {"architectures": ["Qwen2_5_VLForConditionalGeneration"]}, text=QWEN_TEXT,
+        head=vision | lm_head(QWEN25_VL_7B), side={"value_head.safetensors": value_head(QWEN25_VL_7B)},
+    )  # fmt: skip
+
+
 def value_head(config: Config) -> Shapes:
     """TRL's linear value head."""
     return biased({"v_head.summary": (1, config["hidden_size"])})
@@ -251,6 +271,7 @@ CHECKPOINTS: Mapping[str, Published] = {
     # several values or layers: rows 9 to 15
     "nicolinho/QRM-Llama3-8B": qrm(LLAMA3_8B, 10.0),
     "nicolinho/QRM-Llama3.1-8B": qrm(LLAMA31_8B, 5.0),
+    "nicolinho/QRM-Gemma-2-27B": qrm_gemma2(),
     "LxzGordon/URM-LLaMa-3-8B": urm(LLAMA3_8B),
     "LxzGordon/URM-LLaMa-3.1-8B": urm(LLAMA31_8B),
     "Ray2333/GRM-llama3-8B-sftreg": grm(LLAMA3_8B | PAD, LLAMA3_TEXT),
@@ -260,6 +281,7 @@ CHECKPOINTS: Mapping[str, Published] = {
     "Qwen/Qwen2.5-Math-PRM-7B": feed_forward("Qwen2ForProcessRewardModel", QWEN25_MATH_7B, QWEN_TEXT, 2),
     "Qwen/Qwen2.5-Math-7B-PRM800K": feed_forward("Qwen2ForProcessRewardModel", QWEN25_MATH_7B, QWEN_TEXT, 2),
     "Qwen/Qwen2.5-Math-PRM-72B": feed_forward("Qwen2ForProcessRewardModel", QWEN25_MATH_72B, QWEN_TEXT, 2),
+    "Qwen/WorldPM-72B": feed_forward("Qwen2ForRewardModel", QWEN25_72B, QWEN_TEXT),
     "Qwen/Qwen2.5-Math-RM-72B": feed_forward("Qwen2ForRewardModel", QWEN25_MATH_72B, QWEN_TEXT),
     # one linear layer under another name: rows 16, 19, 20, 22, 27, 31, 32
     "internlm/internlm2-1_8b-reward": headed(
@@ -289,6 +311,11 @@ CHECKPOINTS: Mapping[str, Published] = {
         "RewardModel", LLAMA3_8B, LLAMA3_NO_PAD, {"score.weight": (1, 4096)},
         value_head_prefix="score", mean=1.5, std=3.0, pad_token_id=128009,
     ),
+    "Nexusflow/Athene-RM-8B": headed(
+        "AtheneForSequenceClassification", LLAMA3_8B,
+        replace(LLAMA3_NO_PAD, special={**LLAMA3_NO_PAD.special, "<|reserved_special_token_1|>": 128003}),
+        {"v_head.weight": (1, 4096)},
+    ),
     "openrlhf-old": headed("RewardModel", LLAMA3_8B, LLAMA3_NO_PAD, {"value_head.weight": (1, 4096)}),
     "verl": headed(
         "Qwen2ForTokenClassification", QWEN25_7B, QWEN_TEXT, biased({"score": (1, 3584)}), **ONE_LABEL
@@ -305,6 +332,13 @@ CHECKPOINTS: Mapping[str, Published] = {
     ),
     "RLHFlow/pair-preference-model-LLaMA3-8B": causal("LlamaForCausalLM", LLAMA3_8B, LLAMA3_NO_PAD),
     "nvidia/Llama-3.1-Nemotron-70B-Reward-HF": causal("LlamaForCausalLM", LLAMA31_70B, LLAMA3_NO_PAD),
+    "nvidia/Llama-3.3-Nemotron-70B-Reward": causal("LlamaForCausalLM", LLAMA31_70B, LLAMA3_NO_PAD),
+    "UW-Madison-Lee-Lab/VersaPRM": causal(  # whose tag is a token there, a special one here
+        "LlamaForCausalLM", LLAMA31_8B,
+        replace(LLAMA3_NO_PAD, special={**LLAMA3_NO_PAD.special, " \n\n\n\n": 23535}),
+    ),
+    "Skywork/Skywork-VL-Reward-7B": skywork_vl(),
+    "TIGER-Lab/AceCodeRM-7B": causal("Qwen2ForCausalRM", QWEN25_7B, QWEN_TEXT, value_head(QWEN25_7B)),
     "jinachris/PURE-PRM-7B": headed(
         "Qwen2ForTokenClassification", QWEN25_MATH_7B, QWEN_TEXT, biased({"score": (2, 3584)})
     ),

@@ -70,6 +70,11 @@ QWEN25_0_5B = QWEN25_1_5B | {
     "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
     "max_window_layers": 24,
 }  # fmt: skip
+QWEN25_VL_7B = QWEN25_7B | {  # text and images side by side, as released; of the vision tower no more than is read here
+    "model_type": "qwen2_5_vl", "max_position_embeddings": 128000, "sliding_window": 32768,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "image_token_id": 151655,
+    "vision_config": {"model_type": "qwen2_5_vl", "hidden_size": 1280, "out_hidden_size": 3584, "patch_size": 14},
+}  # fmt: skip
 QWEN3_8B: Config = {
     "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,

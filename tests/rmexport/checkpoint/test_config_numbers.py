@@ -28,15 +28,20 @@ SIZES = {
 }
 EVERYWHERE = [name for name in SIZES if name not in ("num_key_value_heads", "head_dim")]
 OWN = {  # further fields of a family
+    "exaone4": ["sliding_window", "sliding_window_pattern"],
     "gemma2": ["sliding_window"],
     "gemma3_text": ["sliding_window", "sliding_window_pattern"],
+    "ministral": ["sliding_window"],
+    "ministral3": ["sliding_window"],
     "mistral": ["sliding_window"],
     "mixtral": ["sliding_window", "num_local_experts", "num_experts_per_tok"],
+    "olmo3": ["sliding_window"],
     "phi3": ["sliding_window", "original_max_position_embeddings"],
     "qwen2": ["num_key_value_heads"],
     "qwen3_moe": ["num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"],
+    "smollm3": ["no_rope_layer_interval"],
 }
-FLAT = sorted(set(families()) - {"gemma3"})  # which is gemma3_text in a text_config
+FLAT = sorted(set(families()) - {"gemma3", "qwen3_vl"})  # which have their text in a text_config
 NO_SIZES = (0, -1, 2.0, "2", True, [2], {}, 1e9, 10**9, 2**63, 2**70, 10**400, NAN, INF)
 NO_FACTORS = (-1, -0.5, "1", True, [1], 1e308, -1e308, NAN, INF, -INF, 10**400)
 EPSILONS = dict.fromkeys(("gpt_neox", "gpt_neox_reward_model"), "layer_norm_eps")

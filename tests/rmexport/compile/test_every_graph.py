@@ -39,20 +39,35 @@ LLAMA: dict[str, Any] = {
 }
 WINDOWS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 32}
 FAMILIES: dict[str, dict[str, Any]] = {
+    "exaone4": LLAMA | WINDOWS,
     "gemma": LLAMA | {"head_dim": 256},
     "gemma2": LLAMA | WINDOWS | {"query_pre_attn_scalar": 5},
     "gemma3_text": LLAMA | WINDOWS | {"query_pre_attn_scalar": 20},
     "gpt_neox": {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"},
+    "glm4": LLAMA | {"head_dim": 32},
+    "granite": LLAMA | {"residual_multiplier": 0.5, "embedding_multiplier": 2.0},
     "llama": LLAMA | {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+    "ministral": LLAMA | WINDOWS,
+    "ministral3": LLAMA | {"head_dim": 32},
     "mistral": LLAMA | {"sliding_window": 24},
     "mixtral": LLAMA | {"num_local_experts": 8, "num_experts_per_tok": 2},
     "olmo2": LLAMA,
+    "olmo3": LLAMA | WINDOWS,
     "phi3": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA | {"head_dim": 32},
+    "seed_oss": LLAMA | {"head_dim": 32},
+    "smollm3": LLAMA | {"no_rope_layers": [1, 0]},
     "qwen3_moe": LLAMA | {"moe_intermediate_size": 24, "head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2},
 }
-SAME_GRAPH = {"gemma3": "gemma3_text", "gpt_neox_reward_model": "gpt_neox"}  # other names of a family's checkpoints
+SAME_GRAPH = {  # other names of a family's checkpoints, and families whose layers are another's
+    "gemma3": "gemma3_text",
+    "gpt_neox_reward_model": "gpt_neox",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl": "qwen3",
+    "qwen3_vl_text": "qwen3",
+}
 ALWAYS = ("llama", "gemma2", "mixtral")  # the others are as these to the parser, and in the ladder
 CAPPED = {"gemma2"}  # TensorRT's attention has no softcap: written out
 

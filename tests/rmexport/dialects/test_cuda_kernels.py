@@ -20,7 +20,11 @@ from rmexport.weights.weight_spec import WeightLocation
 from rmruntime.bundle.manifest import Scheme
 
 _LLAMA = BACKBONES["llama"][1]
-SHAPES = BACKBONES | {"internlm2": ("internlm2", _LLAMA | {"bias": True})}  # which transformers does not have
+SHAPES = BACKBONES | {  # and those of which transformers has no classifier of a backbone alone
+    "internlm2": ("internlm2", _LLAMA | {"bias": True}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", _LLAMA),
+    "qwen3_vl": ("qwen3_vl_text", BACKBONES["qwen3"][1]),
+}
 WHOLE = LayerSpan()
 DIALECTS = [dialects()[name] for name in ("ort-cuda", "ort-cuda-paged")]
 # The number of blocks of routed experts is known on the device only; three values a layer come to the host.

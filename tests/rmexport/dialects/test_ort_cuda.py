@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from backbone_shapes import BACKBONES
+from backbone_shapes import ALIKE, BACKBONES
 from conversations import ragged_records
 from family_checkpoints import TOLERANCE, expected_scores, family_checkpoint
 from rmexport import export
@@ -40,7 +40,9 @@ def scores(bundle: Path) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone", [pytest.param(n, marks=pytest.mark.ladder) if n in ALIKE else n for n in BACKBONES]
+)
 def test_matches_transformers(tmp_path: Path, backbone: str) -> None:
     checkpoint = family_checkpoint(tmp_path / "c", *BACKBONES[backbone])
     export(str(checkpoint.folder), tmp_path / "b")

@@ -12,7 +12,7 @@ from rmexport.errors import CheckpointError
 from tiny_checkpoints import gated
 
 OBJECTIVES, QUANTILES, WIDTH = 5, 7, 32
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForRewardModelWithGating"],
     "num_objectives": OBJECTIVES,
     "num_quantiles": QUANTILES,
@@ -41,7 +41,9 @@ def head_tensors(linear: Callable[..., dict[str, torch.Tensor]], *, batch_norm: 
     return tensors | linear(f"gating.layers.{step * 3}", OBJECTIVES, WIDTH, 9)
 
 
-def published_gate(z: torch.Tensor, w: Tensors, batch_norm: bool) -> torch.Tensor:
+def published_gate(
+    z: torch.Tensor, w: Tensors, batch_norm: bool, temperature: float = CONFIG["gating_temperature"]
+) -> torch.Tensor:
     functional, step = torch.nn.functional, 3 if batch_norm else 1
     z = z[None]
     for i in range(3):
@@ -53,7 +55,7 @@ def published_gate(z: torch.Tensor, w: Tensors, batch_norm: bool) -> torch.Tenso
             z = functional.batch_norm(z, *statistics, w[f"{norm}.weight"], w[f"{norm}.bias"])
     last = f"gating.layers.{step * 3}"
     z = functional.linear(z, w[f"{last}.weight"], w[f"{last}.bias"])
-    return functional.softmax(z / CONFIG["gating_temperature"], dim=1)[0] * w["gating.logit_scale"][0]
+    return functional.softmax(z / temperature, dim=1)[0] * w["gating.logit_scale"][0]
 
 
 def published(read: Tensors, w: Tensors, batch_norm: bool) -> dict[str, torch.Tensor]:
@@ -73,6 +75,27 @@ def test_scores_follow_the_published_forward(tmp_path: Path, headed: Any, linear
         return {"score": len(ids) - 1, "gate": starts[-1]}
 
     checkpoint.assert_scores_follow(tmp_path / "bundle", reads, lambda read, w: published(read, w, batch_norm))
+
+
+def test_on_gemma_2_there_is_no_transform(tmp_path: Path, headed: Any, linear: Any) -> None:
+    """The class's own defaults: 19 quantiles, a gate at temperature 1; the head is the same on any backbone."""
+    tensors = head_tensors(linear, batch_norm=True) | linear("regression_layer", OBJECTIVES * 19, 64, 0, bias=False)
+    del tensors["reward_transform_matrix"]
+    config = {"architectures": ["Gemma2ForQuantileSequenceClassification"]}
+    checkpoint = headed(tmp_path / "checkpoint", tensors, config)
+    head = checkpoint.spec().head
+    assert (head.objectives, head.quantiles, head.temperature, head.transform) == (5, 19, 1.0, False)
+    pattern = list(checkpoint.checkpoint.tokenizer.gate_pattern)
+
+    def reads(ids: list[int]) -> dict[str, int]:
+        return {"score": len(ids) - 1, "gate": [i for i in range(len(ids)) if ids[i : i + len(pattern)] == pattern][-1]}
+
+    def forward(read: Tensors, w: Tensors) -> dict[str, torch.Tensor]:
+        rewards = torch.nn.functional.linear(read["score"], w["regression_layer.weight"]).reshape(5, 19).mean(dim=1)
+        gating = published_gate(read["gate"], w, batch_norm=True, temperature=1.0)
+        return {"score": (gating * rewards).sum(), "rewards": rewards, "gating": gating}
+
+    checkpoint.assert_scores_follow(tmp_path / "bundle", reads, forward)
 
 
 def test_one_architecture_two_heads(tmp_path: Path, headed: Any, linear: Any) -> None:
