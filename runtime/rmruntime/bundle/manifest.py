@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from rmruntime.bundle.graph_names import past_outputs
@@ -38,6 +38,9 @@ Parameters = Annotated[int, Between(0, 1 << 50)]
 LayoutName = Literal[
     "chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference", "query_document"
 ]
+
+
+WHERE_USED = {"written": "where used"}  # fields that manifests without them leave out, as before there were any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,9 @@ class Format:
     """How a conversation becomes token ids.
 
     `layout` says how prompt and answer are put together:
-    - "chat": the messages through the chat template.
+    - "chat": the messages through the chat template, then `reply`, tokenized by itself: what the judge's own reply is
+      made to begin with. `question` is Jinja text of a user turn put after the answer, with the name `instruction`;
+      where it, or the template, takes one (`takes_instruction`), the instruction is the system turn.
     - "graded_turns": each user turn is `prompt + response_joiner + response` (`unit` "sequence") or one step (`unit`
       "step"), followed by an assistant turn with the text `reply`.
     - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` after each, `step_joiner` between.
@@ -145,8 +150,8 @@ class Format:
 
     `template` is the chat template's file, None where messages cannot be rendered; `template_variables` are the special
     tokens it may name; `pinned_date` (ISO) is the date that templates get as today's; `generation_prompt` asks the
-    template to open the assistant's turn, in layouts that render the prompt alone. `system` is a system turn for
-    conversations that have none.
+    template to open the assistant's turn, in "chat" and in layouts that render the prompt alone. `system` is a system
+    turn for conversations that have none.
     `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote, "zero" none, "as-is" leaves the text as
     rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
     `append` are ids put after every sequence that does not end in them, input_ids included; truncation keeps them.
@@ -180,6 +185,7 @@ class Format:
     pieces: tuple[str, ...] = ()
     takes_instruction: bool = False
     opens_reply: bool = False
+    question: str | None = field(default=None, metadata=WHERE_USED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +347,8 @@ def digest(data: Mapping[str, Any]) -> str:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `manifest.json`: the manifest as JSON, with its digest."""
     data = json.loads(json.dumps(asdict(manifest)))
+    for key in [f.name for f in fields(Format) if f.metadata == WHERE_USED and data["format"][f.name] is None]:
+        del data["format"][key]
     return (json.dumps({**data, "digest": digest(data)}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
