@@ -14,7 +14,7 @@ from family_checkpoints import command_records
 from reward_trunks import COUNTS, HIDDEN, TOLERANCE, check_gate, normal, plain_ids, reward_trunk
 from rmexport import ExportOptions, export
 from rmexport.compile.compiled import _graph
-from rmexport.errors import CheckpointError, NotCompilable, UnsupportedModel
+from rmexport.errors import NotCompilable
 from rmexport.verify.options import VerifyOptions
 from rmexport.verify.run import verify
 from rmruntime import BackendError, InputError, RewardModel, ScoreOptions
@@ -131,15 +131,6 @@ def test_engines_are_not_compiled(tmp_path: Path) -> None:
     export(str(checkpoint_in(tmp_path / "checkpoint").folder), tmp_path / "bundle")
     with pytest.raises(NotCompilable, match="this model scores every token"):
         _graph(Bundle.open(tmp_path / "bundle"))
-
-
-def test_other_poolings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="pooling is 'cls', of which 'avg' alone"):
-        export(str(checkpoint_in(tmp_path / "cls", pooling="cls").folder), tmp_path / "bundle")
-    own = {"architectures": [CLASS], "model_type": "llama_bidirec"}
-    two = reward_trunk(tmp_path / "two", {"score.weight": normal(2, HIDDEN)}, own)
-    with pytest.raises(CheckpointError, match=r"score\.weight has 2 rows, expected the one of a reranker"):
-        export(str(two.folder), tmp_path / "bundle")
 
 
 def test_stages(tmp_path: Path) -> None:
