@@ -89,7 +89,7 @@ def _write_graphs(
     spec: ModelSpec, weights: StoredWeights, spans: Sequence[LayerSpan], folder: Path
 ) -> tuple[tuple[Graph, ...], tuple[FileRecord, ...]]:
     graphs, files = [], []
-    for dialect in dialects_for(spec.quantization):
+    for dialect in dialects_for(spec.quantization, causal=spec.family.causal):
         for compute_dtype in dialect.compute_dtypes(spec.dtype):
             whole = _graph(dialect, compute_dtype, spec)
             written = _GraphFiles(dialect, whole, spec, weights, folder)
@@ -154,7 +154,10 @@ def _graph(dialect: type[Dialect], compute_dtype: str, spec: ModelSpec) -> Graph
         attention="pages" if dialect.PAGE_SIZE else "rows",
         page_size=dialect.page_size(spec.config.head_dim),
         least_reads=dialect.LEAST_QUANTIZED_ROWS if spec.quantization else Graph.least_reads,
-        past=Past(file=f"{stem}.past.onnx", features=spec.config.key_size) if dialect.TAKES_PAST else None,
+        past=Past(file=f"{stem}.past.onnx", features=spec.config.key_size)
+        if dialect.TAKES_PAST and spec.family.causal
+        else None,
+        causal=spec.family.causal,
     )
 
 

@@ -103,6 +103,11 @@ def _graph(bundle: Bundle) -> Graph:
             f"tensorrt reads {' or '.join(DIALECTS)} graphs; this bundle has: {', '.join(sorted(graphs))}. Export it "
             "again with this version of rmexport"
         )
+    if not found.causal:
+        raise NotCompilable(
+            "this model scores every token, and engines are compiled for passes that score few: run the bundle with "
+            "another engine"
+        )
     return found
 
 

@@ -27,6 +27,7 @@ def _dialects_of(module: ModuleType) -> list[type[Dialect]]:
     return found
 
 
-def dialects_for(quantization: Quantization | None) -> list[type[Dialect]]:
-    """The dialects that support weights of this quantization."""
-    return [d for d in dialects().values() if quantization is None or quantization.scheme in d.SCHEMES]
+def dialects_for(quantization: Quantization | None, *, causal: bool = True) -> list[type[Dialect]]:
+    """The dialects that support weights of this quantization, and attention that is not causal: pages are."""
+    found = [d for d in dialects().values() if quantization is None or quantization.scheme in d.SCHEMES]
+    return [d for d in found if causal or not d.PAGE_SIZE]

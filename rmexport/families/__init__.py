@@ -60,6 +60,8 @@ class Family:
     weights, `ignored` patterns of checkpoint tensors that carry no weight. `tied_by_default` and `default_pad_id` are
     the values where config.json has no tie_word_embeddings or pad_token_id.
 
+    `causal`: a token sees those before it alone; otherwise all of its sequence.
+
     - `read_config(raw)` returns its frozen config.
     - `backbone(d, config)` returns the final hidden states of the tokens that a head reads, fp32 [N, hidden].
     - `derived(config)` says how weights are made of tensors that the checkpoint holds in another form.
@@ -75,6 +77,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     tied_by_default: bool = False
     default_pad_id: int | None = None
+    causal: bool = True
     derived: Callable[[Any], Mapping[str, Derived]] = _none_derived
     reference_config: Callable[[Mapping[str, Any]], dict[str, Any]] = _own_config
     reference_tensor: Callable[[Any, str], Derived | None] = _own_tensor

@@ -122,6 +122,7 @@ HEAD_FIELDS = (
     "position",
     "tokens",
     "token_ids",
+    "token_values",
     "activation",
     "normalize",
     "negate",

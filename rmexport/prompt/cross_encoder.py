@@ -23,11 +23,6 @@ def cross_encoder_recipe(folder: Path, labels: int, text: TemplateProbe) -> Reci
         return None
     pieces = () if files.roles else _pair_pieces(text.tokenizer)
     sigmoid = files.activation == "sigmoid"
-    if sigmoid and len(files.token_ids) == 1:
-        raise UnsupportedModel(
-            "Sentence Transformers' files apply a sigmoid to the logit of a single token, which is not supported; give "
-            "a recipe (--recipe), whose score is the logit"
-        )
     one_row = files.dense or ("score.weight" if sigmoid and labels == 1 and files.score == "classifier" else None)
     return Recipe(
         name=NAME,
@@ -36,7 +31,7 @@ def cross_encoder_recipe(folder: Path, labels: int, text: TemplateProbe) -> Reci
         token_ids=files.token_ids,
         score_output="logit" if len(files.token_ids) > 1 and not sigmoid else None,
         head_tensor=one_row,
-        activation="sigmoid" if one_row and sigmoid else None,
+        activation="sigmoid" if sigmoid and (one_row or len(files.token_ids) == 1) else None,
         position="last_not_pad" if one_row and files.dense is None else None,
         layout="query_document",
         pieces=pieces,

@@ -37,6 +37,8 @@ def read_format(
     if known.preference_template is not None:
         text.check_comparison(known.preference_template)
     begins = _begins_with_bos(text, tokenizer, judged)
+    if known.takes_instruction or known.question is not None:
+        text.check_instruction(known.question)
     bos, note = _bos(text, tokenizer, known, options, begins=begins)
     joiner = options.step_joiner if options.step_joiner is not None else known.step_joiner
     layout = Format(
@@ -60,7 +62,10 @@ def read_format(
         step_separator=known.step_separator,
         preference_template=known.preference_template,
         pieces=known.pieces,
-        takes_instruction=judged is not None and judged.takes_instruction,
+        takes_instruction=known.takes_instruction or known.question is not None
+        if judged is None
+        else judged.takes_instruction,
+        question=known.question,
         opens_reply=judged is None and _opens_reply(text, known),
     )
     return layout, (*note, *unread_notes(text, layout))

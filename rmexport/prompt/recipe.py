@@ -23,12 +23,14 @@ _NEEDED = {  # layout -> the field that it cannot do without
     "preference": "preference_template",
 }
 _ONLY_IN = {  # field -> the layouts that read it
-    "reply": ("graded_turns",),
+    "reply": ("chat", "graded_turns"),
+    "question": ("chat",),
+    "takes_instruction": ("chat",),  # elsewhere the text says so
     "step_tag": ("tagged_steps",),
     "step_separator": ("separated_steps",),
     "preference_template": ("preference",),
     "position": ("chat", "preference", "query_document"),
-    "generation_prompt": ("separated_steps", "preference", "query_document"),
+    "generation_prompt": ("chat", "separated_steps", "preference", "query_document"),
     "pieces": ("query_document",),
     "append": ("chat", "graded_turns", "tagged_steps", "separated_steps", "preference"),  # pieces end as they say
 }
@@ -40,14 +42,17 @@ class Recipe:
 
     `repos` are the Hub repositories it is chosen for unasked. `head` None leaves the head to the tensors. `tokens` are
     the good and bad reply of a token-logits head, `token_ids` the same as ids where no text says them (one id: its raw
-    logit is the score). `position` overrides the token that the head reads; `activation` is applied to its score;
+    logit is the score). With `objectives`, the tokens' names, or `token_values`, a number for each, there may be more:
+    `score_label` is the one whose probability is the score, and with values the score is their mean, weighted by the
+    probabilities. `position` overrides the token that the head reads; `activation` is applied to its score;
     `normalize` takes (score - mean) / std with the config's numbers; `negate` turns costs into rewards.
     `head_tensor` names the weight of one row that is the head where several could be; `drop_bias` leaves the head's
     bias out, as transformers does with a sequence classifier's.
     `template` is a chat template (Jinja text) in place of the checkpoint's. `append` is text put after every
     conversation that does not already end in it; `objectives` and `score_label` name a head's outputs, `score_output`
     the one that is the score (log-odds in place of a probability). `unit` says whether a whole response or one step is
-    judged. The other fields are those of the manifest's Format.
+    judged. `takes_instruction`: the template reads a system turn as its policy or principle. The other fields are those
+    of the manifest's Format.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Recipe:
     repos: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
+    token_values: tuple[float, ...] = ()
     position: Literal["last", "last_not_pad", "before_first_pad"] | None = None
     activation: Literal["sigmoid"] | None = None
     normalize: bool = False
@@ -69,6 +75,8 @@ class Recipe:
     layout: Literal["chat", "graded_turns", "tagged_steps", "separated_steps", "preference", "query_document"] = "chat"
     system: str | None = None
     generation_prompt: bool = False
+    question: str | None = None
+    takes_instruction: bool = False
     preference_template: str | None = None
     pieces: tuple[str, ...] = ()
     response_joiner: str = " "
@@ -102,6 +110,11 @@ class Recipe:
             )
         if self.tokens and self.token_ids:
             raise OptionError(f"recipe {self.name!r} has tokens and token_ids, which say the same: leave one out")
+        if self.token_values and len(self.token_values) != len(self.tokens or self.token_ids):
+            raise OptionError(
+                f"recipe {self.name!r} has {len(self.token_values)} token_values for "
+                f"{len(self.tokens or self.token_ids)} tokens, expected one for each"
+            )
         if any(token < 0 for token in self.token_ids):
             raise OptionError(f"recipe {self.name!r} has token_ids {list(self.token_ids)}, expected ids from 0 on")
 

@@ -155,6 +155,23 @@ class TemplateProbe:
                 "a and b, and has to write all of them"
             )
 
+    def check_instruction(self, question: str | None) -> None:
+        """Raises OptionError for a template or a question that does not write the instruction that it is to take."""
+        values, written = {"instruction": _REPLY}, ""
+        turns = [{"role": "system", "content": _REPLY}, {"role": "user", "content": _USER}]
+        try:
+            if question is None:
+                written = self.rendered([*turns, {"role": "assistant", "content": _OTHER_REPLY}]) or ""
+            else:
+                written = ChatTemplate(question, self.variables, self.pinned_date).render([], values=values)
+        except (BundleError, InputError) as error:
+            raise OptionError(f"the recipe's question cannot be rendered: {error}") from error
+        if _REPLY not in written:
+            raise OptionError(
+                "the recipe takes an instruction, which its "
+                + ("template does not write: it is the system turn" if question is None else "question does not write")
+            )
+
     def check_published(self, text: str) -> None:
         """Assert ids that published scoring code hard-codes, where the vocabulary is the published one.
 

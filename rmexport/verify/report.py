@@ -15,7 +15,7 @@ from rmexport.verify.parity import Check
 from rmexport.verify.quality import Quality
 from rmexport.verify.reference import ReferenceScores
 from rmexport.verify.yardstick import ScoreOrigin
-from rmruntime.bundle.manifest import Manifest, canonical
+from rmruntime.bundle.manifest import Manifest, canonical, manifest_data
 from rmruntime.sequences import TokenSequence
 
 FEW_SEQUENCES = 100
@@ -69,7 +69,7 @@ def write_report(
             continue  # JSON has no word for it, and no engine should return it
         lines.append({"id": i, "input_ids": sequence.ids.tolist(), "expected": expected})
     body = "".join(json.dumps(line) + "\n" for line in lines)
-    measured["manifest"] = _digest(json.loads(canonical(asdict(manifest))))
+    measured["manifest"] = _digest(json.loads(canonical(manifest_data(manifest))))
     measured["golden"] = hashlib.sha256(body.encode()).hexdigest()
     replace_file(bundle, "golden.jsonl", body.encode())
     replace_file(

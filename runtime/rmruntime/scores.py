@@ -111,10 +111,26 @@ class OutputProcessor:
             if isinstance(outcome, DeviceLimit):
                 return outcome
             try:
-                scores.append(score_from_outputs(self.manifest, sequence, outcome, options.aggregate, self.precision))
+                pooled = _pooled(self.manifest, outcome)
+                scores.append(score_from_outputs(self.manifest, sequence, pooled, options.aggregate, self.precision))
             except NonFiniteScore as error:
                 return error
         return _joined(request, self.join(request, scores), options.aggregate)
+
+
+def _pooled(manifest: Manifest, outputs: Arrays) -> Arrays:
+    """The outputs with the mean over scored positions, [1] or [1, labels], of those that have one.
+
+    Summed exactly and rounded once, so that it depends on nothing but the values.
+    """
+    means = {output.name for output in manifest.outputs if output.mean}
+    return {name: _mean(values) if name in means else values for name, values in outputs.items()}
+
+
+def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    columns = values.reshape(len(values), -1).T.tolist()
+    means = [math.fsum(column) / len(column) if all(map(math.isfinite, column)) else math.nan for column in columns]
+    return np.array(means, np.float32).reshape(1, *values.shape[1:])
 
 
 def _joined(request: Request, scores: list[Score], aggregate: Aggregate) -> Scored:

@@ -65,7 +65,8 @@ class RowShape:
 
     Rows stand in exactly `groups` groups, each with key and query lengths of its own. Tokens are padded to equal chunks
     of about `token_chunk`, a multiple of CHUNK_MULTIPLE each; 0: neither chunks nor padding. With a `page_size` other
-    than 0, tokens find their keys by pages, and there are no rows. At least `least_reads` are scored.
+    than 0, tokens find their keys by pages, and there are no rows. At least `least_reads` are scored. Where attention
+    is not `causal`, every query has its sequence's last position, from which it sees all of it.
     """
 
     query_block: int
@@ -74,13 +75,20 @@ class RowShape:
     token_chunk: int = 0
     page_size: int = 0
     least_reads: int = 2
+    causal: bool = True
 
 
 def row_shape(graph: Graph) -> RowShape:
     """What a graph of the manifest asks for."""
     page_size = graph.page_size if graph.attention == "pages" else 0
     return RowShape(
-        graph.query_block, graph.key_multiple, graph.row_groups, graph.token_chunk, page_size, graph.least_reads
+        graph.query_block,
+        graph.key_multiple,
+        graph.row_groups,
+        graph.token_chunk,
+        page_size,
+        graph.least_reads,
+        graph.causal,
     )
 
 
@@ -123,7 +131,7 @@ def pack(
     of its tokens are computed, all without one.
     """
     if trie is None:
-        trie = build_trie([s.ids for s in sequences])
+        trie = build_trie([s.ids for s in sequences], share=shape.causal)
     placement = placement or all_computed(trie.tokens)
     tokens = len(placement.computed)
     feeds = {INPUT_IDS: trie.input_ids[placement.computed], POSITION_IDS: trie.position_ids[placement.computed]}
@@ -194,8 +202,16 @@ def _token_rows(trie: TokenTrie, placement: Placement, shape: RowShape) -> list[
         keys = placement.slots[path]
         for begin in range(0, len(depths), block):
             part = depths[begin : begin + block]
-            rows.append(_Row(placement.numbers[path[part]], part, keys[: int(part[-1]) + 1]))
+            queries = placement.numbers[path[part]]
+            rows.append(_row(queries, part, keys, shape))
     return rows
+
+
+def _row(queries: Ints, depths: Ints, keys: Ints, shape: RowShape) -> _Row:
+    """The row of `queries` at `depths`, out of the keys of all their sequence: causal, those up to the last of them."""
+    if shape.causal:
+        return _Row(queries, depths, keys[: int(depths[-1]) + 1])
+    return _Row(queries, np.full(len(depths), len(keys) - 1), keys)
 
 
 def _choose_block(fresh: Ints, lengths: Ints, shape: RowShape) -> int:
@@ -304,7 +320,7 @@ def _read_feeds(
         return feeds
     number = np.full(trie.tokens, -1)
     number[read_index] = np.arange(len(read_index))
-    rows = _read_rows(trie, placement, number)
+    rows = _read_rows(trie, placement, number, shape)
     unpack = np.zeros(len(feeds[READ_INDEX]), np.int64)
     feeds |= _rows_feeds(rows, unpack, 0, shape, READ_ROWS)
     return feeds | {READ_UNPACK_INDEX: unpack}
@@ -321,13 +337,12 @@ def _at_least(count: int, values: Ints) -> Ints:
     return np.concatenate([values, np.repeat(values[:1], missing)]) if missing > 0 else values
 
 
-def _read_rows(trie: TokenTrie, placement: Placement, number: Ints) -> list[_Row]:
+def _read_rows(trie: TokenTrie, placement: Placement, number: Ints, shape: RowShape) -> list[_Row]:
     """A row per sequence with scored tokens of its own; `number` [T] is a token's place among them, -1 for the rest."""
     rows = []
     for path, start in zip(trie.paths, trie.shared.tolist(), strict=True):
         fresh = number[path[start:]]
         depths = np.flatnonzero(fresh >= 0)
         if len(depths):
-            seen = path[: int(depths[-1]) + start + 1]
-            rows.append(_Row(fresh[depths], depths + start, placement.slots[seen]))
+            rows.append(_row(fresh[depths], depths + start, placement.slots[path], shape))
     return rows

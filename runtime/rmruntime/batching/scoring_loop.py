@@ -54,6 +54,7 @@ class ScoringLoop:
         self.turns = EngineTurns()
         backbone = bundle.manifest.backbone
         self._rope_class = backbone.rope_class if backbone.rope_length is not None else None
+        self._share = executor.graph.causal
         self._cache = PrefixCache(executor.cache_bytes, self._rope_class) if executor.graph.takes_past else None
         self._runner = self.runner(self.turns.of_batches)
 
@@ -108,7 +109,7 @@ class ScoringLoop:
         if self.executor.graph.layout == "padded":
             return BatchPlan(batches=plan_padded_batches([len(s.ids) for s in sequences], budget))
         ids = [s.ids for s in sequences]
-        prefixes = PrefixOrder(ids)
+        prefixes = PrefixOrder(ids, share=self._share)
         # Of a lone sequence nothing is planned: what is cached of it is asked when its pass is packed.
         cached = None if self._cache is None or len(ids) == 1 else self._cache.match(ids)
         pages = None if cached is None else self._page_limit(cached)

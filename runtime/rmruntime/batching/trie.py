@@ -74,8 +74,11 @@ class PrefixOrder:
     Sorted and compared once, when first asked; the batch plan and the trie of every batch then read it.
     """
 
-    def __init__(self, sequences: Sequence[Ints]) -> None:
-        self.sequences = sequences
+    def __init__(self, sequences: Sequence[Ints], *, share: bool = True) -> None:
+        """Without `share` sequences have nothing in common, whatever their tokens: a token's keys are not all its own
+        sequence's first ones.
+        """
+        self.sequences, self._share = sequences, share
 
     @cached_property
     def order(self) -> list[int]:
@@ -114,10 +117,12 @@ class PrefixOrder:
     @cached_property
     def _depths(self) -> list[int]:
         """How many leading ids each sequence of the order shares with the one before it."""
+        if not self._share:
+            return [0] * len(self.order)
         ordered = [self.sequences[i] for i in self.order]
         return [0, *(common_prefix(a, b) for a, b in pairwise(ordered))]
 
 
-def build_trie(sequences: Sequence[Ints]) -> TokenTrie:
+def build_trie(sequences: Sequence[Ints], *, share: bool = True) -> TokenTrie:
     """The trie of sequences that nothing is known of yet."""
-    return PrefixOrder(sequences).trie(range(len(sequences)))
+    return PrefixOrder(sequences, share=share).trie(range(len(sequences)))

@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
 from rmruntime.bundle.graph_names import past_outputs
@@ -38,6 +38,9 @@ Parameters = Annotated[int, Between(0, 1 << 50)]
 LayoutName = Literal[
     "chat", "graded_turns", "tagged_steps", "separated_steps", "text_pair", "preference", "query_document"
 ]
+
+
+WHERE_USED = {"written": "where used"}  # fields that manifests without them leave out, as before there were any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ class Backbone:
 class PositionRule:
     """Which token or tokens of a sequence a head scores.
 
+    - `every`: all tokens; outputs are the means of theirs (`Output.mean`).
     - `last`: the last token. `last_not_pad`: the last token that is not `pad_id` (transformers >= 4.49).
     - `before_first_pad`: the token before the first `pad_id` in the sequence, the last token where there is none
       (transformers <= 4.48, INF-ORM, Starling: with pad = eos that may be the end of the first turn).
@@ -107,7 +111,9 @@ class PositionRule:
     - `pattern_start`: the first token of the last occurrence of `tokens`.
     """
 
-    rule: Literal["last", "last_not_pad", "before_first_pad", "step_end", "marker", "before_marker", "pattern_start"]
+    rule: Literal[
+        "every", "last", "last_not_pad", "before_first_pad", "step_end", "marker", "before_marker", "pattern_start"
+    ]
     tokens: Annotated[tuple[TokenId, ...], Items(0, 1024)] = ()
     text: str | None = None
     pad_id: PadId | None = None
@@ -115,11 +121,15 @@ class PositionRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One graph output. `labels` None: one value per scored position, [P]; else [P, len(labels)], in that order."""
+    """One graph output. `labels` None: one value per scored position, [P]; else [P, len(labels)], in that order.
+
+    `mean`: the conversation's is the mean over its scored positions.
+    """
 
     name: str
     per: Per
     labels: Annotated[tuple[str, ...], Items(1, 1 << 20, distinct=True)] | None = None
+    mean: bool = field(default=False, metadata=WHERE_USED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +137,9 @@ class Format:
     """How a conversation becomes token ids.
 
     `layout` says how prompt and answer are put together:
-    - "chat": the messages through the chat template.
+    - "chat": the messages through the chat template, then `reply`, tokenized by itself: what the judge's own reply is
+      made to begin with. `question` is Jinja text of a user turn put after the answer, with the name `instruction`;
+      where it, or the template, takes one (`takes_instruction`), the instruction is the system turn.
     - "graded_turns": each user turn is `prompt + response_joiner + response` (`unit` "sequence") or one step (`unit`
       "step"), followed by an assistant turn with the text `reply`.
     - "tagged_steps" (`unit` "step"): all steps in one assistant turn, `step_tag` after each, `step_joiner` between.
@@ -145,8 +157,8 @@ class Format:
 
     `template` is the chat template's file, None where messages cannot be rendered; `template_variables` are the special
     tokens it may name; `pinned_date` (ISO) is the date that templates get as today's; `generation_prompt` asks the
-    template to open the assistant's turn, in layouts that render the prompt alone. `system` is a system turn for
-    conversations that have none.
+    template to open the assistant's turn, in "chat" and in layouts that render the prompt alone. `system` is a system
+    turn for conversations that have none.
     `bos`: "one" puts exactly one `bos_id` in front whatever the template wrote, "zero" none, "as-is" leaves the text as
     rendered; `text_bos` then puts it before an already rendered text that lacks it, because this template writes one.
     `append` are ids put after every sequence that does not end in them, input_ids included; truncation keeps them.
@@ -180,6 +192,7 @@ class Format:
     pieces: tuple[str, ...] = ()
     takes_instruction: bool = False
     opens_reply: bool = False
+    question: str | None = field(default=None, metadata=WHERE_USED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +244,8 @@ class Graph:
     `pad_id`: the token that fills the rows of a padded graph. `attention`: how tokens of a packed graph find their
     keys: "rows" of queries and keys, or "pages" of `page_size` keys each that sequences share. `least_reads`: the
     fewest positions that a pass scores, because fewer would use other kernels, with other rounding. `past`: the same
-    graph for passes that continue earlier ones, None where there is none.
+    graph for passes that continue earlier ones, None where there is none. `causal`: a token sees those before it;
+    otherwise all of its sequence, so that sequences share nothing and there is no past.
     """
 
     file: GraphName
@@ -248,6 +262,7 @@ class Graph:
     stages: Annotated[tuple[Stage, ...], Items(0, 10_000)] = ()
     least_reads: Annotated[int, Between(1, 4096)] = 2
     past: Past | None = None
+    causal: bool = field(default=True, metadata=WHERE_USED)
 
     @property
     def takes_past(self) -> bool:
@@ -338,9 +353,26 @@ def digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "digest"})).hexdigest()
 
 
+def manifest_data(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON has it, without its digest."""
+    data: dict[str, Any] = json.loads(json.dumps(_written(manifest)))
+    return data
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_written(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _written(item) for key, item in value.items()}
+    if not is_dataclass(value):
+        return value
+    held = {f: getattr(value, f.name) for f in fields(value)}
+    return {f.name: _written(v) for f, v in held.items() if f.metadata != WHERE_USED or v != f.default}
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `manifest.json`: the manifest as JSON, with its digest."""
-    data = json.loads(json.dumps(asdict(manifest)))
+    data = manifest_data(manifest)
     return (json.dumps({**data, "digest": digest(data)}, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -76,6 +76,8 @@ def obstacle(bundle: Bundle, choice: EngineChoice) -> str:
     """Why the chosen graph has no form with a past."""
     if choice.graph.layout == "padded":
         return "an encoder computes each sequence whole"
+    if not choice.graph.causal:
+        return "this model's tokens see those after them, so that none can be computed before the others are known"
     if not any(graph.past for graph in bundle.manifest.graphs):
         return "the bundle has no graphs with a past: export it again"
     return f"{choice.module.NAME} runs graphs of {choice.graph.dialect} here, which have none with a past"

@@ -17,6 +17,9 @@ chosen and rejected are each an answer's text, or messages as preference data se
 prompt. Either may be a list of such answers. A record with both may also have messages, which are ignored: data sets
 repeat the chosen conversation there.
 
+A record with a prompt, messages or chosen may have an "instruction" too, which models that take one read (a guard's
+policy, a judge's principle); others ignore the column.
+
 A key whose value is null counts as absent, because that is how a Parquet table writes an absent key. Other keys are
 ignored, but a near miss of one of these is an error (keys.py). Content may be a list of text parts, which are joined
 without a separator.
@@ -78,7 +81,8 @@ class Request:
     - "sets": the chosen conversations, `chosen` of them, then the rejected ones.
     - "steps": the prompt alone; the answer's steps are in `steps`.
 
-    `documents` are the documents of a query, or the responses, as they were given: text, or objects.
+    `documents` are the documents of a query, or the responses, as they were given: text, or objects. `instruction` is
+    that of a record with a prompt, or with messages: a policy or a principle, for models that take one.
     """
 
     kind: Kind
@@ -86,6 +90,7 @@ class Request:
     steps: tuple[str, ...] = ()
     chosen: int = 0
     documents: tuple[Document, ...] = field(default=(), compare=False)  # said by the conversations too
+    instruction: str | None = None
     id: Identity | None = None
 
 
@@ -117,14 +122,19 @@ def parse_record(data: object) -> Request:
         ignored = f" (others, which are ignored: {others:.60})" if others else ""
         raise RecordError(f"the record: found the keys {found}{ignored}, expected exactly one of the sets: {expected}")
     parts = build(record)
+    stated = given.get("instruction") if _PROMPTED & given.keys() else None
     return Request(
         kind=parts.kind,
         conversations=parts.conversations,
         steps=parts.steps,
         chosen=parts.chosen,
         documents=parts.documents,
+        instruction=stated if isinstance(stated, str) and stated.strip() else None,
         id=identity,
     )
+
+
+_PROMPTED = frozenset(("prompt", "messages", "chosen"))  # elsewhere a column `instruction` is itself the prompt
 
 
 def identity_of(data: object) -> Identity | None:

@@ -62,6 +62,8 @@ class SessionScorer:
         self._manifest, self._submitter = manifest, submitter
         self._tokenizer, self._outputs = request_tokenizer, output_processor
         self._whole = request_tokenizer.whole or ("an encoder reads a conversation whole" if padded else "")
+        if not all(graph.causal for graph in manifest.graphs):
+            self._whole = "in this model earlier tokens see later ones, so that nothing of a conversation can be kept"
         self.rope_class = manifest.backbone.rope_class
 
     def check_open(self) -> None:

@@ -6,6 +6,7 @@ So records do not depend on the model, and layouts do not depend on the form of 
 from dataclasses import dataclass, replace
 
 from rmruntime.bundle.manifest import Format
+from rmruntime.errors import InputError
 from rmruntime.records import Message, Request
 
 
@@ -42,7 +43,7 @@ def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
     """
     if request.kind == "steps":
         [conversation] = request.conversations
-        prompt = _with_system(conversation.messages or (), form)
+        prompt = _with_system(conversation.messages or (), form, request.instruction)
         answers = _step_answers(request.steps, form)
         return tuple(
             Exchange(prompt=prompt, answer=answer, where=_where(request, index, len(answers)))
@@ -50,7 +51,7 @@ def exchanges(request: Request, form: Format) -> tuple[Exchange, ...]:
         )
     conversations = request.conversations
     found = tuple(
-        _exchange(conversation.messages or (), form, _where(request, index, len(conversations)))
+        _exchange(conversation.messages or (), form, _where(request, index, len(conversations)), request.instruction)
         for index, conversation in enumerate(conversations)
     )
     if request.kind == "documents":
@@ -64,8 +65,8 @@ def _step_answers(steps: tuple[str, ...], form: Format) -> list[tuple[str, ...]]
     return [(_clean(form.step_joiner.join(steps[:count]), form),) for count in range(1, len(steps) + 1)]
 
 
-def _exchange(messages: tuple[Message, ...], form: Format, where: str) -> Exchange:
-    messages = _with_system(messages, form)
+def _exchange(messages: tuple[Message, ...], form: Format, where: str, instruction: str | None) -> Exchange:
+    messages = _with_system(messages, form, instruction)
     if messages[-1].role != "assistant":
         return Exchange(prompt=messages, answer=(), where=where)
     response = messages[-1].content
@@ -73,7 +74,13 @@ def _exchange(messages: tuple[Message, ...], form: Format, where: str) -> Exchan
     return Exchange(prompt=messages[:-1], answer=answer, where=where)
 
 
-def _with_system(messages: tuple[Message, ...], form: Format) -> tuple[Message, ...]:
+def _with_system(messages: tuple[Message, ...], form: Format, instruction: str | None) -> tuple[Message, ...]:
+    if instruction is not None and form.takes_instruction:
+        if messages[0].role == "system":
+            raise InputError(
+                "found an instruction and a system turn, which this model reads as its instruction: leave one out"
+            )
+        return (Message("system", instruction), *messages)
     if form.system is None or messages[0].role == "system":
         return messages
     return (Message("system", form.system), *messages)

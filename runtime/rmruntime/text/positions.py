@@ -38,7 +38,7 @@ def find_pattern(ids: Ints, tokens: tuple[int, ...]) -> Ints:
 
 
 def find_positions(rule: PositionRule, ids: Ints) -> Ints:
-    """Positions [P] that `rule` finds in `ids` [L], L >= 1; P is 1 except for the marker rules.
+    """Positions [P] that `rule` finds in `ids` [L], L >= 1; P is 1 except for the marker rules and `every`.
 
     Raises InputError when there is none, saying which pattern is absent, and for the rule `step_end`, which needs the
     text's parts: ids alone do not tell where steps end.
@@ -46,6 +46,8 @@ def find_positions(rule: PositionRule, ids: Ints) -> Ints:
     >>> find_positions(PositionRule(rule="marker", tokens=(1, 2)), np.array([5, 1, 2, 1, 2])).tolist()
     [2, 4]
     """
+    if rule.rule == "every":
+        return np.arange(len(ids), dtype=np.int64)
     if rule.rule == "last":
         return np.array([len(ids) - 1], dtype=np.int64)
     if rule.rule == "last_not_pad":
@@ -216,6 +218,8 @@ def find_reads(
     {'score': [3], 'gate': [1]}
     """
     found = {role: _found(rule, ids, ends) for role, rule in rules.items()}
+    if any(rule.rule == "every" for rule in rules.values()):
+        expected = None
     count = max(map(len, found.values()))
     for role, positions in found.items():
         if len(positions) not in (1, count) or count != (expected or count):
@@ -247,6 +251,8 @@ def _found(rule: PositionRule, ids: Ints, ends: StepEnds | None) -> Ints:
 
 def _moved(role: str, rule: PositionRule, positions: Ints, kept: Ints, cut: Cut, ends: StepEnds | None) -> Ints:
     needed = _needed(rule, positions, ends)
+    if rule.rule == "every":
+        return find_positions(rule, kept)
     if needed is None:
         return _repeated(find_positions(rule, kept), len(positions))
     if not cut.holds(*needed):

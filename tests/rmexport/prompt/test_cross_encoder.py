@@ -276,8 +276,13 @@ def test_modules_that_are_not_known(tmp_path: Path) -> None:
         open_checkpoint(str(checkpoint.folder))
 
 
-def test_a_sigmoid_over_one_token_is_refused(tmp_path: Path) -> None:
+def test_a_sigmoid_over_one_token(tmp_path: Path) -> None:
     checkpoint = causal_lm(tmp_path / "checkpoint")
     logit_score(checkpoint.folder, false=None, settings={"activation_fn": None})
-    with pytest.raises(UnsupportedModel, match="sigmoid to the logit of a single token"):
-        read_spec(open_checkpoint(str(checkpoint.folder)), ExportOptions())
+    ids = [role_ids(checkpoint, None, document) for document in DOCUMENTS]
+    logits = [causal_logits(checkpoint, row)[7] for row in ids]
+    check_scores(checkpoint, tmp_path / "bundle", [logit.sigmoid().item() for logit in logits])
+    with RewardModel.load(tmp_path / "bundle", device="ort-cpu") as model:
+        assert any("the sigmoid of the logit of" in note for note in model.manifest.notes)
+        [[found]] = model.score([{"query": QUERY, "documents": DOCUMENTS[:1]}])  # type: ignore[misc] # a list
+    assert isinstance(found, Score) and found.logit == pytest.approx(logits[0].item(), abs=TOLERANCE)

@@ -65,11 +65,23 @@ def test_what_is_wrong_is_named(record: Any, message: str) -> None:
         parse_record(record)
 
 
-@pytest.mark.parametrize("column", ["query", "documents", "instruction", "instructions", "document"])
+@pytest.mark.parametrize("column", ["query", "documents", "instructions", "document"])
 def test_a_data_sets_column_of_such_a_name_is_ignored(column: str) -> None:
     """As it was before these records: preference data sets have columns of all these names."""
     plain = parse_record({"prompt": "Why?", "response": "a"})
     assert parse_record({"prompt": "Why?", "response": "a", column: "x"}) == plain
+
+
+def test_an_instruction_beside_a_prompt_is_kept_for_models_that_take_one() -> None:
+    plain = {"prompt": "Why?", "response": "a"}
+    request = parse_record(plain | {"instruction": "No gore."})
+    assert request.instruction == "No gore."
+    assert request.conversations == parse_record(plain).conversations
+    assert [parse_record(plain | {"instruction": other}).instruction for other in (None, " ", 7)] == [None] * 3
+    pair = parse_record({"chosen": "a", "rejected": "b", "prompt": "Why?", "instruction": "No gore."})
+    assert pair.instruction == "No gore."
+    completions = {"instruction": "Why?", "completions": [{"response": "a"}]}  # the prompt itself
+    assert parse_record(completions).instruction is None
 
 
 def test_a_table_of_queries(tmp_path: Path) -> None:
