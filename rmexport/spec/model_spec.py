@@ -81,7 +81,6 @@ def read_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     config = family.read_config(checkpoint.config)
     chosen = head_of(_facts(candidate, family, config))
     name, facts, head = chosen.kind.name, chosen.facts, _scored(read_head(chosen), chosen.facts.recipe)
-    _refuse_scaled_logits(family, head, checkpoint.config)
     prefixes = {**found_prefix(family.embedding, checkpoint.tensors), **head.prefixes}
     check_layers(config.num_hidden_layers, rename(family.embedding, prefixes), checkpoint.tensors)
     requests = dry_run(family, config, head)
@@ -124,17 +123,6 @@ def _scored(head: Head, recipe: Recipe | None) -> Head:
             f"one of {', '.join(outputs)}"
         )
     return replace(head, score=recipe.score_output)
-
-
-def _refuse_scaled_logits(family: Family, head: Head, raw: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModel for a head of language-model logits that the backbone's class divides (Granite)."""
-    scaling = raw.get("logits_scaling")
-    read = {source for made in head.derived.values() for source in sources_of(made)}
-    if scaling not in (None, 1) and read & {family.lm_head, family.embedding}:
-        raise UnsupportedModel(
-            f"config.json has logits_scaling {scaling!r}, by which transformers divides logits; heads that read the "
-            "language model's logits do not divide them. Export a checkpoint with a reward head of its own"
-        )
 
 
 def _candidate(checkpoint: Checkpoint, options: ExportOptions) -> Candidate:

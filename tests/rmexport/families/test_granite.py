@@ -4,10 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import GraniteForCausalLM
 
+from conversations import ragged_records
 from family_checkpoints import check_parity_gate, check_scores, family_checkpoint
-from rmexport import ExportOptions, UnsupportedModel, export
+from rmexport import ExportOptions, export
+from rmruntime import RewardModel, ScoreOptions
+from rmruntime.records import parse_record
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -40,11 +45,17 @@ def test_parity_gate(tmp_path: Path, dtype: str) -> None:
     check_parity_gate(family_checkpoint(tmp_path / "c", "granite", TINY), tmp_path / "b", dtype)
 
 
-def test_logits_that_the_class_divides_are_refused(tmp_path: Path) -> None:
+def test_logits_are_divided_as_the_class_divides_them(tmp_path: Path) -> None:
     """A probability of two tokens would be another one."""
     checkpoint = family_checkpoint(tmp_path / "c", "granite", TINY)
     file = checkpoint.folder / "model.safetensors"
     tensors = {name: value for name, value in load_file(file).items() if name != "score.weight"}
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, file)
-    with pytest.raises(UnsupportedModel, match=r"logits_scaling 8\.0, by which transformers divides"):
-        export(str(checkpoint.folder), tmp_path / "b", ExportOptions(recipe="nemotron"))
+    export(str(checkpoint.folder), tmp_path / "b", ExportOptions(recipe="nemotron"))
+    published = GraniteForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    records = ragged_records(3)
+    with RewardModel.load(tmp_path / "b", device="ort-cpu") as model, torch.no_grad():
+        requests = model.encode([parse_record(record) for record in records], ScoreOptions())
+        for score, request in zip(model.score(records), requests, strict=True):
+            logits = published(input_ids=torch.tensor([list(request[0].ids)])).logits
+            assert score.value == pytest.approx(logits[0, -1, 0].item(), abs=1e-4)
