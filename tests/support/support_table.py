@@ -30,8 +30,12 @@ BUNDLE_DTYPES = ("bf16", "fp16", "fp32")
 # Words of a test by which it compares scores in fp32, and by which it runs the parity gate.
 SCORES = ("check_scores(", "assert_scores_follow(", "check_head(", "check_steps(", "assert_allclose(")
 GATE = ("check_parity_gate(", "assert_gate_passes(", "check_gate(")
-# Heads whose parity gate is run by other tests than their own: by those of all families, and by those of `verify`.
-GATE_ELSEWHERE = {"sequence_classification": "families/test_llama.py", "gated_objectives": "verify/test_verify.py"}
+# Heads whose scores and parity gate are in other tests than their own: in those of a family, and in those of `verify`.
+SCORES_ELSEWHERE = {"mean_classification": "families/test_llama_bidirectional.py"}
+GATE_ELSEWHERE = SCORES_ELSEWHERE | {
+    "sequence_classification": "families/test_llama.py",
+    "gated_objectives": "verify/test_verify.py",
+}
 
 Rows = Iterable[Sequence[str]]
 

@@ -68,12 +68,13 @@ SAME_GRAPH = {  # other names of a family's checkpoints, and families whose laye
     "qwen3_vl": "qwen3",
     "qwen3_vl_text": "qwen3",
 }
+NOT_COMPILED = {"llama_bidirec"}  # engines' passes score few tokens, and it scores all
 ALWAYS = ("llama", "gemma2", "mixtral")  # the others are as these to the parser, and in the ladder
 CAPPED = {"gemma2"}  # TensorRT's attention has no softcap: written out
 
 
 def test_no_family_is_forgotten() -> None:
-    assert {SAME_GRAPH.get(name, name) for name in families()} == {*FAMILIES, "internlm2"}
+    assert {SAME_GRAPH.get(name, name) for name in families()} == {*FAMILIES, *NOT_COMPILED, "internlm2"}
 
 
 def compiled(rtx: Library, bundle: Path) -> Compiled:

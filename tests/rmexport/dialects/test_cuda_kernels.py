@@ -1,5 +1,6 @@
 """Every node of every family's CUDA graphs against what the CUDA provider's kernels take; needs no GPU."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -39,10 +40,14 @@ def backbone_graph(
     scheme: Scheme | None = None,
     *,
     past: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
-    """A backbone, or a stage, without its weights, stored in the compute dtype, or with quantized matrices."""
+    """A backbone, or a stage, without its weights, stored in the compute dtype, or with quantized matrices.
+
+    `more` are fields of its config instead of its own, and beside them.
+    """
     model_type, fields = SHAPES[backbone]
-    raw = {"model_type": model_type, "vocab_size": 100, **fields}
+    raw = {"model_type": model_type, "vocab_size": 100, **fields, **(more or {})}
     family: Any = family_of(raw)
     config = family.read_config(raw)
     dry = GraphWriter(None)
@@ -75,7 +80,14 @@ def graphs(backbone: str, *, past: bool = False) -> list[onnx.ModelProto]:
 
 def test_every_family_is_looked_at() -> None:
     known = {family_of({"model_type": model_type, **fields}) for model_type, fields in SHAPES.values()}
-    assert known == set(families().values())
+    assert known | {family_of({"model_type": "llama_bidirec"})} == set(families().values())
+
+
+def test_bidirectional_llama_has_the_nodes_of_llama() -> None:
+    """Which keys a query sees is in the inputs; so what was looked at for Llama need not be for it."""
+    fields = {"model_type": "llama_bidirec", "pooling": "avg", "temperature": 1.0}
+    both = [backbone_graph(DIALECTS[0], "bf16", "llama", more=more) for more in ({}, fields)]
+    assert both[0].SerializeToString(deterministic=True) == both[1].SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("backbone", SHAPES)
