@@ -18,6 +18,9 @@ def input_records(fields: Fields, instead: str = "") -> list[dict[str, Any]]:
     [{'input_ids': [5, 6, 7]}]
     >>> input_records(Fields({"input": [[5, 6], [7]]}))
     [{'input_ids': [5, 6]}, {'input_ids': [7]}]
+    >>> input_records(Fields({"input": []}))
+    Traceback (most recent call last):
+    rmruntime.serve.problems.Refused: input: found [], expected a text, a list of texts, token ids, or lists of them
     """
     given = fields.required("input", f"a text, a list of texts, token ids or lists of them{instead}")
     if isinstance(given, str):
