@@ -38,6 +38,22 @@ def score_value(score: Score, activation: bool | None = None) -> float:
     return sigmoid(score.value) if activation else score.value
 
 
+def step_values(score: Score, activation: bool | None = None) -> list[float]:
+    """The numbers of the steps, none without any; `activation` as in `label_values`.
+
+    >>> step_values(Score(value=0.5, steps=(0.5,), step_logits=(0.0,)), activation=False)
+    [0.0]
+    >>> step_values(Score(value=0.0, steps=(0.0,)), activation=True)
+    [0.5]
+    """
+    values = list(score.steps or ())
+    if activation is None:
+        return values
+    if score.step_logits is not None:
+        return values if activation else list(score.step_logits)
+    return [sigmoid(value) for value in values] if activation else values
+
+
 def sigmoid(value: float) -> float:
     """1 / (1 + exp(-x)), which does not overflow.
 

@@ -76,6 +76,12 @@ class Fields:
             raise wrong(name, found, f"a whole number of at least {least}")
         return found
 
+    def refuse(self, offered: Mapping[str, str]) -> None:
+        """Refuse what is not offered: each field of `offered` that asks for something, by what is expected instead."""
+        for name, expected in offered.items():
+            if self.value(name):
+                raise wrong(name, self.value(name), expected)
+
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
         """One of `choices`; `default` where it is absent."""
         found = self.given.get(name, default)

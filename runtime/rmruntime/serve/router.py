@@ -29,8 +29,8 @@ class Match:
 
     @property
     def first(self) -> Target:
-        """The one that answers for faults which are found before the body is read."""
-        return self.targets[0]
+        """The one that answers for faults which are found before the body is read: the one that takes the rest."""
+        return next((target for target in self.targets if target.route.accepts is None), self.targets[0])
 
     def accepting(self, data: Any) -> Target:
         """The one that takes this parsed body. Raises Refused ("malformed") where none does."""

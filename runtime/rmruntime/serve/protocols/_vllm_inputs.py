@@ -5,6 +5,7 @@ from typing import Any
 
 from rmruntime.options import ScoreOptions
 from rmruntime.serve.fields import Fields, wrong
+from rmruntime.serve.openai_input import input_records
 from rmruntime.serve.served_model import ServedModel
 
 PAIRS = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
@@ -24,9 +25,7 @@ _REFUSED: Mapping[str, str] = {
 
 def options_of(fields: Fields, model: ServedModel) -> ScoreOptions:
     """The scoring options of the common fields. Raises Refused for a field that asks for what is not offered."""
-    for name, expected in _REFUSED.items():
-        if fields.value(name):
-            raise wrong(name, fields.value(name), expected)
+    fields.refuse(_REFUSED)
     if fields.value("cache_salt") and model.model.has_prefix_cache:
         raise wrong("cache_salt", fields.value("cache_salt"), "none: the prefix cache is shared by all callers")
     side: Any = fields.choice("truncation_side", ("left", "right"), "right")
@@ -51,22 +50,7 @@ def records_of(fields: Fields) -> list[dict[str, Any]]:
         messages = fields.items("messages", "a list of messages")
         several = messages and all(isinstance(item, list) for item in messages)
         return [{"messages": item} for item in (messages if several else [messages])]
-    given = fields.required("input", "a text, a list of texts, token ids or lists of them; or messages")
-    if isinstance(given, str):
-        return [{"text": given}]
-    if not isinstance(given, list) or not given:
-        raise wrong("input", given, "a text, a list of texts, token ids, or lists of them")
-    if all(type(item) is int for item in given):
-        return [{"input_ids": given}]
-    return [_input(item, index) for index, item in enumerate(given)]
-
-
-def _input(item: Any, index: int) -> dict[str, Any]:
-    if isinstance(item, str):
-        return {"text": item}
-    if isinstance(item, list):
-        return {"input_ids": item}
-    raise wrong(f"input[{index}]", item, "a text or a list of token ids")
+    return input_records(fields, "; or messages")
 
 
 def pair_records(fields: Fields) -> list[dict[str, Any]]:

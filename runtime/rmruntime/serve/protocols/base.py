@@ -23,8 +23,9 @@ Routes
 - `body` is "json" (parsed into `request.data`; size, depth and syntax were checked), "raw" (`request.body` alone, such
   as for KServe's binary tensors) or "none" (whatever comes is ignored).
 - Where several protocols have one path, `accepts` tells them apart by the parsed body, for which all must be "json";
-  at most one route has none and takes the rest. The error for a body that no route accepts has the shape of the first
-  protocol by name. Two routes that could both be meant are a ModuleError when the server starts.
+  at most one route has none and takes the rest. It also answers for what is wrong before a body is parsed; without
+  one that is the first protocol by the names of their files. Two routes that could both be meant are a ModuleError
+  when the server starts.
 - `open` routes answer without an API key: health and readiness alone. `quiet` ones write no log line.
 
 Scoring, through `rmruntime.serve.service.Service`

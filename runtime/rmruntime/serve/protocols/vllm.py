@@ -15,7 +15,7 @@ from typing import Any
 from rmruntime.records import parse_record
 from rmruntime.scores import Score
 from rmruntime.sequences import Ints
-from rmruntime.serve.activation import label_values, score_value
+from rmruntime.serve.activation import label_values, score_value, step_values
 from rmruntime.serve.fields import Fields, wrong
 from rmruntime.serve.http_messages import Answer, HttpRequest
 from rmruntime.serve.problems import Problem, Refused
@@ -188,10 +188,7 @@ def _rows(found: Score, facts: ModelFacts, activation: bool | None) -> list[floa
     """The numbers of an answer, [labels]; or of its steps, [steps, 1]."""
     if not facts.by_step:
         return label_values(found, facts, activation)
-    raw = found.step_logits if activation is False and found.step_logits is not None else found.steps or ()
-    if activation and found.step_logits is None:
-        raw = tuple(score_value(Score(value=value), activation=True) for value in raw)
-    return [[value] for value in raw]
+    return [[value] for value in step_values(found, activation)]
 
 
 def _encoded(fields: Fields, rows: list[float] | list[list[float]]) -> Any:
