@@ -25,6 +25,7 @@ from rmruntime import (
     Statistics,
 )
 from rmruntime.errors import DeviceLimit, PassTooLarge
+from rmruntime.records import parse_record
 from rmruntime.sessions.session_scorer import SessionScorer
 from session_checkpoints import session_bundle
 from tiny_checkpoints import sequence_classifier
@@ -266,7 +267,12 @@ def test_threads_share_passes(prm: Path) -> None:
         engine.wait_for_pass()
         sessions = model.session(PROMPT).fork(8)
         found = [pool.submit(one.append, step) for one, step in zip(sessions, STEPS * 3, strict=False)]
-        wait_until(lambda: model.waiting_tokens > 8 * 30)
+        asked = [
+            parse_record({"prompt": PROMPT, "steps": [step]}) for step, _ in zip(STEPS * 3, sessions, strict=False)
+        ]
+        # What is after the last scored token is not asked for.
+        tokens = sum(1 + max(sequence.reads["score"]) for [sequence] in model.encode(asked, ScoreOptions()))
+        wait_until(lambda: model.waiting_tokens >= tokens)
         engine.permit(1000)
         assert len({future.result()[0] for future in found}) == 3
         assert busy.result() and len(engine.passes) == 2
