@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rmruntime.errors import OptionError
 from rmruntime.option_checks import COUNT, Limit, check_fields
 
-_SECONDS = Limit(0.001, 1e9, "a number of seconds above 0")
+_SECONDS = Limit(0.001, 1e9, "a number of seconds above 0 and at most 1e9")
 _BYTES = Limit(1024, 1 << 40, "a number of bytes, at least 1,024")
 _PORT = Limit(0, 65535, "a port, 0 to 65535")
 

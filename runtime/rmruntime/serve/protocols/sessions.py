@@ -227,7 +227,7 @@ def _steps(fields: Fields) -> list[str]:
 def _seconds(fields: Fields, default: float) -> float:
     found = fields.value("ttl_s", default)
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= 1e9:
-        raise wrong("ttl_s", found, "a number of seconds above 0")
+        raise wrong("ttl_s", found, "a number of seconds above 0 and at most 1e9")
     return float(found)
 
 
