@@ -53,21 +53,22 @@ FULL = (  # fp32, through ONNX Runtime
 SHARES = {"ragged": 0.70, "best-of-8": 0.65}  # of the Gemm peak, bf16
 
 
-def write_checkpoint(folder: Path, shape: Mapping[str, float] = SHAPE) -> Path:
-    """A classifier in bf16, seeded, with the example's tokenizer."""
+def write_checkpoint(folder: Path, shape: Mapping[str, float] = SHAPE, *, steps: bool = False) -> Path:
+    """A classifier in bf16, seeded, with the example's tokenizer: of conversations, or with `steps` of tokens."""
     import torch
+    import transformers
     from bench_checkpoints import EXAMPLE
-    from transformers import LlamaConfig, LlamaForSequenceClassification
 
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
-        model = LlamaForSequenceClassification(LlamaConfig(num_labels=1, **shape)).to(torch.bfloat16)
-        model.save_pretrained(folder)
+        kind = transformers.LlamaForTokenClassification if steps else transformers.LlamaForSequenceClassification
+        config = transformers.LlamaConfig(num_labels=2 if steps else 1, **shape)
+        kind(config).to(torch.bfloat16).save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EXAMPLE / name, folder / name)
         # transformers 4 reads the angle's base from here only; transformers 5 no longer writes it.
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"rope_theta": shape["rope_theta"]}, indent=1))
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(written | {"rope_theta": shape["rope_theta"]}, indent=1))
     return folder
 
 

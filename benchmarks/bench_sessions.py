@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_scoring import SHAPE
+from bench_scoring import SHAPE, write_checkpoint
 from bench_submit import WORDS, all_at_once, closed_loop, in_threads
 from machine import banner, describe
 
@@ -276,28 +276,9 @@ def prepared(arguments: argparse.Namespace) -> Path:
     if not bundle.exists():
         from rmexport import ExportOptions, export
 
-        checkpoint = write_checkpoint(arguments.work / name, TINY if arguments.tiny else SHAPE)
+        checkpoint = write_checkpoint(arguments.work / name, TINY if arguments.tiny else SHAPE, steps=True)
         export(str(checkpoint), bundle, ExportOptions(dtype=arguments.dtype, recipe="trl-prm"))
     return bundle
-
-
-def write_checkpoint(folder: Path, shape: dict[str, Any]) -> Path:
-    """A token classifier in bf16, seeded, with the example's tokenizer."""
-    import shutil
-
-    import torch
-    from bench_checkpoints import EXAMPLE
-    from transformers import LlamaConfig, LlamaForTokenClassification
-
-    if not (folder / "config.json").exists():
-        torch.manual_seed(0)
-        model = LlamaForTokenClassification(LlamaConfig(num_labels=2, **shape)).to(torch.bfloat16)
-        model.save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(EXAMPLE / name, folder / name)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"rope_theta": shape["rope_theta"]}, indent=1))
-    return folder
 
 
 def seconds_of_passes(work: Workload, cached: RewardModel) -> dict[int, float]:

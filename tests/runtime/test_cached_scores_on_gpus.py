@@ -15,8 +15,6 @@ from fake_cuda import FakeDriver, FakeOnnxRuntime
 from paged_engine import PAGE, paged_model
 from rmexport import ExportOptions, export
 from rmruntime import BackendError, DeviceLimit, RewardModel, ScoreOptions
-from rmruntime.backends import ort_cuda
-from rmruntime.devices import cuda_driver
 from rmruntime.sequences import TokenSequence
 
 QUICK = ("gemma2", "llama_dynamic", "qwen3_moe")
@@ -24,20 +22,6 @@ FEW_BYTES, MANY_BYTES = 60_000, 20_000_000  # evicts all the time, and never
 FEW_PAGES, MANY_PAGES = 40, 2000
 TOLERANCE = 1e-5
 FAMILIES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.ladder) for n in BACKBONES]
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    fake = FakeDriver()
-    monkeypatch.setattr(cuda_driver, "load_library", lambda: fake)
-    return fake
-
-
-@pytest.fixture
-def ort(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
-    fake = FakeOnnxRuntime()
-    monkeypatch.setattr(ort_cuda, "engine_module", lambda name: fake)
-    return fake
 
 
 def values(found: list[bytes]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rmruntime.errors import OptionError
 from rmruntime.option_checks import COUNT, Limit, check_fields
 
-_SECONDS = Limit(0.001, 1e9, "a number of seconds above 0 and at most 1e9")
+SECONDS = Limit(0.001, 1e9, "a number of seconds above 0 and at most 1e9")
 _BYTES = Limit(1024, 1 << 40, "a number of bytes, at least 1,024")
 _PORT = Limit(0, 65535, "a port, 0 to 65535")
 
@@ -38,7 +38,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value of another type, or out of range."""
-        limits = {"deadline": _SECONDS, "session_ttl": _SECONDS, "body_timeout": _SECONDS, "max_body": _BYTES}
+        limits = {"deadline": SECONDS, "session_ttl": SECONDS, "body_timeout": SECONDS, "max_body": _BYTES}
         check_fields(self, {**limits, "max_depth": COUNT, "max_sessions": COUNT})
         if any(not key.strip() for key in self.api_keys):
             raise OptionError("api_keys has an empty key, expected keys of at least one character; take it out")

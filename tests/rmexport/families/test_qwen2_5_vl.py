@@ -7,38 +7,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from family_checkpoints import check_parity_gate, check_scores, family_checkpoint
-from rmexport import CheckpointError
+import seeing_checkpoints
+from family_checkpoints import check_parity_gate, check_scores
 from rmexport.checkpoint.derived_tensors import rename
-from rmexport.families import family_of
+from seeing_checkpoints import check_the_text_alone, seeing_checkpoint
 from tiny_checkpoints import TinyCheckpoint
-from tiny_tokenizer import build_tokenizer
 
-TEXT: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
-}
-VISION: dict[str, Any] = {
-    "depth": 1,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_heads": 2,
-    "out_hidden_size": 64,
-    "patch_size": 4,
-    "fullatt_block_indexes": [0],
-}
+TEXT = seeing_checkpoints.TEXT
+VISION = {**seeing_checkpoints.VISION, "fullatt_block_indexes": [0]}
 
 
 def seeing(folder: Path) -> TinyCheckpoint:
-    tokenizer = build_tokenizer(folder)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    text = TEXT | ids | {"vocab_size": tokenizer.vocab_size}
-    return family_checkpoint(folder, "qwen2_5_vl", {"text_config": text, "vision_config": VISION})
+    return seeing_checkpoint(folder, "qwen2_5_vl", TEXT, VISION)
 
 
 def test_scores(tmp_path: Path) -> None:
@@ -54,11 +34,7 @@ def test_parity_gate(tmp_path: Path, dtype: str) -> None:
 
 
 def test_the_text_alone() -> None:
-    """As transformers' class of the text saves it."""
-    text = TEXT | {"vocab_size": 100}
-    whole = {"model_type": "qwen2_5_vl", "text_config": text, "vision_config": VISION}
-    alone = {"model_type": "qwen2_5_vl_text", **text}
-    assert family_of(alone).read_config(alone) == family_of(whole).read_config(whole)
+    check_the_text_alone("qwen2_5_vl", TEXT, VISION)
 
 
 def published_spelling(raw: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +54,3 @@ def test_published_spelling(tmp_path: Path) -> None:
     old = {"model.language_model.": "model.", "model.visual.": "visual."}
     save_file({rename(name, old): tensor for name, tensor in load_file(file).items()}, file)
     check_scores(checkpoint, tmp_path / "b")
-
-
-def test_without_a_text_config() -> None:
-    raw = {"model_type": "qwen2_5_vl", "text_config": None, "vision_config": VISION}
-    with pytest.raises(CheckpointError, match="text_config is None"):
-        family_of(raw).read_config(raw)

@@ -11,26 +11,11 @@ from rmruntime import RewardModel
 from rmruntime.backends import backends, choose_engine, ort_cuda
 from rmruntime.backends._cuda_key_memory import CudaKeyMemory, pass_token_bytes, token_bytes
 from rmruntime.bundle import Bundle
-from rmruntime.devices import cuda_driver
 from rmruntime.devices.cuda_driver import device_copies
 from rmruntime.errors import BackendError, BundleError, DeviceMemoryError, EngineUnusable
 from rmruntime.executors.cached import obstacle
 from rmruntime.options import EngineOptions
 from tampered_bundles import change_graphs, manifest_of, small_bundle, without_seal, write_manifest
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    fake = FakeDriver()
-    monkeypatch.setattr(cuda_driver, "load_library", lambda: fake)
-    return fake
-
-
-@pytest.fixture
-def ort(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
-    fake = FakeOnnxRuntime()
-    monkeypatch.setattr(ort_cuda, "engine_module", lambda name: fake)
-    return fake
 
 
 def test_auto_is_a_quarter_of_what_is_left_on_the_gpu(tmp_path: Path, ort: FakeOnnxRuntime, driver: FakeDriver) -> None:

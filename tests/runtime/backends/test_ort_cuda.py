@@ -16,7 +16,6 @@ from rmruntime import BackendError, EngineNotInstalled, EngineUnusable, RewardMo
 from rmruntime.backends import load_backend
 from rmruntime.backends import ort_cuda as backend
 from rmruntime.bundle import Bundle
-from rmruntime.devices import cuda_driver
 from rmruntime.errors import DeviceMemoryError
 from rmruntime.options import EngineOptions
 from tiny_checkpoints import TinyShape, gated
@@ -34,20 +33,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for dtype in ("fp32", "bf16", "fp16"):
         export(checkpoint, folder / dtype, ExportOptions(dtype=dtype))  # type: ignore[arg-type] # one of its choices
     return {dtype: folder / dtype for dtype in ("fp32", "bf16", "fp16")}
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    fake = FakeDriver()
-    monkeypatch.setattr(cuda_driver, "load_library", lambda: fake)
-    return fake
-
-
-@pytest.fixture
-def ort(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeOnnxRuntime:
-    fake = FakeOnnxRuntime()
-    monkeypatch.setattr(backend, "engine_module", lambda name: fake)
-    return fake
 
 
 def values(found: Any) -> np.ndarray:

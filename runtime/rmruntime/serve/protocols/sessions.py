@@ -11,6 +11,7 @@ from rmruntime.serve.http_messages import Answer, HttpRequest
 from rmruntime.serve.problems import Refused, own_error_body, problem_of
 from rmruntime.serve.protocols.base import Protocol, Route
 from rmruntime.serve.record_fields import model_of, options_of, usage_of
+from rmruntime.serve.server_options import SECONDS
 from rmruntime.serve.service import Service
 from rmruntime.serve.session_store import OpenSession
 from rmruntime.sessions.session import Session
@@ -226,8 +227,8 @@ def _steps(fields: Fields) -> list[str]:
 
 def _seconds(fields: Fields, default: float) -> float:
     found = fields.value("ttl_s", default)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= 1e9:
-        raise wrong("ttl_s", found, "a number of seconds above 0 and at most 1e9")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not SECONDS.least <= found <= SECONDS.most:
+        raise wrong("ttl_s", found, SECONDS.noun)
     return float(found)
 
 
