@@ -1,11 +1,14 @@
 """Reads the fields of a JSON body, and refuses those of the wrong type by name; others may be there too."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmruntime.serve.problems import Refused
 
 _SHOWN = 80  # characters of a wrong value in a message
+_BOUNDED = reprlib.Repr()  # of a body's size, the repr of a whole value would hold up all other requests
+_BOUNDED.maxlist = _BOUNDED.maxdict = _BOUNDED.maxstring = _BOUNDED.maxlong = 2 * _SHOWN
 
 
 class Fields:
@@ -107,7 +110,7 @@ def shown(value: object) -> str:
     """
     if value is None:
         return "none"
-    text = repr(value[:_SHOWN] if isinstance(value, (str, list)) else value)
+    text = _BOUNDED.repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
