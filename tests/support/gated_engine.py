@@ -55,6 +55,11 @@ def gated_model(bundle: Path, **options: Any) -> tuple[RewardModel, GatedEngine]
     return RewardModel(opened, engine, **options), engine
 
 
+def runtime_threads() -> set[threading.Thread]:
+    """Those of all models of this process, also of those that other files' fixtures hold."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("rmruntime-")}
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     """For as long as it takes, up to PATIENCE."""
     end = time.monotonic() + PATIENCE

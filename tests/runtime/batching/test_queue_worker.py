@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gated_engine import PATIENCE, GatedEngine, gated_model, wait_until
+from gated_engine import PATIENCE, GatedEngine, gated_model, runtime_threads, wait_until
 from rmexport import export
 from rmruntime import (
     BackendError,
@@ -45,11 +45,12 @@ def plain(bundle: Path) -> Iterator[RewardModel]:
 
 @pytest.fixture
 def gated(bundle: Path) -> Iterator[Gated]:
+    before = runtime_threads()
     model, engine = gated_model(bundle)
     yield model, engine
     engine.permit(1000)
     model.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("rmruntime-")]
+    assert runtime_threads() <= before
 
 
 def ids(first: int, length: int = 4) -> dict[str, Any]:
@@ -405,11 +406,12 @@ def test_closing_in_the_middle_of_a_request_of_several_passes(gated: Gated) -> N
 
 def test_a_callback_may_close(gated: Gated) -> None:
     model, engine = gated
+    before = runtime_threads()
     first = held(gated)
     first.add_done_callback(lambda _: model.close())
     engine.permit(9)
     result(first)
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("rmruntime-")])
+    wait_until(lambda: runtime_threads() <= before)
     with pytest.raises(RewardModelError, match="closed"):
         model.score([ids(40)])
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conversations import ragged_records, step_records
-from gated_engine import PATIENCE, GatedEngine, gated_model, wait_until
+from gated_engine import PATIENCE, GatedEngine, gated_model, runtime_threads, wait_until
 from rmexport import ExportOptions, export
 from rmruntime import (
     DeadlineExceeded,
@@ -83,10 +83,6 @@ def held(classifier: Path) -> Iterator[tuple[RewardModel, GatedEngine]]:
     yield model, engine
     engine.permit(1000)
     model.close()
-
-
-def own_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("rmruntime-")}
 
 
 def test_every_kind_of_record_has_the_score_that_it_has_in_a_batch(model: RewardModel, expected: list[Any]) -> None:
@@ -346,10 +342,10 @@ def test_draining_lets_what_was_taken_finish(held: tuple[RewardModel, GatedEngin
 
 
 def test_a_model_that_never_submits_has_no_thread_and_nothing_to_drain(bundle: Path) -> None:
-    before = own_threads()
+    before = runtime_threads()
     with RewardModel.load(bundle, device="ort-cpu") as model:
         model.score(RECORDS[:3])
-        assert own_threads() == before
+        assert runtime_threads() == before
         assert model.drain() and model.waiting_tokens == 0
     with pytest.raises(RewardModelError, match="closed"):
         model.submit(RECORDS[0])
@@ -358,14 +354,14 @@ def test_a_model_that_never_submits_has_no_thread_and_nothing_to_drain(bundle: P
 
 
 def test_a_model_that_is_dropped_finishes_what_it_took(bundle: Path) -> None:
-    before = own_threads()
+    before = runtime_threads()
     model = RewardModel.load(bundle, device="ort-cpu")
     expected = model.score(RECORDS)
     futures = [model.submit(record) for record in RECORDS]
     del model
     gc.collect()
     assert [future.result(PATIENCE) for future in futures] == expected
-    wait_until(lambda: own_threads() == before)
+    wait_until(lambda: runtime_threads() == before)
 
 
 SCRIPT = """
